@@ -1,0 +1,75 @@
+"""Checkpoints that are whole or absent: written beside, flushed, then renamed over the previous one."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from sparsify.errors import StateError
+
+
+def write_whole(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Path:
+    """Let `write` fill a temporary file in the same folder, flush it to the disk, and rename it to `path`.
+
+    Killed at any moment, either the old file or the new one is there. Raises StateError where the folder
+    cannot be written to; the previous file is then untouched.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StateError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file whole."""
+    return write_whole(path, lambda file: file.write(text.encode()))
+
+
+def save(path: str | Path, **parts: Any) -> Path:
+    """Write a checkpoint of state dicts and plain data. Raises StateError if it cannot be written."""
+    return write_whole(path, lambda file: torch.save(parts, file))
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint, without running any code in it. Raises StateError for a missing or damaged file."""
+    try:
+        parts = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise StateError(f"{path}: no such checkpoint") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StateError(f"{path} is not a whole checkpoint: {first[:160]}") from None
+    if not isinstance(parts, dict):
+        raise StateError(f"{path} is not a checkpoint of ours: it holds a {type(parts).__name__}")
+    return parts

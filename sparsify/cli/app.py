@@ -1,0 +1,40 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sparsify._version import __version__
+from sparsify.cli import demo, plan, recipes, schema, validate
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Write a recipe; get a smaller PyTorch model out of your own training loop.",
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"sparsify {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("validate")(validate.validate)
+app.command("plan")(plan.plan)
+app.add_typer(recipes.app, name="recipes")
+app.command("schema")(schema.schema)
+app.command("demo")(demo.demo)

@@ -1,0 +1,68 @@
+"""What the commands share: consoles, errors to exit codes, `--set`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+
+from sparsify.errors import SparsifyError
+from sparsify.recipe.reader import read_scalar
+
+BAD_INPUT = 1
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Give a variable of the recipe a value; repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def out() -> Console:
+    """Return a console for results; wide where nobody looks, so that nothing is folded in a file."""
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors that are meant for users into a message on stderr and exit code 1."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except SparsifyError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(BAD_INPUT) from None
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+    return run
+
+
+def print_json(data: Any) -> None:
+    """Print plain data as JSON."""
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def parse_sets(sets: Iterable[str] | None) -> dict[str, Any]:
+    """Read `name=value` pairs; values as they would be read in a recipe. A usage error exits with 2."""
+    values: dict[str, Any] = {}
+    for text in sets or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise typer.BadParameter(f"expected name=value, got {text!r}", param_hint="--set")
+        try:
+            values[name.strip()] = read_scalar(value.strip())
+        except ValueError as error:
+            raise typer.BadParameter(f"{name}: {error}", param_hint="--set") from None
+    return values

@@ -1,0 +1,35 @@
+"""`sparsify plan RECIPE --model NAME_OR_DIR`"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sparsify.cli.common import AsJson, Sets, guarded, out, parse_sets
+from sparsify.cli.models import skeleton
+from sparsify.plan import Plan
+from sparsify.recipe import Recipe
+
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps in all.")]
+PerEpoch = Annotated[int | None, typer.Option("--steps-per-epoch", min=1, help="Optimizer steps in an epoch.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="With --steps-per-epoch, instead of --steps.")]
+
+
+@guarded
+def plan(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, by path or by name.")],
+    model: Annotated[str, typer.Option("--model", metavar="NAME_OR_DIR", help="A transformers model; only its config is read.")],
+    steps: Steps = None,
+    steps_per_epoch: PerEpoch = None,
+    epochs: Epochs = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a recipe will do to a model, tensor by tensor, before anything is trained."""
+    loaded = Recipe.load(recipe, **parse_sets(sets))
+    made = Plan.of(loaded, skeleton(model), total_steps=steps, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    if as_json:
+        typer.echo(made.to_json())
+    else:
+        out().print(made)

@@ -1,0 +1,68 @@
+"""`sparsify recipes list|show`"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.syntax import Syntax
+from rich.table import Table
+
+from sparsify.cli.common import AsJson, Sets, guarded, out, parse_sets, print_json
+from sparsify.errors import RecipeError
+from sparsify.recipe import Recipe
+from sparsify.recipe.library import find, names
+
+app = typer.Typer(no_args_is_help=True, help="The recipes that can be found by name.")
+
+
+@app.command("list")
+@guarded
+def list_(as_json: AsJson = False) -> None:
+    """List the recipes along the search path: working folder, $SPARSIFY_RECIPES, packages, built in."""
+    rows = [row for name, (label, path) in names().items() if (row := _row(name, label, str(path)))]
+    if as_json:
+        print_json(rows)
+        return
+    table = Table("name", "from", "what it does")
+    for row in rows:
+        table.add_row(*(escape(str(row[key])) for key in ("name", "from", "summary")))
+    out().print(table)
+
+
+def _row(name: str, label: str, path: str) -> dict[str, Any] | None:
+    """Describe a recipe; other YAML files of the working folder are passed over."""
+    try:
+        recipe = Recipe.load(path)
+    except RecipeError as error:
+        if label == "working folder" and "version" not in str(error.problems[0]):
+            return {"name": name, "from": label, "path": path, "summary": "not valid: see `sparsify validate`"}
+        return None if label == "working folder" else {"name": name, "from": label, "path": path, "summary": "not valid"}
+    return {"name": name, "from": label, "path": path, "summary": recipe.summary, "sha256": recipe.sha256}
+
+
+@app.command("show")
+@guarded
+def show(
+    name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, by name or by path.")],
+    resolved: Annotated[bool, typer.Option("--resolved", help="With variables filled in and every default.")] = False,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a recipe as it stands, or resolved."""
+    values = parse_sets(sets)
+    if values or resolved or as_json:
+        recipe = Recipe.load(name, **values)
+        recipe = recipe.resolve() if resolved else recipe
+        if as_json:
+            print_json({**recipe.source(), "sha256": recipe.sha256})
+            return
+        text = recipe.dump()
+    else:
+        text = find(name).read_text(encoding="utf-8")
+    if sys.stdout.isatty():
+        out().print(Syntax(text, "yaml", background_color="default", word_wrap=True))
+    else:
+        typer.echo(text, nl=not text.endswith("\n"))

@@ -1,0 +1,29 @@
+"""`sparsify schema`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparsify.checkpoint import write_text
+from sparsify.cli.common import BAD_INPUT, guarded
+from sparsify.recipe.schema import schema_text
+
+
+@guarded
+def schema(
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it to a file.")] = None,
+    check: Annotated[Path | None, typer.Option("--check", metavar="FILE", help="Exit 1 if the file is stale.")] = None,
+) -> None:
+    """Print the JSON Schema of recipes, plug-ins included; editors complete and check with it."""
+    text = schema_text()
+    if check is not None:
+        if not check.is_file() or check.read_text(encoding="utf-8") != text:
+            typer.echo(f"{check} is stale: run `sparsify schema --out {check}`", err=True)
+            raise typer.Exit(BAD_INPUT)
+    elif out is not None:
+        write_text(out, text)
+    else:
+        typer.echo(text, nl=False)

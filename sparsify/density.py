@@ -1,0 +1,76 @@
+"""How dense a model is, under named conventions, counted in the tensors themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from sparsify.layers import Weight, all_weights, unwrap
+from sparsify.masking import count_zeros
+
+
+@dataclass(frozen=True)
+class Count:
+    """Elements and non-zero elements."""
+
+    elements: int
+    nonzeros: int
+
+    @property
+    def density(self) -> float:
+        """The fraction that is not zero; 1 for nothing at all."""
+        return self.nonzeros / self.elements if self.elements else 1.0
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction that is zero."""
+        return 1 - self.density
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts and both fractions."""
+        return {**asdict(self), "density": self.density, "sparsity": self.sparsity}
+
+
+@dataclass(frozen=True)
+class Density:
+    """Density under three conventions, which differ and are often confused.
+
+    `targeted`: the weights that the recipe targets. `layers`: all weights of linear and convolutional
+    layers. `model`: every parameter, with embeddings, norms and biases; a tied one once.
+    """
+
+    targeted: Count
+    layers: Count
+    model: Count
+    tensors: dict[str, Count]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {
+            "targeted": self.targeted.to_dict(),
+            "layers": self.layers.to_dict(),
+            "model": self.model.to_dict(),
+            "tensors": {name: count.to_dict() for name, count in self.tensors.items()},
+        }
+
+
+def measure(model: nn.Module, targeted: Collection[str] = ()) -> Density:
+    """Count the zeros of a model; `targeted` are names of parameters."""
+    model = unwrap(model)
+    layers = {weight.name: _count(weight) for weight in all_weights(model)}
+    tensors = {name: count for name, count in layers.items() if name in set(targeted)}
+    every = [Count(p.numel(), p.numel() - count_zeros(p)) for p in model.parameters()]
+    return Density(_sum(tensors.values()), _sum(layers.values()), _sum(every), tensors)
+
+
+def _count(weight: Weight) -> Count:
+    parameter = weight.parameter
+    return Count(parameter.numel(), parameter.numel() - count_zeros(parameter))
+
+
+def _sum(counts: Any) -> Count:
+    counts = list(counts)
+    return Count(sum(c.elements for c in counts), sum(c.nonzeros for c in counts))

@@ -1,0 +1,80 @@
+"""Every error that sparsify raises on purpose, and the problems that they carry."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in a file: 1-based line and column."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, where it is, and what to do about it."""
+
+    message: str
+    path: str = ""
+    mark: Mark | None = None
+
+    def __str__(self) -> str:
+        return ": ".join(str(part) for part in (self.mark, self.path, self.message) if part)
+
+
+class SparsifyError(Exception):
+    """Base of all errors raised on purpose; its text is fit to be shown to a user."""
+
+
+class _ProblemsError(SparsifyError):
+    def __init__(self, problems: Problem | Iterable[Problem] | str) -> None:
+        if isinstance(problems, str):
+            problems = Problem(problems)
+        self.problems: tuple[Problem, ...] = (
+            (problems,) if isinstance(problems, Problem) else tuple(problems)
+        )
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class RecipeError(_ProblemsError):
+    """A recipe that cannot be read or is not valid; `.problems` lists everything found."""
+
+
+class PlanError(_ProblemsError):
+    """A valid recipe that does not fit this model or this length of training."""
+
+
+class HookError(SparsifyError):
+    """The training loop called the hooks in an order, or at a place, that cannot work."""
+
+
+class StateError(SparsifyError):
+    """A saved state that does not belong to this recipe, model or weights."""
+
+
+class SparsityError(SparsifyError):
+    """The model does not have the sparsity that the recipe asked for."""
+
+
+class ScoreError(SparsifyError):
+    """Scores that cannot be ranked (NaN or infinite)."""
+
+
+def did_you_mean(word: str, choices: Iterable[str], *, most: int = 8) -> str:
+    """Return ` (did you mean …?)`, or the choices where they are few, or nothing."""
+    known = sorted(set(choices))
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    if 0 < len(known) <= most:
+        return f" (one of: {', '.join(known)})"
+    return ""

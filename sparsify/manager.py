@@ -1,0 +1,444 @@
+"""The manager: carries a recipe through a training loop.
+
+One optimizer step is a transaction, in this order:
+
+    on_step_begin                 idle → open        (again before the step is over: nothing)
+    forward, backward             on_loss, where a modifier needs it
+    on_before_optimizer_step      open → ready       unscale, observe, penalise, mask gradients, swap in
+    clip, optimizer.step()                           a post-step hook learns whether it happened
+    on_step_end                   ready → idle       it happened: commit, clock + 1, new masks if due
+                                                     it did not: roll back. Either way: project
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparsify._version import __version__
+from sparsify.checkpoint import write_text
+from sparsify.density import Density, measure
+from sparsify.errors import HookError, PlanError, SparsityError, StateError, did_you_mean
+from sparsify.layers import unwrap
+from sparsify.masking.project import project_
+from sparsify.masking.store import MaskStore, fingerprint
+from sparsify.modifiers.base import Run, Shortfall
+from sparsify.plan import Plan
+from sparsify.recipe import Recipe
+
+FORMAT = 1
+
+Phase = Literal["new", "idle", "open", "ready", "final"]
+
+
+class Manager:
+    """Applies a recipe to one model and its optimizer. Several can live in one process."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._phase: Phase = "new"
+        self._masks = MaskStore()
+        self._runs: list[Run] = []
+        self._step = 0
+        self._attempts = 0
+        self._epoch_attempts: int | None = None
+        self._stepped: bool | None = None
+        self._unscaled = False
+
+    @classmethod
+    def from_recipe(cls, path_or_name: str | Path, **variables: Any) -> Manager:
+        """Load a recipe, by path or by name, with values for its variables. Raises RecipeError."""
+        return cls(Recipe.load(path_or_name, **variables))
+
+    # ------------------------------------------------------------------ before training
+
+    def apply(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        epochs: int | None = None,
+        scaler: Any = None,
+        **bindings: Any,
+    ) -> Manager:
+        """Plan, attach to the model and its optimizer, and make what is due at step 0; return self.
+
+        `total_steps` (or `steps_per_epoch` and `epochs`) count optimizer steps: with gradient accumulation,
+        batches ÷ accumulation. With `scaler`, gradients are unscaled for you in `on_before_optimizer_step`.
+        `bindings` are the objects that the recipe declares (`teacher=…`). Raises PlanError; nothing is
+        changed then.
+        """
+        if self._phase != "new":
+            raise HookError("apply() was called before; make a new Manager for another model")
+        self._bindings = _checked(self.recipe, bindings)
+        self._plan = Plan.of(
+            self.recipe, model, total_steps=total_steps, steps_per_epoch=steps_per_epoch, epochs=epochs
+        )
+        self._model = unwrap(model)
+        self._optimizer = _innermost(optimizer)
+        self._scaler = scaler
+        self._handle = self._optimizer.register_step_post_hook(self._after_step)
+        self._runs = [plan.start(self._masks) for plan in self._plan.modifiers]
+        self._phase = "idle"
+        try:
+            self._update(0)
+        except BaseException:
+            self._handle.remove()
+            self._phase = "new"
+            raise
+        return self
+
+    @property
+    def plan(self) -> Plan:
+        """The plan; known from `apply` on (use `Plan.of` to plan without applying)."""
+        if self._phase == "new":
+            raise HookError("there is no plan before apply(); Plan.of(recipe, model, …) makes one without it")
+        return self._plan
+
+    @property
+    def step(self) -> int:
+        """Completed optimizer steps: the one clock."""
+        return self._step
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of the masked weights that is masked now; 0 before the first mask."""
+        counts = [(mask.numel(), int(torch.count_nonzero(mask))) for _, _, mask in self._masks]
+        elements = sum(count for count, _ in counts)
+        return 1 - sum(kept for _, kept in counts) / elements if elements else 0.0
+
+    @property
+    def target(self) -> float | None:
+        """The sparsity that the schedules ask for now; None before the first window, or without a target."""
+        known = [value for run in self._runs if (value := run.sparsity(self._step)) is not None]
+        return max(known) if known else None
+
+    # ------------------------------------------------------------------ the hooks
+
+    def on_epoch_begin(self, epoch: int | None = None) -> None:
+        """Optional: begin to count the steps of an epoch."""
+        self._expect("on_epoch_begin", "idle")
+        if self._epoch_attempts is None or self._epoch_attempts >= (self._plan.steps_per_epoch or 0):
+            self._epoch_attempts = 0
+
+    def on_epoch_end(self) -> None:
+        """Optional: raise HookError if the epoch had not `steps_per_epoch` optimizer steps."""
+        self._expect("on_epoch_end", "idle")
+        counted, wanted = self._epoch_attempts, self._plan.steps_per_epoch
+        self._epoch_attempts = None
+        if counted is not None and wanted is not None and counted != wanted:
+            raise HookError(
+                f"this epoch had {counted} optimizer steps, but apply() was told steps_per_epoch={wanted}; "
+                "count optimizer steps: batches ÷ accumulation, for one process"
+            )
+
+    def on_step_begin(self, batch: Any = None) -> None:
+        """Call before the first forward of an optimizer step; again before it is over does nothing."""
+        self._expect("on_step_begin", "idle", "open", "ready")
+        if self._phase != "idle":
+            return
+        for run in self._runs:
+            run.on_step_begin(self._step, batch)
+        self._unscaled, self._phase = False, "open"
+
+    def on_loss(self, loss: Tensor, outputs: Any = None, inputs: Any = None) -> Tensor:
+        """Call after the forward where the recipe distils; returns the loss to call backward on."""
+        self._expect("on_loss", "open")
+        for run in self._runs:
+            loss = run.on_loss(loss, outputs, inputs)
+        return loss
+
+    def on_before_optimizer_step(self) -> None:
+        """Call when gradients are complete and reduced, before clipping and `optimizer.step()`."""
+        self._expect("on_before_optimizer_step", "open", "ready")
+        self._refuse_autocast("on_before_optimizer_step")
+        if self._phase == "ready":
+            self._roll_back()
+        self._unscale()
+        for run in self._runs:
+            run.observe()
+        for run in self._runs:
+            run.penalise()
+        self._masks.mask_gradients()
+        for run in self._runs:
+            run.swap_in()
+        self._phase = "ready"
+
+    def clip_grad_norm_(self, max_norm: float, **options: Any) -> Tensor:
+        """Clip the norm of the masked gradients of the optimizer's parameters; return the norm before.
+
+        Between `on_before_optimizer_step` and `optimizer.step()`, where torch's own function does as well.
+        Clipping earlier counts gradients of weights that are not there.
+        """
+        self._expect("clip_grad_norm_", "ready")
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        return nn.utils.clip_grad_norm_(parameters, max_norm, **options)
+
+    def on_step_end(self) -> None:
+        """Call after `optimizer.step()`; without an optimizer step since the last call it changes nothing."""
+        self._expect("on_step_end", "idle", "open", "ready")
+        self._refuse_autocast("on_step_end")
+        if self._phase != "ready":
+            if self._stepped:
+                raise HookError("optimizer.step() ran without on_step_begin() and on_before_optimizer_step() before it")
+            return
+        if not self._stepped:
+            self._roll_back()
+            if self._stepped is False or self._unscaled:  # tried, and skipped for infinite gradients
+                self._close()
+            return
+        self._swap_out()
+        for run in self._runs:
+            run.commit(self._step)
+        self._step += 1
+        self._close()
+        self._update(self._step)
+
+    # ------------------------------------------------------------------ after training
+
+    def finalize(self, directory: str | Path | None = None) -> Density:
+        """Make the last update if only skipped steps kept it from happening, verify, detach; once.
+
+        With `directory`, writes `recipe.yaml` (resolved) and `report.json` there, also when it then
+        raises. Returns the density counted in the tensors. Raises SparsityError, with a table, if the
+        training ended before the recipe did or a tensor has fewer zeros than asked for. The model is
+        sparse, and keeps its names, either way.
+        """
+        self._expect("finalize", "idle", "open", "ready")
+        if self._phase != "idle":
+            self._roll_back()
+        skipped = self._attempts - self._step
+        last = max((run.last_update() for run in self._runs), default=0)
+        if self._step < last <= self._step + skipped:
+            self._update(last)
+        self._masks.project()
+        self._handle.remove()
+        self._phase = "final"
+        short = [shortfall for run in self._runs for shortfall in run.verify(self._step)]
+        density = measure(self._model, [tensor.name for plan in self._plan.modifiers for tensor in plan.tensors])
+        if directory is not None:
+            self._write(Path(directory), density, short)
+        unfinished = self._step + skipped < last
+        if unfinished or short:
+            raise SparsityError(self._complaint(last, short, unfinished=unfinished))
+        return density
+
+    @torch.no_grad()
+    def project(self, model: nn.Module) -> None:
+        """Write the masks in force into another model of the same names, such as an average of weights."""
+        self._expect("project", "idle", "open", "final")
+        named = dict(unwrap(model).named_parameters(remove_duplicate=False))
+        for name, _, mask in self._masks:
+            if name not in named:
+                raise StateError(f"the model to project has no parameter {name!r}{did_you_mean(name, named)}")
+            project_(named[name], mask.to(named[name].device))
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to go on bit by bit: plain data and tensors, loadable `weights_only`.
+
+        Save it beside the model's and the optimizer's state, between two optimizer steps.
+        """
+        self._expect("state_dict", "idle", "open", "final")
+        resolved = self._plan.recipe
+        return {
+            "format": FORMAT,
+            "sparsify": __version__,
+            "recipe": resolved.canonical(),
+            "sha256": resolved.sha256,
+            "clock": {
+                "step": self._step,
+                "attempts": self._attempts,
+                "epoch_attempts": self._epoch_attempts,
+                "total_steps": self._plan.total_steps,
+                "steps_per_epoch": self._plan.steps_per_epoch,
+            },
+            "stage": self._plan.stage_at(self._step),
+            "modifiers": {run.key: run.state_dict() for run in self._runs},
+            "masks": self._masks.state_dict(),
+            "weights": {name: fingerprint(weight.parameter) for name, weight, _ in self._masks},
+        }
+
+    def load_state_dict(
+        self, state: Mapping[str, Any], *, allow_changed_recipe: bool = False, check_weights: bool = True
+    ) -> None:
+        """Go on from a state, after `apply` and after the model's and the optimizer's states are loaded.
+
+        Raises StateError, and changes nothing, for a state of another recipe (with a diff), of another
+        length of training, or of other weights. `allow_changed_recipe` takes the masks and the clock into
+        the new recipe; `check_weights=False` skips the comparison with the model's weights.
+        """
+        self._expect("load_state_dict", "idle")
+        self._check_state(state, allow_changed_recipe)
+        known = {weight.name: weight for plan in self._plan.modifiers for weight in plan.weights}
+        masks = MaskStore()
+        masks.load_state_dict(state["masks"], known)
+        if check_weights:
+            _check_weights(state["weights"], masks)
+        for _, weight, mask in masks:
+            self._masks.set(weight, mask)
+        clock = state["clock"]
+        self._step, self._attempts = int(clock["step"]), int(clock["attempts"])
+        self._epoch_attempts = clock["epoch_attempts"]
+        for run in self._runs:
+            if run.key in state["modifiers"]:
+                run.load_state_dict(state["modifiers"][run.key])
+        self._masks.project()
+
+    def _check_state(self, state: Mapping[str, Any], allow_changed_recipe: bool) -> None:
+        missing = {"format", "recipe", "sha256", "clock", "modifiers", "masks", "weights"} - set(state)
+        if missing:
+            raise StateError(f"not a manager's state: it lacks {', '.join(sorted(missing))}")
+        if state["format"] != FORMAT:
+            raise StateError(f"the state has format {state['format']}, this sparsify reads {FORMAT}")
+        if allow_changed_recipe:
+            return
+        if state["sha256"] != self._plan.recipe.sha256:
+            raise StateError(
+                "the state was saved under another recipe (allow_changed_recipe=True goes on all the same):\n"
+                + _difference(state["recipe"], self._plan.recipe.canonical())
+            )
+        for key, now in (
+            ("total_steps", self._plan.total_steps),
+            ("steps_per_epoch", self._plan.steps_per_epoch),
+        ):
+            if state["clock"][key] != now:
+                raise StateError(
+                    f"the state was saved with {key}={state['clock'][key]}, apply() was given {now}: "
+                    "windows would shift (allow_changed_recipe=True goes on all the same)"
+                )
+
+    # ------------------------------------------------------------------ inside
+
+    def _expect(self, hook: str, *phases: Phase) -> None:
+        if self._phase in phases:
+            return
+        raise HookError(f"{hook}() {_WHY[self._phase]}")
+
+    def _refuse_autocast(self, hook: str) -> None:
+        kinds = {"cpu"} | {parameter.device.type for parameter in self._model.parameters()} - {"meta"}
+        if any(torch.is_autocast_enabled(kind) for kind in kinds):
+            raise HookError(f"{hook}() inside an autocast region: its cache would hide the change; leave it first")
+
+    def _after_step(self, optimizer: Any, arguments: Any, options: Any) -> None:
+        """Learn that the step happened; a fused optimizer is called for a skipped step too, and says so here."""
+        found = getattr(optimizer, "found_inf", None)
+        happened = not (isinstance(found, Tensor) and bool(found.item()))
+        self._stepped = bool(self._stepped) or happened
+
+    def _unscale(self) -> None:
+        if self._scaler is None or not self._scaler.is_enabled():
+            return
+        if self._unscaled:
+            raise HookError(
+                "with a GradScaler, on_before_optimizer_step() is called once per optimizer step, right before it"
+            )
+        try:
+            self._scaler.unscale_(self._optimizer)
+        except RuntimeError as error:
+            if "already been called" not in str(error):
+                raise
+        self._unscaled = True
+
+    def _close(self) -> None:
+        """End the transaction: one more optimizer step was tried."""
+        self._phase, self._stepped = "idle", None
+        self._attempts += 1
+        if self._epoch_attempts is not None:
+            self._epoch_attempts += 1
+
+    def _swap_out(self) -> None:
+        for run in self._runs:
+            run.swap_out()
+
+    def _roll_back(self) -> None:
+        self._swap_out()
+        for run in self._runs:
+            run.rollback()
+        self._masks.project()
+        self._phase = "open"
+
+    def _update(self, step: int) -> None:
+        for run in self._runs:
+            run.update(step)
+        self._masks.project()
+
+    def _complaint(self, last: int, short: list[Shortfall], *, unfinished: bool) -> str:
+        lines = []
+        if unfinished:
+            lines.append(f"training ended after {self._step} steps; the recipe's last update is due at step {last}")
+        if short:
+            lines.append("fewer zeros than asked for (were weights changed behind the manager's back?):")
+            lines.append(f"  {'tensor':<48} {'wanted':>12} {'found':>12} {'of':>12}  modifier")
+            lines += [f"  {s.name:<48} {s.wanted:>12,} {s.found:>12,} {s.elements:>12,}  {s.why}" for s in short]
+        return "\n".join(lines)
+
+    def _write(self, directory: Path, density: Density, short: list[Shortfall]) -> None:
+        report = {
+            "format": FORMAT,
+            "sparsify": __version__,
+            "torch": torch.__version__,
+            "recipe": {"name": self._plan.recipe.name, "sha256": self._plan.recipe.sha256},
+            "steps": {"completed": self._step, "skipped": self._attempts - self._step},
+            "verified": not short,
+            "density": density.to_dict(),
+            "plan": self._plan.to_dict(),
+        }
+        write_text(directory / "recipe.yaml", self._plan.recipe.dump())
+        write_text(directory / "report.json", json.dumps(report, indent=2) + "\n")
+
+
+_WHY: dict[Phase, str] = {
+    "new": "before apply()",
+    "idle": "outside a step: call on_step_begin() first",
+    "open": "before on_before_optimizer_step()",
+    "ready": "between on_before_optimizer_step() and on_step_end()",
+    "final": "after finalize()",
+}
+
+
+def _checked(recipe: Recipe, bindings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the bindings, all declared and all required ones there. Raises PlanError."""
+    for name in bindings:
+        if name not in recipe.bindings:
+            hint = did_you_mean(name, recipe.bindings) or " (the recipe declares no bindings)"
+            raise PlanError(f"apply() got an unknown binding {name!r}{hint}")
+    for name, binding in recipe.bindings.items():
+        if binding.required and bindings.get(name) is None:
+            wanted = f" ({binding.description})" if binding.description else ""
+            raise PlanError(f"the recipe needs {name!r}{wanted}: give it as apply(…, {name}=…)")
+    return dict(bindings)
+
+
+def _innermost(optimizer: Any) -> torch.optim.Optimizer:
+    """Return the torch optimizer under wrappers that keep it in `.optimizer`."""
+    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = optimizer.optimizer
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise PlanError(f"expected a torch optimizer, got a {type(optimizer).__name__}")
+    return optimizer
+
+
+def _check_weights(saved: Mapping[str, int], masks: MaskStore) -> None:
+    for name, weight, mask in masks:
+        if fingerprint(weight.parameter) != saved.get(name) or bool((weight.parameter[~mask] != 0).any()):
+            raise StateError(
+                f"the weights of {name} are not those that this state was saved with; load the model's weights "
+                "first, from the same checkpoint (check_weights=False goes on all the same)"
+            )
+
+
+def _difference(saved: str, now: str) -> str:
+    """Return a unified diff of two canonical recipes, as readable JSON lines."""
+    before, after = (json.dumps(json.loads(text), indent=1).splitlines() for text in (saved, now))
+    lines = list(difflib.unified_diff(before, after, "saved", "now", lineterm="", n=2))
+    return "\n".join(lines[:60] + (["…"] if len(lines) > 60 else []))

@@ -1,0 +1,249 @@
+"""Exact selection by counting: the one place where it is decided which groups are pruned.
+
+Groups are ordered by (score, index) ascending and the shortest prefix whose elements reach the budget
+is pruned. Nothing is sorted as a whole: a sample brackets the threshold, and one pass prunes what lies
+below the bracket, keeps what lies above, and collects the little that lies inside to be ranked. A wrong
+bracket, or a crowd of equal scores, costs a few more passes, never exactness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from sparsify.errors import ScoreError
+
+CHUNK = {"cpu": 1 << 18}
+"""Scores held at a time; small enough to stay in a CPU's cache, larger on other devices."""
+OTHER_CHUNK = 1 << 24
+SMALL = 1 << 16
+"""Up to this many groups are collected without a bracket."""
+SAMPLE = 1 << 18
+
+
+@dataclass(frozen=True)
+class Contender:
+    """The groups of one tensor: `count` scores, each standing for `size` elements.
+
+    `read(start, stop, step)` returns the scores of groups start, start + step, … < stop as a 1-D tensor
+    of dtype `dtype` (with step > 1 it may return neighbours instead: only samples are read so).
+    `protected` says that +inf is a legal score and means: never pruned.
+    """
+
+    name: str
+    count: int
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+    read: Callable[[int, int, int], Tensor]
+    protected: bool = False
+
+    @classmethod
+    def of(cls, name: str, scores: Tensor, size: int = 1) -> Contender:
+        """Return a contender that reads from a tensor of group scores, in its row-major order."""
+        flat = scores.reshape(-1)
+        return cls(
+            name, flat.numel(), size, flat.dtype, flat.device, lambda start, stop, step: flat[start:stop:step]
+        )
+
+    @property
+    def chunk(self) -> int:
+        """How many scores are held at a time."""
+        return CHUNK.get(self.device.type, OTHER_CHUNK)
+
+    def chunks(self, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
+        """Yield (start, scores) over all groups, as `dtype`."""
+        for start in range(0, self.count, self.chunk):
+            yield start, self.read(start, min(start + self.chunk, self.count), 1).to(dtype)
+
+
+def budget(sparsity: float, elements: int) -> int:
+    """Return how many of `elements` are pruned at `sparsity`: rounded half to even."""
+    return round(sparsity * elements)
+
+
+def select(contenders: Sequence[Contender], elements: int) -> list[Tensor]:
+    """Prune the lowest groups of an arena until at least `elements` elements are gone.
+
+    Returns one bool mask (True = keep) a contender, of length `count`, on its device. Overshoot is less
+    than one group; masks nest as `elements` rises. Raises ScoreError for NaN or infinite scores.
+    """
+    masks = [torch.ones(c.count, dtype=torch.bool, device=c.device) for c in contenders]
+    if elements <= 0:
+        return masks
+    if elements >= sum(c.count * c.size for c in contenders):
+        return [mask.zero_() for mask in masks]
+    arena = _Arena(contenders, elements, reduce(torch.promote_types, (c.dtype for c in contenders)))
+    low, middle, high = _bracket(arena)
+    if not _sweep(arena, masks, low, high):  # a miss, or a crowd of equal scores around the threshold
+        _search(arena, masks, middle)
+    return masks
+
+
+@dataclass(frozen=True)
+class _Arena:
+    contenders: Sequence[Contender]
+    elements: int
+    dtype: torch.dtype
+
+
+def _sweep(arena: _Arena, masks: list[Tensor], low: float, high: float) -> bool:
+    """Settle everything in one pass if the threshold lies in [low, high] and few scores do; else say no.
+
+    What is below `low` is pruned and what is above `high` kept at once; positions and scores of the rest
+    are collected, ranked, and the lowest of them pruned.
+    """
+    room = max(4 * SMALL, sum(c.count for c in arena.contenders) // 24)
+    below = gathered = 0
+    near: list[tuple[int, Tensor, Tensor]] = []
+    for owner, (contender, mask) in enumerate(zip(arena.contenders, masks, strict=True)):
+        inside = torch.empty(min(contender.chunk, contender.count), dtype=torch.bool, device=contender.device)
+        for start, scores in contender.chunks(arena.dtype):
+            _check(contender, scores)
+            part = mask[start : start + scores.numel()]
+            torch.ge(scores, low, out=part)
+            below += contender.size * (part.numel() - int(torch.count_nonzero(part)))
+            if gathered <= room:
+                place = inside[: part.numel()]
+                places = _places(torch.le(scores, high, out=place).logical_and_(part))
+                gathered += places.numel()
+                near.append((owner, places + start, scores[places]))
+    if gathered > room or below >= arena.elements:
+        return False
+    return _rank(arena, masks, near, arena.elements - below)
+
+
+def _places(mask: Tensor) -> Tensor:
+    """Return the indices of the True elements; eight at a time where few are True."""
+    if mask.numel() % 8 or mask.device.type != "cpu":
+        return mask.nonzero().squeeze(1)
+    words = mask.view(torch.int64).nonzero().squeeze(1)
+    word, byte = mask.view(-1, 8)[words].nonzero(as_tuple=True)
+    return words[word] * 8 + byte
+
+
+def _rank(
+    arena: _Arena, masks: list[Tensor], near: list[tuple[int, Tensor, Tensor]], left: int
+) -> bool:
+    """Prune the first of the collected groups, by (score, index), that reach `left` elements."""
+    if not near:
+        return False
+    sizes = [arena.contenders[owner].size for owner, _, _ in near]
+    scores = torch.cat([values.to("cpu") for _, _, values in near])
+    if sum(values.numel() * size for (_, _, values), size in zip(near, sizes, strict=True)) < left:
+        return False
+    if len(set(sizes)) == 1:
+        threshold = scores.kthvalue(-(-left // sizes[0])).values
+        left -= sizes[0] * int(torch.count_nonzero(scores < threshold))
+    else:
+        each = torch.tensor(sizes).repeat_interleave(torch.tensor([v.numel() for _, _, v in near]))
+        ordered, order = scores.sort(stable=True)
+        threshold = ordered[int(torch.searchsorted(each[order].cumsum(0), left))]
+        left -= int(each[scores < threshold].sum())
+    for owner, places, values in near:
+        size = arena.contenders[owner].size
+        ties = places[values == threshold.to(values.device)][: max(-(-left // size), 0)]
+        left -= ties.numel() * size
+        masks[owner][places[values < threshold.to(values.device)]] = False
+        masks[owner][ties] = False
+    return True
+
+
+def _search(arena: _Arena, masks: list[Tensor], guess: float) -> None:
+    """Halve the interval of representable scores until a sweep succeeds or the threshold itself is hit."""
+    first, last = _key(-math.inf, arena.dtype), _key(math.inf, arena.dtype)
+    middle = _key(guess, arena.dtype)
+    while True:
+        threshold = _unkey(middle, arena.dtype)
+        below, ties = _count(arena, threshold)
+        if below < arena.elements <= below + ties:
+            return _write(arena, masks, threshold, arena.elements - below)
+        if below >= arena.elements:
+            last = middle - 1
+        else:
+            first = middle + 1
+        if _sweep(arena, masks, _unkey(first, arena.dtype), _unkey(last, arena.dtype)):
+            return None
+        middle = (first + last) // 2
+
+
+def _count(arena: _Arena, score: float) -> tuple[int, int]:
+    """Return the number of elements whose score is below, and equal to, `score`."""
+    below = ties = 0
+    for contender in arena.contenders:
+        for _, scores in contender.chunks(arena.dtype):
+            below += contender.size * int(torch.count_nonzero(scores < score))
+            ties += contender.size * int(torch.count_nonzero(scores == score))
+    return below, ties
+
+
+def _write(arena: _Arena, masks: list[Tensor], threshold: float, left: int) -> None:
+    """Keep what is above `threshold`; of what equals it, prune the first until `left` elements are gone."""
+    for mask, contender in zip(masks, arena.contenders, strict=True):
+        for start, scores in contender.chunks(arena.dtype):
+            part = mask[start : start + scores.numel()]
+            if left <= 0:
+                torch.ge(scores, threshold, out=part)
+                continue
+            torch.gt(scores, threshold, out=part)
+            ties = _places(scores == threshold)
+            pruned = min(ties.numel(), -(-left // contender.size))
+            left -= pruned * contender.size
+            part[ties[pruned:]] = True
+
+
+def _bracket(arena: _Arena) -> tuple[float, float, float]:
+    """Return scores that probably lie below, near and above the threshold, judged by a sample."""
+    total = sum(c.count for c in arena.contenders)
+    if total <= SMALL:
+        return -math.inf, 0.0, math.inf
+    step = _odd(max(total // SAMPLE, 1))
+    values, weights = [], []
+    for contender in filter(lambda contender: contender.count, arena.contenders):
+        sample = contender.read(0, contender.count, step).to("cpu", arena.dtype)
+        values.append(sample)
+        weights.append(torch.full((sample.numel(),), contender.size * contender.count / sample.numel()))
+    sample, order = torch.cat(values).sort()
+    reach = torch.cat(weights)[order].double().cumsum(0)
+    spread = 3 * float(reach[-1]) * 0.5 / math.sqrt(sample.numel())
+    marks = torch.tensor([arena.elements - spread, float(arena.elements), arena.elements + spread], dtype=torch.float64)
+    low, middle, high = torch.searchsorted(reach, marks).tolist()
+    last = sample.numel() - 1
+    return (
+        -math.inf if low == 0 else float(sample[low]),
+        float(sample[min(middle, last)]),
+        math.inf if high >= last else float(sample[high]),
+    )
+
+
+def _odd(step: int) -> int:
+    """A step that shares no factor with the usual widths, so that a sample does not follow a column."""
+    return step + 1 if step > 1 and step % 2 == 0 else step
+
+
+def _check(contender: Contender, scores: Tensor) -> None:
+    least, most = (float(end) for end in torch.aminmax(scores))
+    if math.isnan(least) or least == -math.inf or (most == math.inf and not contender.protected):
+        what = "NaN" if math.isnan(least) else "infinite"
+        raise ScoreError(f"{contender.name}: the scores hold {what} values, so they cannot be ranked")
+
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _key(score: float, dtype: torch.dtype) -> int:
+    """Return an integer that orders as the floating-point numbers of `dtype` do."""
+    integer = _INTEGERS[dtype.itemsize]
+    bits = int(torch.tensor(score + 0.0, dtype=dtype).view(integer))
+    return bits if bits >= 0 else -(bits - torch.iinfo(integer).min)
+
+
+def _unkey(key: int, dtype: torch.dtype) -> float:
+    integer = _INTEGERS[dtype.itemsize]
+    bits = key if key >= 0 else torch.iinfo(integer).min - key
+    return float(torch.tensor(bits, dtype=integer).view(dtype))

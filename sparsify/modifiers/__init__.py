@@ -1,0 +1,8 @@
+"""What lives during training. One modifier a file: its frozen spec, and what runs."""
+
+from sparsify.modifiers.base import Modifier
+from sparsify.spec import discover
+
+discover(__name__)
+
+__all__ = ["Modifier"]

@@ -1,0 +1,74 @@
+"""Finding recipes: by path, or by name along the search path.
+
+The search path is the working folder, the folders in `$SPARSIFY_RECIPES`, the packages that installed
+distributions declare under the entry points `sparsify.recipes`, and the built-in library.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from importlib.resources import files
+from pathlib import Path
+
+from sparsify.errors import RecipeError, did_you_mean
+
+SUFFIXES = (".yaml", ".yml", ".md")
+GROUP = "sparsify.recipes"
+BUILT_IN = "sparsify.recipes"
+VARIABLE = "SPARSIFY_RECIPES"
+
+
+def is_path(text: str) -> bool:
+    """Whether `text` is meant as a path rather than a name."""
+    return text.lower().endswith(SUFFIXES) or "/" in text or os.sep in text
+
+
+def folders() -> Iterator[tuple[str, Path]]:
+    """Yield (label, folder) along the search path; what does not exist is left out."""
+    places = [("working folder", Path.cwd())]
+    listed = os.environ.get(VARIABLE, "")
+    places += [(f"${VARIABLE}", Path(part).expanduser()) for part in listed.split(os.pathsep) if part]
+    packages = {entry.value: entry.name for entry in entry_points(group=GROUP)}
+    packages.pop(BUILT_IN, None)
+    places += [(f"package {value}", _package(value)) for value in sorted(packages)]
+    places.append(("built in", _package(BUILT_IN)))
+    seen = set()
+    for label, folder in places:
+        if folder.is_dir() and folder.resolve() not in seen:
+            seen.add(folder.resolve())
+            yield label, folder
+
+
+def _package(name: str) -> Path:
+    try:
+        return Path(str(files(name)))
+    except ModuleNotFoundError:
+        return Path(os.devnull)
+
+
+def names() -> dict[str, tuple[str, Path]]:
+    """Return name → (label, file) of every recipe that can be found by name; the first found wins."""
+    found: dict[str, tuple[str, Path]] = {}
+    for label, folder in folders():
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in SUFFIXES and path.is_file() and path.stem.lower() != "readme":
+                found.setdefault(path.stem, (label, path))
+    return found
+
+
+def find(name: str) -> Path:
+    """Return the file of the recipe `name` (a name or a path). Raises RecipeError with the nearest."""
+    if is_path(name):
+        path = Path(name)
+        if path.exists():
+            return path
+        near = path.parent if path.parent.is_dir() else None
+        others = [str(other) for other in near.iterdir() if other.suffix in SUFFIXES] if near else []
+        raise RecipeError(f"{name}: no such file{did_you_mean(str(path), others, most=0)}")
+    known = names()
+    if name in known:
+        return known[name][1]
+    looked = ", ".join(label for label, _ in folders())
+    raise RecipeError(f"no recipe is called {name!r}{did_you_mean(name, known, most=12)}; looked in: {looked}")

@@ -1,0 +1,198 @@
+"""The recipe: frozen, validated data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path as File
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from typing_extensions import Self
+
+from sparsify.durations import Duration, PositiveDuration
+from sparsify.errors import Mark, Problem, RecipeError
+from sparsify.modifiers import Modifier
+from sparsify.recipe import document
+from sparsify.recipe.about import About
+from sparsify.recipe.nodes import Path, Table, locate, plain
+from sparsify.recipe.problems import in_order, problems_of
+from sparsify.recipe.variables import Binding, Name, Variable
+from sparsify.recipe.writer import write
+from sparsify.spec import Spec, fail_at
+
+ONLY_STAGE = "main"
+"""The name of the stage that top-level `modifiers` make."""
+
+
+class Stage(Spec):
+    """A named part of the training with its own clock: windows and percentages are relative to it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    """Unique in the recipe; state and reports are kept under it."""
+
+    length: PositiveDuration | None = None
+    """How long it lasts. One stage may leave it out and takes the rest."""
+
+    modifiers: Annotated[tuple[Modifier, ...], Field(strict=False)] = ()
+    """What happens in it, in this order."""
+
+    def names(self) -> list[str]:
+        """Return a unique name for every modifier: its own, or its type, numbered where that is taken."""
+        return _unique([modifier.name or modifier.type for modifier in self.modifiers])
+
+
+def _unique(names: list[str]) -> list[str]:
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return unique
+
+
+class Recipe(Spec):
+    """What is to be done to a model, as data. Load it, look at it, resolve it, give it to a `Manager`."""
+
+    version: Literal[1]
+    """The version of the recipe language."""
+
+    name: str = ""
+    """A short name."""
+
+    summary: str = ""
+    """One sentence for people."""
+
+    about: About | None = None
+    """Authors, task, licence, measured results."""
+
+    extends: str | None = None
+    """A recipe to build on: a name, or a path below the folder of this file."""
+
+    variables: dict[Name, Variable] = {}
+    """Values that `${name}` stands for in modifiers and stages."""
+
+    bindings: dict[Name, Binding] = {}
+    """Objects that `apply` must be given, such as a teacher."""
+
+    modifiers: Annotated[tuple[Modifier, ...], Field(strict=False, min_length=1)] | None = None
+    """A recipe of one stage: its modifiers."""
+
+    stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1)] | None = None
+    """A recipe of several stages, in order."""
+
+    _source: Table | None = PrivateAttr(None)
+    _origin: Table | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _has_one_body(self) -> Self:
+        if self.modifiers is None and self.stages is None:
+            raise fail_at("Recipe", (), "missing key 'modifiers' (or 'stages')", None)
+        if self.modifiers is not None and self.stages is not None:
+            raise fail_at("Recipe", ("stages",), "either `modifiers` or `stages`, not both", None)
+        return self
+
+    @model_validator(mode="after")
+    def _stages_are_distinct(self) -> Self:
+        stages = self.stages or ()
+        for index, stage in enumerate(stages):
+            if any(stage.name == other.name for other in stages[:index]):
+                raise fail_at("Recipe", ("stages", index, "name"), f"two stages are called {stage.name!r}", stage.name)
+        open_ended = [index for index, stage in enumerate(stages) if stage.length is None]
+        if len(open_ended) > 1:
+            message = "only one stage may leave out its length"
+            raise fail_at("Recipe", ("stages", open_ended[1]), message, None)
+        return self
+
+    @classmethod
+    def load(cls, path_or_name: str | File, **variables: Any) -> Recipe:
+        """Read a recipe by path, or by name along the search path, with values for its variables.
+
+        Raises RecipeError, which lists every problem as `file:line:column: path: message`.
+        """
+        return cls._from_tree(document.load(path_or_name), variables)
+
+    @classmethod
+    def parse(cls, text: str, name: str = "<recipe>", **variables: Any) -> Recipe:
+        """Read a recipe from YAML text; `name` stands for the file in messages. Raises RecipeError."""
+        return cls._from_tree(document.parse(text, name), variables)
+
+    @classmethod
+    def _from_tree(cls, root: Table, variables: dict[str, Any]) -> Recipe:
+        filled = document.fill(root, variables)
+        problems = list(filled.problems)
+        recipe = None
+        try:
+            recipe = cls.model_validate(plain(filled.root), by_alias=True, by_name=False)
+        except ValidationError as error:
+            problems += problems_of(error, filled.root, filled.hidden)
+        if recipe is None or problems:
+            raise RecipeError(in_order(problems))
+        recipe._source, recipe._origin = filled.source, filled.root
+        return recipe
+
+    def source(self) -> dict[str, Any]:
+        """Return the recipe as plain data with its expressions and variables, as `dump` writes it."""
+        if self._source is not None:
+            data: dict[str, Any] = plain(self._source)
+            return data
+        data = self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        return {key: value for key, value in data.items() if value not in ("", {})}
+
+    def dump(self) -> str:
+        """Return the recipe as YAML text; `Recipe.parse` of it is equal to this recipe."""
+        return write(self.source())
+
+    def resolve(self, **variables: Any) -> Recipe:
+        """Return the recipe with nothing left open: variables filled in, every default written out.
+
+        Raises RecipeError for unknown variables and values out of bounds.
+        """
+        recipe = self
+        if self._source is not None and variables:
+            recipe = self._from_tree(self._source, variables)
+        elif wrong := document.check_overrides(self.variables, variables):
+            raise RecipeError([Problem(text) for text in wrong])
+        closed = recipe.model_copy(update={"variables": {}, "modifiers": None, "stages": recipe.staged()})
+        closed._source = None  # but `_origin` stays: problems found later still have a place
+        return closed
+
+    def staged(self) -> tuple[Stage, ...]:
+        """Return the stages; top-level `modifiers` are one stage called `main`."""
+        return self.stages or (Stage(name=ONLY_STAGE, modifiers=self.modifiers or ()),)
+
+    def canonical(self) -> str:
+        """Return what the recipe *does* as canonical JSON: stages with every default written out.
+
+        Names, descriptions, results and bindings change nothing and are left out.
+        """
+        stages = [_canonical(stage) for stage in self.staged()]
+        return json.dumps({"version": self.version, "stages": stages}, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def sha256(self) -> str:
+        """The hash of `canonical()`, in hexadecimal."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def place(self, *path: str | int) -> Mark | None:
+        """Return where `path`, in terms of stages, stands in the file, if the recipe came from one."""
+        if self._origin is None:
+            return None
+        if "stages" not in self._origin.entries and path[:2] == ("stages", 0):
+            path = path[2:]
+        found: tuple[Path, Mark] = locate(self._origin, path)
+        return found[1]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.source() == other.source()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _canonical(stage: Stage) -> dict[str, Any]:
+    modifiers = [
+        {**modifier.model_dump(mode="json", by_alias=True), "name": name}
+        for modifier, name in zip(stage.modifiers, stage.names(), strict=True)
+    ]
+    length = str(stage.length) if isinstance(stage.length, Duration) else None
+    return {"name": stage.name, "length": length, "modifiers": modifiers}

@@ -1,0 +1,27 @@
+"""The family of curves: how a quantity goes from its start to its end while progress goes from 0 to 1."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sparsify.spec import Family
+
+
+class Curve(Family):
+    """The shape of a ramp. A member defines `fraction`, or overrides `value` where ends matter."""
+
+    family: ClassVar[str] = "curve"
+    jumps: ClassVar[bool] = False
+    """True for a curve that is meant to be a cliff, so that the plan does not complain of one."""
+
+    def fraction(self, progress: float) -> float:
+        """Return the part of the way that is done, in [0, 1], at `progress` in (0, 1); monotone."""
+        raise NotImplementedError(type(self).__name__)
+
+    def value(self, progress: float, start: float, end: float) -> float:
+        """Return the value at `progress`: exactly `start` up to 0 and exactly `end` from 1 on."""
+        if progress >= 1:
+            return end
+        if progress <= 0 and not self.jumps:
+            return start
+        return start + (end - start) * self.fraction(progress)

@@ -1,0 +1,53 @@
+"""A window: the part of a stage in which something happens, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from sparsify.durations import Duration, PositiveDuration
+from sparsify.spec import Spec
+
+
+class Window(Spec):
+    """When a modifier acts, relative to the stage that it stands in."""
+
+    begin: Duration = Field(default=Duration(0), json_schema_extra={"default": "0 steps"})
+    """The first update happens when this much of the stage is over."""
+
+    end: Duration | None = None
+    """The last update; by default the end of the stage."""
+
+    every: PositiveDuration = Field(default=Duration(1), json_schema_extra={"default": "1 step"})
+    """The time between two updates; the last one always happens at `end`."""
+
+
+@dataclass(frozen=True)
+class StepWindow:
+    """A window resolved to optimizer steps of the whole run; updates at begin, begin + every, …, end."""
+
+    begin: int
+    end: int
+    every: int
+
+    def due(self, step: int) -> bool:
+        """Whether an update is due when `step` steps are completed."""
+        inside = self.begin <= step <= self.end
+        return inside and ((step - self.begin) % self.every == 0 or step == self.end)
+
+    def progress(self, step: int) -> float:
+        """Return how much of the window is over, in [0, 1]; an empty window is over at once."""
+        if self.end == self.begin:
+            return 1.0 if step >= self.end else 0.0
+        return min(max((step - self.begin) / (self.end - self.begin), 0.0), 1.0)
+
+    def updates(self) -> Iterator[int]:
+        """Yield the steps at which updates are due."""
+        yield from range(self.begin, self.end, self.every)
+        yield self.end
+
+    def count(self) -> int:
+        """Return the number of updates."""
+        return -(-(self.end - self.begin) // self.every) + 1

@@ -1,0 +1,196 @@
+"""What every value in a recipe is made of: `Spec`, and `Family`, specs chosen by their `type`.
+
+A spec is a frozen pydantic model that refuses unknown keys. A family (criterion, pattern, scope, curve,
+modifier) is a set of specs with one root; a field annotated with the root accepts any member, built in
+or from a plug-in, written as `{type: name, …}` or, where no field is needed, as the bare name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Annotated, Any, ClassVar, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, ValidationError, core_schema
+from typing_extensions import Self
+
+from sparsify.errors import SparsifyError, did_you_mean
+
+PLUGINS = "sparsify.plugins"
+FAMILY_KEY = "x-family"
+
+
+def fail(message: str) -> PydanticCustomError:
+    """Return an error for pydantic whose text is `message`, braces and all."""
+    return PydanticCustomError("sparsify", "{text}", {"text": message})  # type: ignore[misc]
+
+
+def fail_at(title: str, loc: tuple[str | int, ...], message: str, value: Any) -> ValidationError:
+    """Return a validation error placed at `loc` below the value being validated."""
+    return ValidationError.from_exception_data(title, [{"type": fail(message), "loc": loc, "input": value}])
+
+
+def _integral(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+integral = BeforeValidator(_integral)
+"""Put it last in `Annotated[int, Field(…), integral]`: 2.0 is taken for 2, as JSON Schema does."""
+
+
+class Spec(BaseModel):
+    """A frozen value with known keys. Two specs with equal fields are equal and hash alike."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        use_attribute_docstrings=True,
+    )
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """The keys that a recipe may write for this spec."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_the_nearest_key(cls, data: Any, handler: Any) -> Self:
+        """Turn pydantic's "extra inputs" into "unknown key … (did you mean …?)", while the keys are known."""
+        try:
+            return handler(data)  # type: ignore[no-any-return]
+        except ValidationError as error:
+            details = [_with_choices(line, cls.keys()) for line in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(cls.__name__, details) from None
+
+
+def _with_choices(line: Any, keys: list[str]) -> InitErrorDetails:
+    kind: Any = line["type"]
+    if kind == "extra_forbidden" and len(line["loc"]) == 1:
+        key = str(line["loc"][0])
+        kind = fail(f"unknown key {key!r}{did_you_mean(key, keys)}")
+    elif kind == "sparsify":
+        kind = fail(line["ctx"]["text"])
+    return {"type": kind, "loc": line["loc"], "input": line["input"], "ctx": line.get("ctx", {})}
+
+
+class Family(Spec):
+    """The base of sets of specs told apart by `type`. A subclass that sets `family` is the root of one.
+
+    Class variables: `family` is the word used in messages (on the root only); `text_pattern`, on a member, is a regular
+    expression for a shorthand beside the bare type (N:M patterns are written `2:4`).
+    """
+
+    family: ClassVar[str]
+    text_pattern: ClassVar[str | None] = None
+    _members: ClassVar[dict[str, type[Any]]]
+
+    type: str
+
+    @classmethod
+    def _is_root(cls) -> bool:
+        return "family" in vars(cls)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls._is_root():
+            cls._members = {}
+            return
+        tags = get_args(cls.model_fields["type"].annotation)
+        if not tags:
+            return  # an abstract helper between the root and its members
+        known = cls._members.get(tags[0])
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise SparsifyError(f"two {cls.family} types are called {tags[0]!r}: {known} and {cls}")
+        cls._members[tags[0]] = cls
+
+    @classmethod
+    def members(cls) -> dict[str, type[Self]]:
+        """All members by type: ours and those of installed plug-ins, sorted by name."""
+        load_plugins()
+        return dict(sorted(cls._members.items()))
+
+    @classmethod
+    def from_text(cls, text: str) -> dict[str, Any] | None:
+        """Return the fields that the shorthand `text` stands for, or None where it is not ours."""
+        return {"type": text} if cls.model_fields["type"].default == text else None
+
+    @classmethod
+    def bare(cls) -> bool:
+        """Whether the bare type is enough: every other field has a default."""
+        return not any(field.is_required() for field in cls.model_fields.values())
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """Return the member that `value` (an instance, a mapping with `type`, or a shorthand) describes."""
+        if isinstance(value, cls):
+            return value
+        members = cls.members()
+        if isinstance(value, str):
+            for member in members.values():
+                fields = member.from_text(value)
+                if fields is not None:
+                    return member.model_validate(fields, by_alias=True, by_name=False)
+            raise fail(f"unknown {cls.family} {value!r}{did_you_mean(value, members)}")
+        if not isinstance(value, dict):
+            raise fail(f"expected a {cls.family}: a name, or a mapping with `type`")
+        tag = value.get("type")
+        if tag is None:
+            raise fail_at(cls.family, (), f"missing key 'type' (one of: {', '.join(members)})", value)
+        if not isinstance(tag, str) or tag not in members:
+            hint = did_you_mean(str(tag), members)
+            raise fail_at(cls.family, ("type",), f"unknown {cls.family} {tag!r}{hint}", tag)
+        return members[tag].model_validate(value, by_alias=True, by_name=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if not cls._is_root():
+            return handler(source)
+        return core_schema.no_info_plain_validator_function(cls.parse)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        # a placeholder: recipe/schema.py writes the members, which plug-ins may extend
+        return {FAMILY_KEY: cls} if cls._is_root() else handler(schema)
+
+
+def discover(package: str) -> None:
+    """Import every module of `package`, in sorted order; a module that fails to import is an error."""
+    path = importlib.import_module(package).__path__
+    for module in sorted(info.name for info in pkgutil.iter_modules(path)):
+        importlib.import_module(f"{package}.{module}")
+
+
+@cache
+def load_plugins() -> None:
+    """Load the modules that installed distributions declare under `sparsify.plugins`, once a process."""
+    for entry in sorted(entry_points(group=PLUGINS), key=lambda entry: entry.name):
+        try:
+            entry.load()
+        except Exception as error:
+            owner = entry.dist.name if entry.dist else "an unknown distribution"
+            raise SparsifyError(f"the plug-in {entry.name!r} of {owner} does not load: {error!r}") from error
+
+
+def full_match(pattern: str, text: str) -> re.Match[str] | None:
+    """Match an anchored JSON-Schema pattern as Python does, without `$` accepting a final newline."""
+    return re.fullmatch(pattern.removeprefix("^").removesuffix("$"), text)
