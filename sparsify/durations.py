@@ -15,9 +15,7 @@ from sparsify.spec import fail
 
 Unit = Literal["steps", "epochs", "%"]
 
-PATTERN = (
-    r"^([0-9]{1,15} steps?|[0-9]{1,9}(\.[0-9]{1,9})? epochs?|(100(\.0{1,9})?|[0-9]{1,2}(\.[0-9]{1,9})?) ?%)$"
-)
+PATTERN = r"^([0-9]{1,15} steps?|[0-9]{1,9}(\.[0-9]{1,9})? epochs?|(100(\.0{1,9})?|[0-9]{1,2}(\.[0-9]{1,9})?) ?%)$"
 ZERO = r"^0+(\.0+)? ?(steps?|epochs?|%)$"
 LONGEST = 10**15
 EXAMPLES = "`500 steps`, `2.5 epochs`, `10%` or a whole number of steps"
@@ -61,9 +59,7 @@ class Duration:
         )
 
     @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {**_SCHEMA}
 
 

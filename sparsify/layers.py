@@ -106,7 +106,7 @@ def aliases(model: nn.Module) -> dict[int, list[str]]:
 
 def unsuitable(parameter: Tensor) -> str | None:
     """Return why a parameter cannot be masked as it is, or None."""
-    if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+    if isinstance(parameter, nn.UninitializedParameter):
         return "is not initialised yet; run the model once before"
     if hasattr(parameter, "device_mesh") or hasattr(parameter, "placements"):
         return "is sharded (DTensor), which is not supported yet"

@@ -109,14 +109,15 @@ class Plan:
             (
                 tensor.name,
                 "×".join(map(str, tensor.shape)),
-                "existing" if tensor.target is None else f"{tensor.target:.2%}",
+                _target(tensor.target) if tensor.nonzeros is not None else "",
                 _count(tensor.nonzeros, "competes" if modifier.nonzeros is not None else "unknown"),
             )
             for tensor in modifier.tensors
         ]
         elements = sum(tensor.elements for tensor in modifier.tensors)
-        total = _count(modifier.nonzeros, "unknown until weights are there")
-        return [*rows, (f"{len(rows)} tensors", f"{elements:,} weights", "", total)]
+        target = _target(modifier.tensors[0].target) if modifier.tensors else ""
+        total = _count(modifier.nonzeros, "unknown without weights")
+        return [*rows, (f"{len(rows)} tensors", f"{elements:,} weights", target, total)]
 
     def title(self, modifier: ModifierPlan) -> str:
         """Return one line about a modifier."""
@@ -133,7 +134,9 @@ class Plan:
             rows = self.rows(modifier)
             widths = [max(len(row[column]) for row in rows) for column in range(4)]
             lines.append(self.title(modifier))
-            lines += ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+            lines += [
+                "  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+            ]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
@@ -157,12 +160,20 @@ class Plan:
             yield f"[yellow]note:[/yellow] {escape(note)}"
 
 
+def _target(target: float | None) -> str:
+    return "existing zeros" if target is None else f"{target:.2%}"
+
+
 def _count(number: int | None, otherwise: str) -> str:
     return otherwise if number is None else f"{number:,}"
 
 
 def _total(total_steps: int | None, steps_per_epoch: int | None, epochs: int | None) -> int | None:
-    for name, value in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch), ("epochs", epochs)):
+    for name, value in (
+        ("total_steps", total_steps),
+        ("steps_per_epoch", steps_per_epoch),
+        ("epochs", epochs),
+    ):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise PlanError(f"{name} must be a whole number of at least 1, got {value!r}")
     if epochs is None:
@@ -240,7 +251,9 @@ class _Planner:
         if self.total is not None:
             rest = self.total - used
             if None in lengths and rest < 1:
-                self._problem(f"nothing of the {self.total} steps is left for this stage", "stages", lengths.index(None))
+                self._problem(
+                    f"nothing of the {self.total} steps is left for this stage", "stages", lengths.index(None)
+                )
             elif None not in lengths and rest != 0:
                 message = f"the stages take {used} steps of {self.total}; leave out the length of one"
                 self._problem(message, "stages", len(lengths) - 1, "length")

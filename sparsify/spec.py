@@ -7,12 +7,13 @@ or from a plug-in, written as `{type: name, …}` or, where no field is needed, 
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import pkgutil
 import re
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -34,7 +35,7 @@ FAMILY_KEY = "x-family"
 
 def fail(message: str) -> PydanticCustomError:
     """Return an error for pydantic whose text is `message`, braces and all."""
-    return PydanticCustomError("sparsify", "{text}", {"text": message})  # type: ignore[misc]
+    return PydanticCustomError("sparsify", "{text}", {"text": message})
 
 
 def fail_at(title: str, loc: tuple[str | int, ...], message: str, value: Any) -> ValidationError:
@@ -99,7 +100,7 @@ class Family(Spec):
 
     family: ClassVar[str]
     text_pattern: ClassVar[str | None] = None
-    _members: ClassVar[dict[str, type[Any]]]
+    _members: ClassVar[dict[str, builtins.type[Any]]]
 
     type: str
 
@@ -122,7 +123,7 @@ class Family(Spec):
         cls._members[tags[0]] = cls
 
     @classmethod
-    def members(cls) -> dict[str, type[Self]]:
+    def members(cls) -> dict[str, builtins.type[Self]]:
         """All members by type: ours and those of installed plug-ins, sorted by name."""
         load_plugins()
         return dict(sorted(cls._members.items()))
@@ -166,9 +167,7 @@ class Family(Spec):
         return core_schema.no_info_plain_validator_function(cls.parse)
 
     @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         # a placeholder: recipe/schema.py writes the members, which plug-ins may extend
         return {FAMILY_KEY: cls} if cls._is_root() else handler(schema)
 

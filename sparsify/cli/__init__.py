@@ -11,7 +11,10 @@ def main() -> None:
         import rich  # noqa: F401
         import typer  # noqa: F401
     except ModuleNotFoundError as error:
-        print(f"sparsify: the command line needs {error.name}: pip install 'sparsify-torch[cli]'", file=sys.stderr)
+        print(
+            f"sparsify: the command line needs {error.name}: pip install 'sparsify-torch[cli]'",
+            file=sys.stderr,
+        )
         sys.exit(1)
     from sparsify.cli.app import app
 

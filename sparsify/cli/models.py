@@ -41,7 +41,7 @@ def _config(name: str) -> object:
         near = [str(other) for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise PlanError(f"{name}: no such folder{did_you_mean(name, near, most=0)}")
     try:
-        return AutoConfig.from_pretrained(name)  # type: ignore[no-any-return]
+        return AutoConfig.from_pretrained(name)
     except Exception as error:
         offline = " (offline: HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -19,7 +19,10 @@ Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="With --step
 @guarded
 def plan(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, by path or by name.")],
-    model: Annotated[str, typer.Option("--model", metavar="NAME_OR_DIR", help="A transformers model; only its config is read.")],
+    model: Annotated[
+        str,
+        typer.Option("--model", metavar="NAME_OR_DIR", help="A transformers model; only its config is read."),
+    ],
     steps: Steps = None,
     steps_per_epoch: PerEpoch = None,
     epochs: Epochs = None,

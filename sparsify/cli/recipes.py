@@ -38,8 +38,15 @@ def _row(name: str, label: str, path: str) -> dict[str, Any] | None:
         recipe = Recipe.load(path)
     except RecipeError as error:
         if label == "working folder" and "version" not in str(error.problems[0]):
-            return {"name": name, "from": label, "path": path, "summary": "not valid: see `sparsify validate`"}
-        return None if label == "working folder" else {"name": name, "from": label, "path": path, "summary": "not valid"}
+            return {
+                "name": name,
+                "from": label,
+                "path": path,
+                "summary": "not valid: see `sparsify validate`",
+            }
+        return (
+            None if label == "working folder" else {"name": name, "from": label, "path": path, "summary": "not valid"}
+        )
     return {"name": name, "from": label, "path": path, "summary": recipe.summary, "sha256": recipe.sha256}
 
 

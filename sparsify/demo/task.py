@@ -23,7 +23,7 @@ class Digits:
     def batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield shuffled full batches for ever-repeated epochs; the last, short one is left out."""
         order = torch.randperm(len(self.labels), generator=generator)
-        for part in order.split(BATCH):
+        for part in torch.split(order, BATCH):
             if len(part) == BATCH:
                 yield self.images[part], self.labels[part]
 
@@ -69,6 +69,6 @@ def accuracy(model: nn.Module, data: Digits) -> float:
     """Return the fraction of images classified rightly."""
     was_training = model.training
     model.eval()
-    predicted = torch.cat([model(pixel_values=part).logits.argmax(1) for part in data.images.split(256)])
+    predicted = torch.cat([model(pixel_values=part).logits.argmax(1) for part in torch.split(data.images, 256)])
     model.train(was_training)
     return float((predicted == data.labels).float().mean())

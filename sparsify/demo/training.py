@@ -67,7 +67,7 @@ def train(
             schedule.step()
             if manager is not None:
                 manager.on_step_end()
-            _record(history, float(loss), manager)
+            _record(history, loss.item(), manager)
             on_step(history.loss[-1], history.sparsity[-1])
         if epoch % max(epochs // 12, 1) == 0 or epoch == epochs - 1:
             history.accuracy.append((len(history.loss), accuracy(model, test)))

@@ -16,7 +16,11 @@ from sparsify.scopes import Scope
 
 @torch.no_grad()
 def mask_tensors(
-    matrices: Mapping[str, Tensor], criterion: Criterion, pattern: Pattern, scope: Scope, sparsity: Callable[[Sequence[str]], float]
+    matrices: Mapping[str, Tensor],
+    criterion: Criterion,
+    pattern: Pattern,
+    scope: Scope,
+    sparsity: Callable[[Sequence[str]], float],
 ) -> dict[str, Tensor]:
     """Return a bool mask [R, C] (True = keep) for every matrix [R, C] at the sparsity wanted of its arena.
 
@@ -59,9 +63,7 @@ def contender(name: str, matrix: Tensor, criterion: Criterion, pattern: Pattern)
         scores = scores.reshape(-1)
         return scores[start - first * period : stop - first * period] if step == 1 else scores
 
-    return Contender(
-        name, matrix.numel(), 1, matrix.dtype, matrix.device, read, protected=period > 1
-    )
+    return Contender(name, matrix.numel(), 1, matrix.dtype, matrix.device, read, protected=period > 1)
 
 
 def _period(pattern: Pattern) -> int:
@@ -83,8 +85,5 @@ def _reduce(matrix: Tensor, criterion: Criterion, pattern: Pattern) -> Tensor:
     """Reduce a few rows of groups at a time, so that no full copy of scores exists."""
     rows = pattern.tile()[0]
     step = max((1 << 20) // (rows * matrix.shape[1]), 1) * rows
-    parts = [
-        pattern.reduce(criterion.score(matrix[start : start + step]))
-        for start in range(0, matrix.shape[0], step)
-    ]
+    parts = [pattern.reduce(criterion.score(matrix[start : start + step])) for start in range(0, matrix.shape[0], step)]
     return torch.cat(parts) if parts else matrix.new_empty((0, 0))

@@ -47,9 +47,7 @@ class Contender:
     def of(cls, name: str, scores: Tensor, size: int = 1) -> Contender:
         """Return a contender that reads from a tensor of group scores, in its row-major order."""
         flat = scores.reshape(-1)
-        return cls(
-            name, flat.numel(), size, flat.dtype, flat.device, lambda start, stop, step: flat[start:stop:step]
-        )
+        return cls(name, flat.numel(), size, flat.dtype, flat.device, lambda start, stop, step: flat[start:stop:step])
 
     @property
     def chunk(self) -> int:
@@ -127,9 +125,7 @@ def _places(mask: Tensor) -> Tensor:
     return words[word] * 8 + byte
 
 
-def _rank(
-    arena: _Arena, masks: list[Tensor], near: list[tuple[int, Tensor, Tensor]], left: int
-) -> bool:
+def _rank(arena: _Arena, masks: list[Tensor], near: list[tuple[int, Tensor, Tensor]], left: int) -> bool:
     """Prune the first of the collected groups, by (score, index), that reach `left` elements."""
     if not near:
         return False

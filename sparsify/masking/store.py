@@ -58,9 +58,7 @@ class MaskStore:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the masks, eight to a byte, with their shapes."""
-        return {
-            name: {"shape": list(mask.shape), "bits": pack(mask.cpu())} for name, mask in self._masks.items()
-        }
+        return {name: {"shape": list(mask.shape), "bits": pack(mask.cpu())} for name, mask in self._masks.items()}
 
     def load_state_dict(self, state: dict[str, Any], known: dict[str, Weight]) -> None:
         """Replace all masks. Raises StateError for a parameter that is not there or has another shape."""

@@ -13,7 +13,6 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-
 from sparsify.layers import Weight
 from sparsify.masking.store import MaskStore
 from sparsify.modifiers.clock import Span
@@ -181,5 +180,3 @@ class Modifier(Family):
     def plan(self, context: PlanContext) -> ModifierPlan | None:
         """Return the plan, or None after reporting problems to the context."""
         raise NotImplementedError(type(self).__name__)
-
-

@@ -23,7 +23,7 @@ from sparsify.schedules import EXISTING, Ramp, Window
 from sparsify.schedules.window import StepWindow
 from sparsify.scopes import Scope
 from sparsify.scopes.tensor import TensorScope
-from sparsify.spec import fail_at
+from sparsify.spec import Family, fail_at
 from sparsify.targets import Selectors, select_weights
 
 TOLERANCE = 1e-9
@@ -151,7 +151,7 @@ class Prune(Modifier):
         return self.pattern.problem(weight.rows, weight.columns)
 
 
-def _short(value: Any) -> str:
+def _short(value: Family) -> str:
     """Name a value in a word: its type, with fields that were set."""
     fields = value.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"type"})
     return value.type + "".join(f" {v}" for v in fields.values())
@@ -291,5 +291,3 @@ class PruneRun(Run):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.done = int(state["done"])
         self.existing = {str(name): int(zeros) for name, zeros in state["existing"].items()}
-
-

@@ -53,7 +53,8 @@ class Pattern(Family):
 def reduce_tiles(scores: Tensor, rows: int, columns: int, how: Reduction) -> Tensor:
     """Reduce [R, C] to [R / rows, C / columns] by mean, sum, max or l2 norm, in at least float32."""
     wide = torch.promote_types(scores.dtype, torch.float32)
-    tiles = scores.unflatten(0, (-1, rows)).unflatten(2, (-1, columns))
+    height, width = scores.shape
+    tiles = scores.reshape(height // rows, rows, width // columns, columns)
     if how == "max":
         return tiles.amax(dim=(1, 3)).to(wide)
     if how == "l2":

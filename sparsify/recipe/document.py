@@ -61,9 +61,7 @@ def fill(root: Table, overrides: Mapping[str, Any]) -> Filled:
     if wrong:
         mark = root.keys.get("variables", root.mark)
         return Filled(root, root, [Problem(message, mark=mark) for message in wrong], [()])
-    values: dict[str, Value] = {
-        name: overrides.get(name, variable.value) for name, variable in declared.items()
-    }
+    values: dict[str, Value] = {name: overrides.get(name, variable.value) for name, variable in declared.items()}
     source = _with_values(root, overrides)
     pending = _names(root) - set(declared)
     filled = Filled(source, source)

@@ -107,9 +107,7 @@ def _compute(node: ast.expr, variables: Mapping[str, Value]) -> Any:
             hint = did_you_mean(node.func.id, _FUNCTIONS)
             raise ExpressionError(f"unknown function {node.func.id!r}{hint}")
         return _apply(_FUNCTIONS[node.func.id], *(_number(argument, variables) for argument in node.args))
-    raise ExpressionError(
-        "only numbers, variables, + - * / // % **, parentheses, min, max and round are allowed"
-    )
+    raise ExpressionError("only numbers, variables, + - * / // % **, parentheses, min, max and round are allowed")
 
 
 def _apply(function: Callable[..., Any], *arguments: int | float) -> Any:

@@ -91,6 +91,4 @@ def _spelled_out(root: Table) -> Table:
         name: node if isinstance(node, Table) else Table({"value": node}, node.mark, {"value": node.mark})
         for name, node in variables.entries.items()
     }
-    return Table(
-        {**root.entries, "variables": Table(full, variables.mark, variables.keys)}, root.mark, root.keys
-    )
+    return Table({**root.entries, "variables": Table(full, variables.mark, variables.keys)}, root.mark, root.keys)

@@ -61,10 +61,7 @@ def attach(data: Any, near: Node) -> Node:
     if isinstance(data, list):
         items: Sequence[Node] = near.items if isinstance(near, Items) else ()
         return Items(
-            tuple(
-                attach(value, items[index] if index < len(items) else near)
-                for index, value in enumerate(data)
-            ),
+            tuple(attach(value, items[index] if index < len(items) else near) for index, value in enumerate(data)),
             near.mark,
         )
     return Leaf(data, near.mark)

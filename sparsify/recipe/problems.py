@@ -43,6 +43,7 @@ def problems_of(error: ValidationError, root: Node | None, hidden: Iterable[Path
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
     """Sort problems by place, those without one first, and drop repetitions."""
+
     def place(problem: Problem) -> tuple[str, int, int, str]:
         mark = problem.mark
         return (mark.file, mark.line, mark.column, problem.message) if mark else ("", 0, 0, problem.message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
@@ -197,10 +197,10 @@ class _Builder:
             shown = tag.replace("tag:yaml.org,2002:", "!!")
             self._fail(event.start_mark, f"the tag {shown} is not allowed; a recipe is plain data")
 
-    def _mark(self, mark: yaml.Mark) -> Mark:
+    def _mark(self, mark: Any) -> Mark:
         return Mark(self.name, mark.line + 1, mark.column + 1)
 
-    def _fail(self, mark: yaml.Mark, message: str) -> NoReturn:
+    def _fail(self, mark: Any, message: str) -> NoReturn:
         raise RecipeError(Problem(message, mark=self._mark(mark)))
 
 

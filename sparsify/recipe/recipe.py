@@ -17,7 +17,7 @@ from sparsify.recipe import document
 from sparsify.recipe.about import About
 from sparsify.recipe.nodes import Path, Table, locate, plain
 from sparsify.recipe.problems import in_order, problems_of
-from sparsify.recipe.variables import Binding, Name, Variable
+from sparsify.recipe.variables import Binding, Name, Variable, check_overrides
 from sparsify.recipe.writer import write
 from sparsify.spec import Spec, fail_at
 
@@ -151,7 +151,7 @@ class Recipe(Spec):
         recipe = self
         if self._source is not None and variables:
             recipe = self._from_tree(self._source, variables)
-        elif wrong := document.check_overrides(self.variables, variables):
+        elif wrong := check_overrides(self.variables, variables):
             raise RecipeError([Problem(text) for text in wrong])
         closed = recipe.model_copy(update={"variables": {}, "modifiers": None, "stages": recipe.staged()})
         closed._source = None  # but `_origin` stays: problems found later still have a place

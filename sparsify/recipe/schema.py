@@ -100,9 +100,7 @@ def _define(family: type[Family], definitions: Schema) -> str:
         bare = [tag for tag, member in members.items() if member.bare()]
         choices: list[Schema] = [{"enum": bare}] if bare else []
         choices += [
-            {"type": "string", "pattern": member.text_pattern}
-            for member in members.values()
-            if member.text_pattern
+            {"type": "string", "pattern": member.text_pattern} for member in members.values() if member.text_pattern
         ]
         for member in members.values():
             if member.__name__ not in definitions:
@@ -124,7 +122,7 @@ def _allow_expressions(definition: Schema) -> None:
 
 def _with_expression(field: Schema) -> Schema:
     inner = dict(field)
-    outer = {key: inner.pop(key) for key in ("default", "description") if key in inner}
+    outer: Schema = {key: inner.pop(key) for key in ("default", "description") if key in inner}
     for key in ("items", "prefixItems", "anyOf"):
         if isinstance(inner.get(key), dict):
             inner[key] = _with_expression(inner[key])

@@ -61,9 +61,7 @@ class Ramp(Spec):
         return self.curve.value(progress, start, self.to)
 
     @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         ramp = handler(schema)
         fields = handler.resolve_ref_schema(ramp)
         shape = dict(fields)

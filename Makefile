@@ -1,0 +1,51 @@
+# `make demo` and `make test` set everything up on a fresh machine. Choose another interpreter with PYTHON=….
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-slow lint types contracts schema docs bench clean
+
+help: ## Show the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## Create the virtual environment and install everything.
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24" "setuptools>=70"
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+demo: $(STAMP) ## Prune a small vision transformer on real images (about a minute).
+	HF_HUB_OFFLINE=1 $(BIN)/sparsify demo
+
+test: $(STAMP) ## Run the default test suite.
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## Run the long tests too.
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(STAMP) ## Check style and formatting.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## Check types (mypy, strict).
+	$(BIN)/mypy
+
+contracts: $(STAMP) ## Check that imports go one way.
+	$(BIN)/lint-imports --no-cache
+
+schema: $(STAMP) ## Write schemas/recipe.v1.json anew.
+	$(BIN)/sparsify schema --out schemas/recipe.v1.json
+
+docs: $(STAMP) ## Build the documentation into site/.
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+bench: $(STAMP) ## Run the benchmarks (minutes; ratios, one process).
+	$(BIN)/python benchmarks/select.py
+	$(BIN)/python benchmarks/hooks.py
+
+clean: ## Remove what was built, but not the environment.
+	rm -rf build dist site runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
