@@ -73,12 +73,14 @@ _SCHEMA: JsonSchemaValue = {
 
 def _nearest(value: Any) -> str:
     """Suggest a unit for something like `10 step s`, `3 epoch.`, `-5%` or `0.1`."""
-    match = re.fullmatch(r"\s*(-?[0-9.]+)\s*([A-Za-z]*)\s*", str(value))
+    match = re.fullmatch(r"\s*(-?[0-9.]+)\s*([A-Za-z]*|%)\s*", str(value))
     if match is None or isinstance(value, bool):
         return ""
     number, unit = match.groups()
     if number.startswith("-"):
         return " (a duration is never negative)"
+    if unit == "%":
+        return " (a percentage is at most 100)"
     if not unit:
         return f" (did you mean '{number} epochs' or '{number}%'?)"
     if unit in ("percent", "pct", "p"):

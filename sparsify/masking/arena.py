@@ -25,7 +25,8 @@ def mask_tensors(
     """Return a bool mask [R, C] (True = keep) for every matrix [R, C] at the sparsity wanted of its arena.
 
     `matrices` are views with rows = output features and columns = input features, in the order in which
-    ties are settled; `sparsity` is asked with the names in each arena. Raises ScoreError for scores that cannot be ranked.
+    ties are settled; `sparsity` is asked with the names in each arena. Raises ScoreError for scores that
+    cannot be ranked.
     """
     names = list(matrices)
     masks: dict[str, Tensor] = {}

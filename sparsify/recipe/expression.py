@@ -123,7 +123,7 @@ def _apply(function: Callable[..., Any], *arguments: int | float) -> Any:
 
 def _bounded(value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ExpressionError(f"{value!r} is not a number")
+        raise ExpressionError("a result that is no real number")
     if not math.isfinite(value) or abs(value) > LARGEST:
         raise ExpressionError(f"a result beyond ±{LARGEST:.0e}")
     return value

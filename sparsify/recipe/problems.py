@@ -29,10 +29,13 @@ def problems_of(error: ValidationError, root: Node | None, hidden: Iterable[Path
     skip = list(hidden)
     found: dict[tuple[Path, Mark | None], list[Any]] = {}
     for line in error.errors(include_url=False):
-        path = _path(line["loc"], root)
+        if line["type"] == "too_short" and len(line["input"]) >= line["ctx"]["min_length"]:
+            continue  # pydantic counts only the items that are valid
+        missing = line["type"] == "missing"
+        path = (*_path(line["loc"][:-1], root), line["loc"][-1]) if missing else _path(line["loc"], root)
         if any(path[: len(hide)] == hide for hide in skip):
             continue
-        place = path[:-1] if line["type"] == "missing" else path
+        place = path[:-1] if missing else path
         mark = locate(root, place)[1] if root else None
         found.setdefault((path, mark), []).append(line)
     return [
@@ -94,7 +97,10 @@ def _one(line: Any) -> str:
         return f"{got} does not match {context['pattern']}"
     if kind in ("too_short", "too_long"):
         bound = context.get("min_length" if kind == "too_short" else "max_length")
-        return f"expected {'at least' if kind == 'too_short' else 'at most'} {bound} items, got {got}"
+        least = "at least" if kind == "too_short" else "at most"
+        return f"expected {least} {bound} item{'' if bound == 1 else 's'}, got {got}"
+    if kind == "string_too_short":
+        return "must not be empty"
     if match := re.match(r"(int|float|string|bool|list|tuple|dict|model|dataclass)_(type|parsing)", kind):
         return f"expected {_NAMES[match[1]]}, got {got}"
     return str(line["msg"])

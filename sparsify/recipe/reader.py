@@ -103,7 +103,8 @@ class _Builder:
         except yaml.reader.ReaderError as error:
             before = text[: error.position]
             mark = Mark(self.name, before.count("\n") + 1, len(before) - before.rfind("\n"))
-            code = f"U+{ord(error.character):04X}" if isinstance(error.character, str) else error.character
+            character = error.character
+            code = f"U+{ord(character) if isinstance(character, str) else int(character):04X}"
             raise RecipeError(Problem(f"the character {code} is not allowed", mark=mark)) from None
         except yaml.MarkedYAMLError as error:
             place = error.problem_mark or error.context_mark
@@ -142,7 +143,7 @@ class _Builder:
             elif isinstance(event, yaml.ScalarEvent):
                 self._grow(event, 1)
                 node = self._leaf(event, is_key=bool(stack) and stack[-1].wants_key())
-            else:
+            elif isinstance(event, yaml.CollectionStartEvent):
                 self._grow(event, 1)
                 stack.append(self._open(event, stack))
             if node is not None:
@@ -181,6 +182,8 @@ class _Builder:
                 self._fail(event.start_mark, str(error))
         elif event.implicit[0] and not isinstance(_key(event.value), str):
             self._fail(event.start_mark, f"the key {event.value!r} is not a string; quote it if it is meant")
+        elif event.value == "<<":
+            self._fail(event.start_mark, "merge keys are not part of YAML 1.2; use `extends`, or repeat the keys")
         leaf = Leaf(value, self._mark(event.start_mark))
         if event.anchor:
             self.anchors[event.anchor] = (leaf, 1, 1)

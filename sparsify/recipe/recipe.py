@@ -75,10 +75,10 @@ class Recipe(Spec):
     bindings: dict[Name, Binding] = {}
     """Objects that `apply` must be given, such as a teacher."""
 
-    modifiers: Annotated[tuple[Modifier, ...], Field(strict=False, min_length=1)] | None = None
+    modifiers: Annotated[tuple[Modifier, ...], Field(strict=False, min_length=1)] = ()
     """A recipe of one stage: its modifiers."""
 
-    stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1)] | None = None
+    stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1)] = ()
     """A recipe of several stages, in order."""
 
     _source: Table | None = PrivateAttr(None)
@@ -86,15 +86,15 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _has_one_body(self) -> Self:
-        if self.modifiers is None and self.stages is None:
+        if not self.modifiers and not self.stages:
             raise fail_at("Recipe", (), "missing key 'modifiers' (or 'stages')", None)
-        if self.modifiers is not None and self.stages is not None:
+        if self.modifiers and self.stages:
             raise fail_at("Recipe", ("stages",), "either `modifiers` or `stages`, not both", None)
         return self
 
     @model_validator(mode="after")
     def _stages_are_distinct(self) -> Self:
-        stages = self.stages or ()
+        stages = self.stages
         for index, stage in enumerate(stages):
             if any(stage.name == other.name for other in stages[:index]):
                 raise fail_at("Recipe", ("stages", index, "name"), f"two stages are called {stage.name!r}", stage.name)
@@ -137,7 +137,7 @@ class Recipe(Spec):
             data: dict[str, Any] = plain(self._source)
             return data
         data = self.model_dump(mode="json", exclude_none=True, by_alias=True)
-        return {key: value for key, value in data.items() if value not in ("", {})}
+        return {key: value for key, value in data.items() if value not in ("", {}, [])}
 
     def dump(self) -> str:
         """Return the recipe as YAML text; `Recipe.parse` of it is equal to this recipe."""
@@ -153,13 +153,13 @@ class Recipe(Spec):
             recipe = self._from_tree(self._source, variables)
         elif wrong := check_overrides(self.variables, variables):
             raise RecipeError([Problem(text) for text in wrong])
-        closed = recipe.model_copy(update={"variables": {}, "modifiers": None, "stages": recipe.staged()})
+        closed = recipe.model_copy(update={"variables": {}, "modifiers": (), "stages": recipe.staged()})
         closed._source = None  # but `_origin` stays: problems found later still have a place
         return closed
 
     def staged(self) -> tuple[Stage, ...]:
         """Return the stages; top-level `modifiers` are one stage called `main`."""
-        return self.stages or (Stage(name=ONLY_STAGE, modifiers=self.modifiers or ()),)
+        return self.stages or (Stage(name=ONLY_STAGE, modifiers=self.modifiers),)
 
     def canonical(self) -> str:
         """Return what the recipe *does* as canonical JSON: stages with every default written out.

@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 from typing_extensions import Self
 
 from sparsify.errors import did_you_mean
-from sparsify.spec import Spec, fail_at
+from sparsify.spec import Spec, fail, fail_at
 
-Value = bool | int | float | str
+
+def _value(value: Any) -> Any:
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    shown = "nothing" if value is None else f"a {type(value).__name__}"
+    raise fail(f"expected a number, a string, true or false, got {shown}")
+
+
+Value = Annotated[
+    bool | int | float | str,
+    PlainValidator(_value),
+    WithJsonSchema({"type": ["string", "number", "boolean"]}),
+]
 Kind = Literal["number", "integer", "string", "boolean"]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
@@ -41,7 +53,7 @@ class Variable(Spec):
     @model_validator(mode="before")
     @classmethod
     def _from_value(cls, data: Any) -> Any:
-        return data if isinstance(data, (dict, cls)) else {"value": data}
+        return data if isinstance(data, (dict, cls)) else {"value": _value(data)}
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, GetJsonSchemaHandler, PlainValidator, WithJsonSchema, model_validator
@@ -9,26 +10,39 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from typing_extensions import Self
 
+from sparsify.errors import did_you_mean
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
 from sparsify.spec import Spec, fail, fail_at
 
 EXISTING: Literal["existing"] = "existing"
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+_RANGE: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": 1}
 
 
-def _start(value: Any) -> Any:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if value == EXISTING or (number and 0 <= value <= 1):
-        return float(value) if number else value
-    raise fail(f"expected a sparsity from 0 to 1, or 'existing', got {value!r}")
+def _fraction(value: Any) -> float:
+    """Return a sparsity from 0 to 1, or fail, with a hint for percentages."""
+    number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if number is not None and 0 <= number <= 1:
+        return number
+    percent = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?%?", str(value))
+    hint = f" (did you mean {float(percent[1]) / 100:g}?)" if percent and 1 < float(percent[1]) <= 100 else ""
+    shown = "nothing" if value is None else repr(value)
+    raise fail(f"a sparsity is a fraction from 0 to 1, got {shown}{hint}")
 
+
+def _start(value: Any) -> float | str:
+    if isinstance(value, str) and not value.endswith("%") and value != EXISTING:
+        raise fail(f"expected a fraction from 0 to 1 or 'existing', got {value!r}{did_you_mean(value, [EXISTING])}")
+    return EXISTING if value == EXISTING else _fraction(value)
+
+
+Fraction = Annotated[float, PlainValidator(_fraction), WithJsonSchema(_RANGE)]
 
 Start = Annotated[
     float | Literal["existing"],
     PlainValidator(_start),
-    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"const": "existing"}]}),
+    WithJsonSchema({"anyOf": [_RANGE, {"const": EXISTING}]}),
 ]
 
 
@@ -47,7 +61,7 @@ class Ramp(Spec):
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, data: Any) -> Any:
-        return {"to": data} if isinstance(data, (int, float)) and not isinstance(data, bool) else data
+        return data if isinstance(data, (dict, cls)) else {"to": _fraction(data)}
 
     @model_validator(mode="after")
     def _rises(self) -> Self:
@@ -66,5 +80,5 @@ class Ramp(Spec):
         fields = handler.resolve_ref_schema(ramp)
         shape = dict(fields)
         fields.clear()
-        fields.update({"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, shape]})
+        fields.update({"anyOf": [_RANGE, shape]})
         return ramp

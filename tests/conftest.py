@@ -1,0 +1,25 @@
+"""What all tests share: no network, quiet libraries, small models."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    """Every test begins with the same random numbers and no recipes but ours on the search path."""
+    torch.manual_seed(0)
+    os.environ.pop("SPARSIFY_RECIPES", None)
+
+
+@pytest.fixture
+def mlp() -> nn.Module:
+    """Return a small model: 16 → 32 → 8 → 4."""
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 4))

@@ -1,0 +1,136 @@
+"""The JSON Schema accepts and rejects what pydantic does, but for what it says that it cannot see."""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsify import Recipe, RecipeError
+from sparsify.recipe.library import BUILT_IN, names
+from sparsify.recipe.nodes import plain
+from sparsify.recipe.reader import read_text
+from sparsify.recipe.schema import FILE, ONLY_PYDANTIC, recipe_schema, schema_text
+from sparsify.recipe.writer import write
+from tests.recipe.test_bad_recipes import CASES
+from tests.recipe.test_recipe import FULL
+
+ROOT = Path(__file__).parents[2]
+
+BEYOND_A_SCHEMA = {
+    "sparsity-falls", "existing-with-sparsity", "missing-sparsity", "modifier-without-fields",
+    "nm-keeps-all", "nm-more-than-all", "nm-too-sparse",
+    "targets-broken-regex", "targets-endless-regex", "targets-endless-choice", "targets-many-repeats",
+    "stages-of-one-name", "two-open-stages",
+    "variable-out-of-bounds", "variable-bounds-crossed", "variable-not-a-choice", "variable-wrong-type",
+    "variable-string-with-bounds",
+    "expression-unknown-variable", "expression-syntax", "expression-empty", "expression-call", "expression-import",
+    "expression-attribute", "expression-index", "expression-lambda", "expression-comparison",
+    "expression-huge-power", "expression-huge-product", "expression-huge-exponent", "expression-division-by-zero",
+    "expression-complex", "expression-string-arithmetic", "expression-round-arguments", "expression-max-of-nothing",
+    "expression-gives-bad-value",
+    "extends-unknown", "extends-missing-file", "extends-absolute", "extends-traversal", "extends-traversal-yaml",
+}  # fmt: skip
+
+
+@cache
+def validator() -> Any:
+    """Return the validator of the generated schema."""
+    schema = recipe_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def accepts(data: Any) -> bool:
+    """Whether the schema accepts plain data."""
+    return bool(validator().is_valid(data))
+
+
+def problems(data: Any) -> str:
+    """Return what pydantic says of the same data; empty if it is valid."""
+    try:
+        Recipe.parse(write(data))
+    except RecipeError as error:
+        return str(error)
+    return ""
+
+
+def test_the_schema_in_the_repository_is_fresh() -> None:
+    assert (ROOT / "schemas" / FILE).read_text(encoding="utf-8") == schema_text(), "run `make schema`"
+
+
+def test_what_a_schema_cannot_see_is_listed() -> None:
+    comment = recipe_schema()["$comment"]
+    assert all(item in comment for item in ONLY_PYDANTIC)
+
+
+@pytest.mark.parametrize(("name", "rest"), [(name, rest) for name, _, rest in CASES], ids=[c[0] for c in CASES])
+def test_both_reject_the_bad(name: str, rest: str) -> None:
+    text = rest.partition("--- expect\n")[0]
+    try:
+        data = plain(read_text(text))
+    except RecipeError:
+        return  # not YAML to begin with
+    assert accepts(data) == (name in BEYOND_A_SCHEMA)
+
+
+def test_both_accept_the_good() -> None:
+    assert accepts(plain(read_text(FULL)))
+    assert accepts(Recipe.parse(FULL).resolve().source())
+    for label, path in names().values():
+        if label == "built in":
+            assert accepts(plain(read_text(path.read_text(encoding="utf-8")))), path
+    assert BUILT_IN
+
+
+LEAVES = st.sampled_from(
+    [None, True, False, 0, 1, 2, -1, 1.0, 2.0, 0.5, 1.5, -0.5, "", "x", "2:4", "0:4", "10%", "5 steps", "0%", "0 steps",
+     "3 epochs", "101%", "existing", "magnitude", "global", "tensor", "cubic", "block", "prune", "unstructured",
+     "${sparsity}", [], ["x"], [1, 2], {}, {"type": "x"}, {"to": 0.5}, {"type": "block", "shape": [1, 2]}]
+)  # fmt: skip
+
+
+def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the path of every node."""
+    children = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [path, *(place for key, value in children for place in places(value, (*path, key)))]
+
+
+PLACES = [place for place in places(plain(read_text(FULL))) if place]
+
+
+@given(st.sampled_from(PLACES), st.sampled_from(["replace", "delete", "add"]), LEAVES)
+@settings(max_examples=1500, deadline=None)
+def test_both_agree_on_mutations(place: tuple[Any, ...], how: str, leaf: Any) -> None:
+    data = copy.deepcopy(plain(read_text(FULL)))
+    node = data
+    for key in place[:-1]:
+        node = node[key]
+    if how == "delete":
+        del node[place[-1]]
+    elif how == "add" and isinstance(node, dict):
+        node["extra"] = leaf
+    else:
+        node[place[-1]] = leaf
+    said = problems(data)
+    if not accepts(data):
+        assert said, json.dumps(data)
+    elif said:
+        about_a_value = place[0] == "variables" or "${" in str(leaf)
+        listed = all(any(kind in line for kind in LISTED) for line in said.splitlines())
+        assert about_a_value or listed, said
+
+
+LISTED = (
+    "unknown variable", "is not a number", "sparsity falls", "keeps everything", "a sparsity of at most",
+    "takes no sparsity", "missing key 'sparsity'", "two stages", "only one stage", "no recipe is called",
+    "can extend by name only", "has no bounds", "is above max", "must be at most 0.99", "must be one of",
+)  # fmt: skip
+"""The kinds of `ONLY_PYDANTIC`, as they are worded."""
