@@ -14,6 +14,7 @@ from sparsify.modifiers.base import ModifierPlan, PlanContext
 from sparsify.modifiers.clock import ClockError, Span
 from sparsify.recipe import Recipe, Stage
 from sparsify.recipe.nodes import show
+from sparsify.recipe.problems import in_order
 
 FORMAT = 1
 
@@ -61,7 +62,7 @@ class Plan:
         planner = _Planner(recipe, model, total, steps_per_epoch)
         planner.run()
         if planner.problems:
-            raise PlanError(planner.problems)
+            raise PlanError(in_order(planner.problems))
         return cls(
             recipe=recipe,
             model=type(model).__name__,

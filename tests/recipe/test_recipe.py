@@ -203,7 +203,7 @@ def test_a_body_replaces_the_other_body(tmp_path: Path) -> None:
         'version: 1\nextends: parent.yaml\nmodifiers:\n  - {type: prune, targets: "*", sparsity: "${sparsity}"}\n'
     )
     child = Recipe.load(tmp_path / "child.yaml")
-    assert child.stages is None
+    assert not child.stages
     assert len(child.staged()[0].modifiers) == 1
 
 

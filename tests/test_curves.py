@@ -1,0 +1,95 @@
+"""Curves, ramps and windows: exact ends, clamped, monotone; the last update guaranteed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsify.durations import Duration
+from sparsify.modifiers.clock import ClockError, Span
+from sparsify.schedules import Curve, Ramp, Window
+from sparsify.schedules.window import StepWindow
+
+CURVES = list(Curve.members())
+
+
+@given(st.sampled_from(CURVES), st.floats(0, 1), st.floats(0, 1), st.floats(-1, 2), st.floats(-1, 2))
+def test_curves_are_clamped_and_monotone(name: str, start: float, end: float, p: float, q: float) -> None:
+    start, end = sorted((start, end))
+    curve = Curve.parse(name)
+    low, high = (curve.value(x, start, end) for x in sorted((p, q)))
+    assert start <= low <= high <= end
+    assert curve.value(1.0, start, end) == end
+    assert curve.value(2.0, start, end) == end
+    assert curve.value(0.0, start, end) == (end if curve.jumps else start)
+
+
+def test_the_cubic_curve_is_that_of_zhu_and_gupta() -> None:
+    ramp = Ramp(from_=0.1, to=0.9)
+    for step in range(101):
+        p = step / 100
+        assert ramp.at(p) == pytest.approx(0.9 + (0.1 - 0.9) * (1 - p) ** 3)
+    assert Ramp(to=0.9).at(0.5) == pytest.approx(0.7875)
+
+
+def test_an_existing_start_is_taken_from_the_weights() -> None:
+    ramp = Ramp.model_validate({"from": "existing", "to": 0.8, "curve": "linear"})
+    assert ramp.at(0, existing=0.5) == 0.5
+    assert ramp.at(0.5, existing=0.5) == pytest.approx(0.65)
+    assert ramp.at(1, existing=0.5) == 0.8
+    assert ramp.at(0, existing=0.95) == 0.8
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 20))
+def test_updates_begin_at_the_beginning_and_end_at_the_end(begin: int, length: int, every: int) -> None:
+    window = StepWindow(begin, begin + length, every)
+    due = [step for step in range(120) if window.due(step)]
+    assert due == list(window.updates())
+    assert due[0] == begin
+    assert due[-1] == begin + length
+    assert len(due) == window.count()
+    assert window.progress(due[-1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (500, "500 steps"), ("500 steps", "500 steps"), ("1 step", "1 step"), ("2.5 epochs", "2.5 epochs"),
+        ("1 epoch", "1 epoch"), ("10%", "10%"), ("12.5 %", "12.5%"), ("100%", "100%"), (3.0, "3 steps"),
+    ],
+)  # fmt: skip
+def test_durations_are_read_and_written(text: object, shown: str) -> None:
+    assert str(Duration.parse(text)) == shown
+    assert Duration.parse(shown) == Duration.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("duration", "steps"), [("10%", 100), ("0.25%", 2), ("0.35%", 4), ("2.5 epochs", 275), ("7 steps", 7)]
+)
+def test_durations_become_steps_rounded_half_to_even(duration: str, steps: int) -> None:
+    assert Span(0, 1000, 110).steps(Duration.parse(duration)) == steps
+
+
+def test_windows_are_relative_to_their_stage() -> None:
+    window = Window.model_validate({"begin": "10%", "end": "50%", "every": "5 steps"})
+    assert Span(200, 100, None).window(window) == StepWindow(210, 250, 5)
+    assert Span(200, 100, None).window(Window()) == StepWindow(200, 300, 1)
+
+
+@pytest.mark.parametrize(
+    ("window", "span", "message"),
+    [
+        ({"begin": "10%"}, Span(0, None, None), "'10%' needs total_steps"),
+        ({"begin": "1 epoch", "end": 5}, Span(0, 100, None), "'1 epoch' needs steps_per_epoch"),
+        ({"begin": 5}, Span(0, None, None), "the window has no end, and total_steps is not known"),
+        ({"begin": 50, "end": 20}, Span(0, 100, None), "the window begins at step 50 and ends at step 20"),
+        ({"end": 101}, Span(0, 100, None), "'101 steps' lies beyond the stage's 100 steps"),
+        ({"end": "2 epochs"}, Span(0, 100, 60), "'2 epochs' (step 120) lies beyond the stage's 100 steps"),
+        ({"every": "1%"}, Span(0, 40, None), "'1%' of the stage rounds to no step at all"),
+    ],
+)
+def test_windows_that_cannot_be(window: dict[str, object], span: Span, message: str) -> None:
+    with pytest.raises(ClockError) as error:
+        span.window(Window.model_validate(window))
+    assert str(error.value) == message
