@@ -44,7 +44,7 @@ docs: $(STAMP) ## Build the documentation into site/.
 	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 bench: $(STAMP) ## Run the benchmarks (minutes; ratios, one process).
-	$(BIN)/python benchmarks/select.py
+	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/hooks.py
 
 clean: ## Remove what was built, but not the environment.

@@ -115,7 +115,9 @@ def test_the_plan_says_what_will_happen() -> None:
 
 
 def test_expected_numbers_count_whole_groups() -> None:
-    plan = Plan.of(recipe(targets="layers.0", pattern="{type: block, shape: [4, 4]}", sparsity="0.7"), Net(), total_steps=99)
+    plan = Plan.of(
+        recipe(targets="layers.0", pattern="{type: block, shape: [4, 4]}", sparsity="0.7"), Net(), total_steps=99
+    )
     expected = [tensor.nonzeros for tensor in plan.modifiers[0].tensors]
     assert expected == [16, 16, 32, 32]  # 0.7 × 64 → 45 → 3 of 4 blocks; 0.7 × 128 → 90 → 6 of 8
     everywhere = Plan.of(recipe(targets="layers.0", scope="global"), Net(), total_steps=99)
@@ -127,9 +129,10 @@ def test_a_plan_on_the_meta_device_is_the_same() -> None:
     with torch.device("meta"):
         skeleton = Net()
     fields = {"targets": "layers", "pattern": "2:4", "sparsity": "0.5"}
-    assert Plan.of(recipe(**fields), skeleton, total_steps=9999).to_json() == Plan.of(
-        recipe(**fields), Net(), total_steps=9999
-    ).to_json()
+    assert (
+        Plan.of(recipe(**fields), skeleton, total_steps=9999).to_json()
+        == Plan.of(recipe(**fields), Net(), total_steps=9999).to_json()
+    )
 
 
 def test_a_lock_is_unknown_without_weights() -> None:
@@ -155,12 +158,28 @@ def test_the_plan_can_be_printed_with_rich() -> None:
         ({"window": "{begin: 10%, end: 50%}"}, {}, "window.begin: '10%' needs total_steps"),
         ({"window": "{begin: 0, end: 1 epoch}"}, {"total_steps": 9}, "window.end: '1 epoch' needs steps_per_epoch"),
         ({"window": "{begin: 10, end: 2000}"}, {"total_steps": 100}, "'2000 steps' lies beyond the stage's 100 steps"),
-        ({"window": "{begin: 20, end: 20}"}, {"total_steps": 100}, "the window is empty: it begins and ends at step 20"),
-        ({"window": "{begin: 5%, end: 5.1%}"}, {"total_steps": 100}, "the window is empty: it begins and ends at step 5"),
+        (
+            {"window": "{begin: 20, end: 20}"},
+            {"total_steps": 100},
+            "the window is empty: it begins and ends at step 20",
+        ),
+        (
+            {"window": "{begin: 5%, end: 5.1%}"},
+            {"total_steps": 100},
+            "the window is empty: it begins and ends at step 5",
+        ),
         ({"window": "{begin: 0, end: 50, every: 50}"}, {"total_steps": 100}, "the ramp is a cliff: in the 50 steps"),
         ({"window": "{begin: 0, end: 1}"}, {"total_steps": 100}, "the ramp is a cliff: in the 1 steps"),
-        ({"window": "{begin: 0, end: 50, every: 0.1%}"}, {"total_steps": 100}, "window.every: '0.1%' of the stage rounds to"),
-        ({"pattern": "{type: block, shape: [3, 1]}"}, {"total_steps": 99}, "blocks of 3×1 do not divide 32 rows × 16 columns"),
+        (
+            {"window": "{begin: 0, end: 50, every: 0.1%}"},
+            {"total_steps": 100},
+            "window.every: '0.1%' of the stage rounds to",
+        ),
+        (
+            {"pattern": "{type: block, shape: [3, 1]}"},
+            {"total_steps": 99},
+            "blocks of 3×1 do not divide 32 rows × 16 columns",
+        ),
         ({"pattern": "1:3"}, {"total_steps": 99, "sparsity": 0.5}, "1:3 does not divide 16 input features"),
     ],
 )
@@ -182,7 +201,7 @@ def test_a_constant_curve_is_no_cliff(mlp: nn.Module) -> None:
 def test_all_problems_are_reported_at_once(mlp: nn.Module) -> None:
     both = Recipe.parse(
         "version: 1\nmodifiers:\n"
-        '  - {type: prune, targets: nothing, sparsity: 0.5, window: {begin: 5, end: 3}}\n'
+        "  - {type: prune, targets: nothing, sparsity: 0.5, window: {begin: 5, end: 3}}\n"
         '  - {type: prune, targets: "0", pattern: {type: block, shape: [5, 5]}, sparsity: 0.5}\n',
         "two.yaml",
     )
@@ -224,7 +243,11 @@ def test_stages_are_laid_end_to_end(mlp: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("recipe_", "total", "message"),
     [
-        (two(start="0.2"), 200, "sparsity would fall from 0.5 to 0.2 at step 50; write `from: 0.5` or `from: existing`"),
+        (
+            two(start="0.2"),
+            200,
+            "sparsity would fall from 0.5 to 0.2 at step 50; write `from: 0.5` or `from: existing`",
+        ),
         (two(length="200"), 200, "nothing of the 200 steps is left for this stage"),
         (two(length="10%"), None, "'10%' needs total_steps"),
         (two(length="0.1%", end=0), 200, "'0.1%' rounds to no step"),

@@ -128,7 +128,8 @@ def test_scores_that_cannot_be_ranked_name_the_tensor(bad: float, length: int) -
 
 
 @pytest.mark.parametrize(
-    ("sparsity", "elements", "pruned"), [(0.29, 100, 29), (0.5, 5, 2), (0.5, 7, 4), (0.9, 1000, 900), (0, 9, 0), (1, 9, 9)]
+    ("sparsity", "elements", "pruned"),
+    [(0.29, 100, 29), (0.5, 5, 2), (0.5, 7, 4), (0.9, 1000, 900), (0, 9, 0), (1, 9, 9)],
 )
 def test_the_budget_is_rounded_half_to_even(sparsity: float, elements: int, pruned: int) -> None:
     assert budget(sparsity, elements) == pruned

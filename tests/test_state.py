@@ -19,7 +19,7 @@ from torch import nn
 
 from sparsify import HookError, Manager, StateError, checkpoint
 from sparsify.masking.store import fingerprint, pack, unpack
-from tests.loop import recipe, train, zeros
+from tests.loop import train, zeros
 
 STEPS = 14
 STAGED = """\

@@ -437,7 +437,9 @@ def half_sparse(model: nn.Module) -> nn.Module:
 def test_continue_and_tighten(scope: str, mlp: nn.Module) -> None:
     before = {name: half_sparse(mlp).get_parameter(name) == 0 for name in WEIGHTS}
     optimizer = adamw(mlp)
-    manager = Manager(recipe(sparsity="{from: existing, to: 0.75}", scope=scope)).apply(mlp, optimizer, total_steps=STEPS)
+    manager = Manager(recipe(sparsity="{from: existing, to: 0.75}", scope=scope)).apply(
+        mlp, optimizer, total_steps=STEPS
+    )
     with torch.no_grad():
         zero = {name: mlp.get_parameter(name).detach().clone() == 0 for name in WEIGHTS}
     train(mlp, optimizer, manager, range(2))
@@ -580,7 +582,9 @@ def test_a_right_steps_per_epoch(mlp: nn.Module) -> None:
 def test_bindings_are_declared(mlp: nn.Module) -> None:
     from sparsify import Recipe
 
-    text = "version: 1\nbindings: {teacher: {description: the dense model}}\n" + recipe().dump().removeprefix("version: 1\n")
+    text = "version: 1\nbindings: {teacher: {description: the dense model}}\n" + recipe().dump().removeprefix(
+        "version: 1\n"
+    )
     with pytest.raises(PlanError, match=r"the recipe needs 'teacher' \(the dense model\): give it as apply"):
         Manager(Recipe.parse(text)).apply(mlp, adamw(mlp), total_steps=STEPS)
     with pytest.raises(PlanError, match=r"unknown binding 'techer' \(did you mean 'teacher'\?\)"):

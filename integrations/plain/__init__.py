@@ -1,0 +1,1 @@
+"""The hand-written loop: read `loop.py`, copy it, change it."""

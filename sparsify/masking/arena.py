@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -56,7 +57,7 @@ def contender(name: str, matrix: Tensor, criterion: Criterion, pattern: Pattern)
         first, last = start // period, -(-stop // period)
         part = _flat(matrix, first * period, last * period, 1).view(-1, period)[::step]
         scores = criterion.score(part)
-        if not bool(torch.isfinite(scores).all()):
+        if scores.numel() and not all(math.isfinite(end) for end in torch.aminmax(scores)):
             raise ScoreError(f"{name}: the scores hold NaN or infinite values, so they cannot be ranked")
         safe = pattern.protect(scores)
         if safe is not None:

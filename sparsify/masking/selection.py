@@ -18,12 +18,13 @@ from torch import Tensor
 
 from sparsify.errors import ScoreError
 
-CHUNK = {"cpu": 1 << 18}
+CHUNK = {"cpu": 1 << 19}
 """Scores held at a time; small enough to stay in a CPU's cache, larger on other devices."""
 OTHER_CHUNK = 1 << 24
 SMALL = 1 << 16
 """Up to this many groups are collected without a bracket."""
-SAMPLE = 1 << 18
+SAMPLE = 1 << 12
+"""At least this many scores are sampled; more, by the power 2/3, for larger arenas."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,9 @@ def select(contenders: Sequence[Contender], elements: int) -> list[Tensor]:
     if elements >= sum(c.count * c.size for c in contenders):
         return [mask.zero_() for mask in masks]
     arena = _Arena(contenders, elements, reduce(torch.promote_types, (c.dtype for c in contenders)))
-    low, middle, high = _bracket(arena)
+    low, high = _bracket(arena)
     if not _sweep(arena, masks, low, high):  # a miss, or a crowd of equal scores around the threshold
-        _search(arena, masks, middle)
+        _search(arena, masks, low if math.isfinite(low) else high)
     return masks
 
 
@@ -91,10 +92,11 @@ class _Arena:
 
 
 def _sweep(arena: _Arena, masks: list[Tensor], low: float, high: float) -> bool:
-    """Settle everything in one pass if the threshold lies in [low, high] and few scores do; else say no.
+    """Settle everything in one pass if the threshold lies in (low, high] and few scores do; else say no.
 
-    What is below `low` is pruned and what is above `high` kept at once; positions and scores of the rest
-    are collected, ranked, and the lowest of them pruned.
+    What is up to `low` is pruned and what is above `high` kept at once; positions and scores of the rest
+    are collected, ranked, and the lowest of them pruned. (The interval is open below because a model that
+    is sparse already has a crowd of zeros there.)
     """
     room = max(4 * SMALL, sum(c.count for c in arena.contenders) // 24)
     below = gathered = 0
@@ -104,7 +106,7 @@ def _sweep(arena: _Arena, masks: list[Tensor], low: float, high: float) -> bool:
         for start, scores in contender.chunks(arena.dtype):
             _check(contender, scores)
             part = mask[start : start + scores.numel()]
-            torch.ge(scores, low, out=part)
+            torch.gt(scores, low, out=part)
             below += contender.size * (part.numel() - int(torch.count_nonzero(part)))
             if gathered <= room:
                 place = inside[: part.numel()]
@@ -152,7 +154,7 @@ def _rank(arena: _Arena, masks: list[Tensor], near: list[tuple[int, Tensor, Tens
 
 def _search(arena: _Arena, masks: list[Tensor], guess: float) -> None:
     """Halve the interval of representable scores until a sweep succeeds or the threshold itself is hit."""
-    first, last = _key(-math.inf, arena.dtype), _key(math.inf, arena.dtype)
+    low, high = _key(-math.inf, arena.dtype), _key(math.inf, arena.dtype)  # the threshold is in (low, high]
     middle = _key(guess, arena.dtype)
     while True:
         threshold = _unkey(middle, arena.dtype)
@@ -160,12 +162,12 @@ def _search(arena: _Arena, masks: list[Tensor], guess: float) -> None:
         if below < arena.elements <= below + ties:
             return _write(arena, masks, threshold, arena.elements - below)
         if below >= arena.elements:
-            last = middle - 1
+            high = middle - 1
         else:
-            first = middle + 1
-        if _sweep(arena, masks, _unkey(first, arena.dtype), _unkey(last, arena.dtype)):
+            low = middle
+        if _sweep(arena, masks, _unkey(low, arena.dtype), _unkey(high, arena.dtype)):
             return None
-        middle = (first + last) // 2
+        middle = (low + high + 1) // 2
 
 
 def _count(arena: _Arena, score: float) -> tuple[int, int]:
@@ -187,34 +189,41 @@ def _write(arena: _Arena, masks: list[Tensor], threshold: float, left: int) -> N
                 torch.ge(scores, threshold, out=part)
                 continue
             torch.gt(scores, threshold, out=part)
-            ties = _places(scores == threshold)
-            pruned = min(ties.numel(), -(-left // contender.size))
+            ties = scores == threshold
+            count = int(torch.count_nonzero(ties))
+            pruned = min(count, -(-left // contender.size))
             left -= pruned * contender.size
-            part[ties[pruned:]] = True
+            if pruned < count:
+                part[_places(ties)[pruned:]] = True
 
 
-def _bracket(arena: _Arena) -> tuple[float, float, float]:
-    """Return scores that probably lie below, near and above the threshold, judged by a sample."""
+def _bracket(arena: _Arena) -> tuple[float, float]:
+    """Return scores that probably lie below and above the threshold, judged by a sample."""
     total = sum(c.count for c in arena.contenders)
     if total <= SMALL:
-        return -math.inf, 0.0, math.inf
-    step = _odd(max(total // SAMPLE, 1))
-    values, weights = [], []
-    for contender in filter(lambda contender: contender.count, arena.contenders):
-        sample = contender.read(0, contender.count, step).to("cpu", arena.dtype)
-        values.append(sample)
-        weights.append(torch.full((sample.numel(),), contender.size * contender.count / sample.numel()))
-    sample, order = torch.cat(values).sort()
-    reach = torch.cat(weights)[order].double().cumsum(0)
-    spread = 3 * float(reach[-1]) * 0.5 / math.sqrt(sample.numel())
-    marks = torch.tensor([arena.elements - spread, float(arena.elements), arena.elements + spread], dtype=torch.float64)
-    low, middle, high = torch.searchsorted(reach, marks).tolist()
-    last = sample.numel() - 1
+        return -math.inf, math.inf
+    step = _odd(max(total // max(SAMPLE, round(2 * total ** (2 / 3))), 1))
+    samples = [c.read(0, c.count, step).to("cpu", arena.dtype) for c in arena.contenders if c.count]
+    sample = torch.cat(samples)
+    everything = sum(c.count * c.size for c in arena.contenders)
+    spread = 3 * 0.5 / math.sqrt(sample.numel())  # three standard deviations of a quantile
+    quantiles = [arena.elements / everything - spread, arena.elements / everything + spread]
+    if len({c.size for c in arena.contenders}) > 1:
+        counts = torch.tensor([part.numel() for part in samples])
+        weights = torch.tensor([c.size * c.count / part.numel() for c, part in _pairs(arena, samples)])
+        sample, order = sample.sort()
+        reach = weights.double().repeat_interleave(counts)[order].cumsum(0)
+        low, high = torch.searchsorted(reach, torch.tensor(quantiles).double() * everything).tolist()
+    else:
+        low, high = (math.floor(quantile * sample.numel()) for quantile in quantiles)
     return (
-        -math.inf if low == 0 else float(sample[low]),
-        float(sample[min(middle, last)]),
-        math.inf if high >= last else float(sample[high]),
+        -math.inf if low <= 0 else float(sample.kthvalue(low).values),
+        math.inf if high >= sample.numel() - 1 else float(sample.kthvalue(high + 1).values),
     )
+
+
+def _pairs(arena: _Arena, samples: list[Tensor]) -> Iterator[tuple[Contender, Tensor]]:
+    return zip((c for c in arena.contenders if c.count), samples, strict=True)
 
 
 def _odd(step: int) -> int:

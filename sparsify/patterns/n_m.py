@@ -55,11 +55,11 @@ class NM(Pattern):
         return f"{self.n}:{self.m} does not divide {columns} input features"
 
     def protect(self, scores: Tensor) -> Tensor | None:
-        groups = scores.reshape(-1, self.m)
-        better = torch.zeros(groups.shape, dtype=torch.int16, device=scores.device)
+        members = scores.reshape(-1, self.m).t().contiguous()
+        better = torch.zeros(members.shape, dtype=torch.int16, device=scores.device)
         for low in range(self.m):  # how many of its group precede each weight, ties by higher index
             for high in range(low + 1, self.m):
-                wins = groups[:, high] >= groups[:, low]
-                better[:, low] += wins
-                better[:, high] += ~wins
-        return (better < self.n).reshape(scores.shape)
+                wins = members[high] >= members[low]
+                better[low] += wins
+                better[high] += ~wins
+        return (better < self.n).t().reshape(scores.shape)

@@ -52,10 +52,14 @@ def _resolve(wanted: Leaf, file: Path | None, chain: tuple[Path, ...]) -> Path:
         raise RecipeError(Problem("a recipe without a file can extend by name only", "extends", wanted.mark))
     folder = file.resolve().parent
     root = next((path.parent for path in chain if folder.is_relative_to(path.parent)), folder)
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+        exists = path.is_file()
+    except (OSError, ValueError):  # too long, or holding a NUL
+        raise RecipeError(Problem("not a path", "extends", wanted.mark)) from None
     if Path(name).is_absolute() or not path.is_relative_to(root):
         raise RecipeError(Problem(f"{name!r} leaves the folder of the recipe", "extends", wanted.mark))
-    if not path.is_file():
+    if not exists:
         raise RecipeError(Problem(f"no such file: {name!r}", "extends", wanted.mark))
     return path
 

@@ -61,11 +61,14 @@ def names() -> dict[str, tuple[str, Path]]:
 def find(name: str) -> Path:
     """Return the file of the recipe `name` (a name or a path). Raises RecipeError with the nearest."""
     if is_path(name):
-        path = Path(name)
-        if path.exists():
-            return path
-        near = path.parent if path.parent.is_dir() else None
-        others = [str(other) for other in near.iterdir() if other.suffix in SUFFIXES] if near else []
+        try:
+            path = Path(name)
+            if path.exists():
+                return path
+            near = list(path.parent.iterdir()) if path.parent.is_dir() else []
+        except (OSError, ValueError):  # too long, holding a NUL, or in a folder that may not be read
+            raise RecipeError(f"{name[:80]!r} is not a path that can be read") from None
+        others = [str(other) for other in near if other.suffix in SUFFIXES]
         raise RecipeError(f"{name}: no such file{did_you_mean(str(path), others, most=0)}")
     known = names()
     if name in known:

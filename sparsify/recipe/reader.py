@@ -99,7 +99,7 @@ class _Builder:
 
     def build(self, text: str) -> Node:
         try:
-            return self._document(yaml.parse(text, Loader=yaml.SafeLoader))
+            return self._document(self._events(text))
         except yaml.reader.ReaderError as error:
             before = text[: error.position]
             mark = Mark(self.name, before.count("\n") + 1, len(before) - before.rfind("\n"))
@@ -111,6 +111,23 @@ class _Builder:
             mark = self._mark(place) if place else Mark(self.name, 1, 1)
             context = f" {error.context}" if error.context and error.problem else ""
             raise RecipeError(Problem(f"not YAML: {error.problem or error.context}{context}", mark=mark)) from None
+
+    def _events(self, text: str) -> Iterator[yaml.Event]:
+        """Yield the parser's events; it lets Python's own errors out for numbers and escapes out of range."""
+        events = yaml.parse(text, Loader=yaml.SafeLoader)
+        last: Any = None
+        while True:
+            try:
+                event = next(events)
+            except StopIteration:
+                return
+            except (ValueError, OverflowError):
+                mark = self._mark(last.end_mark) if last else Mark(self.name, 1, 1)
+                raise RecipeError(
+                    Problem("not YAML: a number or an escape out of range after here", mark=mark)
+                ) from None
+            last = event
+            yield event
 
     def _document(self, events: Iterator[yaml.Event]) -> Node:
         root: Node | None = None

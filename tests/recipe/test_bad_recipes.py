@@ -44,6 +44,16 @@ BYTES = {
         b"version: 1\nname: [" + b"1," * 30_000 + b"1]",
         "bad.yaml:2:39998: more than 20000 values (aliases expanded): not a recipe",
     ),
+    "huge-directive": (
+        b"%YAML " + b"9" * 5000 + b".1\n---\nversion: 1\n",
+        "bad.yaml:1:1: not YAML: a number or an escape out of range after here",
+    ),
+    "huge-escape": (
+        b'version: 1\nname: "\\UFFFFFFFF"\n',
+        "bad.yaml:2:5: not YAML: a number or an escape out of range after here",
+    ),
+    "nul-in-a-path": (b'version: 1\nextends: "a\\0b.yaml"\n', "bad.yaml:2:10: extends: not a path"),
+    "endless-path": (b"version: 1\nextends: " + b"a" * 5000 + b".yaml\n", "bad.yaml:2:10: extends: not a path"),
     "endless-number": (
         b"version: 1\nname: " + b"9" * 100_000,
         "bad.yaml:2:7: a number of more than 40 characters",

@@ -1,0 +1,105 @@
+"""Exact global selection: time in units of one `torch.sum` over the same data, and peak extra memory.
+
+Aim: at most 8 sums, and at most 10 % of the scores beside the returned masks. The scores are the weights of
+one arena of 24 tensors, as a model has them; `after pruning` is the same with the zeros of an earlier mask.
+
+    python benchmarks/selection.py [--millions 85 1000] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from machine import machine
+
+from sparsify.criteria import Criterion
+from sparsify.masking import mask_tensors, project_
+from sparsify.patterns import Pattern
+from sparsify.scopes import Scope
+
+TENSORS = 24
+
+
+def peak_rise(call: Callable[[], object]) -> int:
+    """Return by how many bytes the resident memory rose, at most, during a call (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)  # what an earlier call left behind would hide what this one takes
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    call()
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return 1024 * int(line.split()[1])
+
+
+def median_time(call: Callable[[], object], rounds: int) -> float:
+    """Return the median seconds of a call."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def measure(millions: int) -> list[dict[str, object]]:
+    """Measure dense and already sparse weights of this many million scores."""
+    rows = millions * 1_000_000 // TENSORS // 1000
+    torch.manual_seed(0)
+    weights = {f"w{i}": torch.randn(rows, 1000) * (0.5 + i / TENSORS) for i in range(TENSORS)}
+    axes = (Criterion.parse("magnitude"), Pattern.parse("unstructured"), Scope.parse("global"))
+    figures = []
+    for name, sparsity in (("dense, to 50 %", 0.5), ("dense, to 90 %", 0.9), ("after pruning, 90 % to 90.5 %", 0.905)):
+        if name.startswith("after"):
+            for key, mask in mask_tensors(weights, *axes, lambda names: 0.9).items():
+                project_(weights[key], mask)
+
+        def call(sparsity: float = sparsity) -> dict[str, torch.Tensor]:
+            return mask_tensors(weights, *axes, lambda names: sparsity)
+
+        call()
+        rounds = 7 if millions < 500 else 3
+        total = median_time(lambda: [weight.sum() for weight in weights.values()], rounds)
+        spent = median_time(call, rounds)
+        masks = sum(weight.numel() for weight in weights.values())
+        extra = max(peak_rise(call) - masks, 0)
+        figures.append(
+            {
+                "scores": masks,
+                "case": name,
+                "seconds": spent,
+                "sums": spent / total,
+                "extra_memory": extra / (4 * masks),
+            }
+        )
+    return figures
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--millions", type=int, nargs="+", default=[85, 1000])
+    parser.add_argument("--json", help="write the figures to a file")
+    arguments = parser.parse_args()
+    print(machine())
+    figures = [row for millions in arguments.millions for row in measure(millions)]
+    for row in figures:
+        print(
+            f"{row['scores']:>13,} scores, {row['case']:30s} {row['seconds']:.3f} s = {row['sums']:.1f} sums, "
+            f"extra memory {row['extra_memory']:.1%} of the scores"
+        )
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps({"machine": machine(), "figures": figures}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
