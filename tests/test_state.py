@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import os
 import random
 import signal
@@ -102,7 +103,7 @@ train(model, optimizer, manager, range(begin, end))
 checkpoint.save(path, model=model.state_dict(), optimizer=optimizer.state_dict(), manager=manager.state_dict())
 """
     for name, cuts in (("whole", [0, STEPS]), ("parts", [0, 4, 9, STEPS])):
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        for begin, end in itertools.pairwise(cuts):
             command = [sys.executable, "-c", script, str(tmp_path / f"{name}.pt"), str(begin), str(end)]
             subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
     whole, parts = (checkpoint.load(tmp_path / f"{name}.pt") for name in ("whole", "parts"))

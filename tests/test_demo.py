@@ -1,0 +1,75 @@
+"""The demo, shortened: what it prints, and what it writes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sparsify import Recipe
+from sparsify.cli.app import app
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run two epochs of the demo; return its folder and its output."""
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    result = CliRunner().invoke(app, ["demo", "--epochs", "2", "--out", str(folder)])
+    assert result.exit_code == 0, result.output
+    return folder, result.stdout
+
+
+def test_the_plan_comes_first_and_the_table_last(shown: tuple[Path, str]) -> None:
+    _, text = shown
+    places = [text.index(part) for part in ("expected non-zeros", "dense   ", "sparse  ", "dense | sparse", "Written to")]
+    assert places == sorted(places)
+    assert "no speed-up expected" in text
+    assert "90.0% zero" in text
+
+
+def test_what_the_demo_writes(shown: tuple[Path, str]) -> None:
+    folder, _ = shown
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {"recipe.yaml", "report.json", "picture.png", "index.html", "sparse/model.safetensors"} <= names
+    assert not [name for name in names if "part" in name]
+    report = json.loads((folder / "report.json").read_text())
+    assert report["sparse"]["density"]["targeted"]["nonzeros"] == 29_491
+    assert report["dense"]["density"]["targeted"]["nonzeros"] == 294_912
+    assert report["sparse"]["bytes"]["zstd"] < report["dense"]["bytes"]["zstd"] / 3
+    assert report["sparse"]["bytes"]["raw"] == report["dense"]["bytes"]["raw"]
+    assert report["verified"] is True
+    assert Recipe.load(folder / "recipe.yaml").sha256 == Recipe.load("demo").sha256
+    assert (folder / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_is_self_contained(shown: tuple[Path, str]) -> None:
+    folder, _ = shown
+    page = (folder / "index.html").read_text()
+    assert "<svg" in page
+    assert not re.search(r"""(src|href)=["'](?!#)""", page.replace("xlink:href=\"#", "").replace('href="#', ""))
+
+
+def test_the_saved_model_is_an_ordinary_one(shown: tuple[Path, str]) -> None:
+    from transformers import AutoModelForImageClassification
+
+    folder, _ = shown
+    model = AutoModelForImageClassification.from_pretrained(folder / "sparse")
+    zeros = sum(int((p == 0).sum()) for n, p in model.named_parameters() if "layers" in n and n.endswith("weight") and p.dim() == 2)
+    assert zeros == 294_912 - 29_491
+    assert model(torch.zeros(1, 1, 8, 8)).logits.shape == (1, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_at_most_a_point_and_a_half_is_lost(seed: int, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), "--seed", str(seed)])
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["sparse"]["accuracy"] >= report["dense"]["accuracy"] - 0.015
+    assert report["dense"]["accuracy"] > 0.95
