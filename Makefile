@@ -41,7 +41,7 @@ schema: $(STAMP) ## Write schemas/recipe.v1.json anew.
 	$(BIN)/sparsify schema --out schemas/recipe.v1.json
 
 docs: $(STAMP) ## Build the documentation into site/.
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(STAMP) ## Run the benchmarks (minutes; ratios, one process).
 	$(BIN)/python benchmarks/selection.py

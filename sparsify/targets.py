@@ -8,6 +8,7 @@ prunable weight in it; the name of a parameter (`….weight`) is understood too.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -29,8 +30,10 @@ def _check(selector: str) -> str:
         return selector
     pattern = selector[3:]
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Python warns of sets that will mean something else one day
+            re.compile(pattern)
+    except (re.error, OverflowError, RecursionError, Warning) as error:
         raise fail(f"{pattern!r} is not a regular expression: {error}") from None
     bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]])*\]", "_", pattern)  # without escapes and character sets
     if re.search(r"\([^()]*[*+{|?][^()]*\)(?:[*+]|\{)|\)\)[*+{]", bare) or re.search(r"\\[1-9]|\(\?[^:]", pattern):

@@ -57,7 +57,7 @@ def test_validate() -> None:
     assert result.stderr.splitlines() == [
         "bad.yaml:3:19: modifiers[0].targts: unknown key 'targts' (did you mean 'targets'?)",
         "bad.yaml:3:32: modifiers[0].sparsity: a sparsity is a fraction from 0 to 1, got 2 (did you mean 0.02?)",
-        "none.yaml: no such file",
+        "none.yaml: no such file (did you mean 'good.yaml'?)",
     ]
 
 

@@ -1,0 +1,54 @@
+"""Every code block of the README and the documentation is executed or validated."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sparsify import Recipe
+from sparsify.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_blocks_of_a_page(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    namespace: dict[str, object] = {}
+    for match in BLOCK.finditer(text):
+        language, block = match.groups()
+        if language == "python":
+            exec(compile(block, f"{page.name}: {block[:40]!r}", "exec"), namespace)
+        elif language == "yaml":
+            Recipe.parse(block, page.name)
+            saved = re.search(r"Save this as `([\w.]+)`[^`]*\Z", text[: match.start()])
+            if saved:
+                Path(saved[1]).write_text(block)
+    if page.name == "README.md":
+        assert "90.00% of the targeted weights are zero" in capsys.readouterr().out
+
+
+def test_commands_in_the_documentation_exist() -> None:
+    commands = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    named = {word for page in PAGES for word in re.findall(r"^(?:\| `)?sparsify ([a-z]+)", page.read_text(), re.MULTILINE)}
+    assert named
+    assert named <= commands
+
+
+def test_the_ten_lines_are_ten_lines() -> None:
+    block = next(b for language, b in BLOCK.findall((ROOT / "README.md").read_text()) if language == "python")
+    body = block.partition("recipe = ")[2]
+    assert len(body.splitlines()) <= 10
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
