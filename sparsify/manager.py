@@ -12,8 +12,6 @@ One optimizer step is a transaction, in this order:
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,17 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from sparsify._version import __version__
-from sparsify.checkpoint import write_text
 from sparsify.density import Density, measure
 from sparsify.errors import HookError, PlanError, SparsityError, StateError, did_you_mean
 from sparsify.layers import unwrap
 from sparsify.masking.project import project_
 from sparsify.masking.store import MaskStore, fingerprint
-from sparsify.modifiers.base import Run, Shortfall
+from sparsify.modifiers.base import Run
+from sparsify.outcome import Outcome
 from sparsify.plan import Plan
 from sparsify.recipe import Recipe
-
-FORMAT = 1
+from sparsify.state import FORMAT, check_state, check_weights
 
 Phase = Literal["new", "idle", "open", "ready", "final"]
 
@@ -222,14 +219,19 @@ class Manager:
         self._masks.project()
         self._handle.remove()
         self._phase = "final"
-        short = [shortfall for run in self._runs for shortfall in run.verify(self._step)]
-        density = measure(self._model, [tensor.name for plan in self._plan.modifiers for tensor in plan.tensors])
+        outcome = Outcome(
+            plan=self._plan,
+            density=measure(self._model, [tensor.name for plan in self._plan.modifiers for tensor in plan.tensors]),
+            completed=self._step,
+            skipped=skipped,
+            last_update=last,
+            short=[shortfall for run in self._runs for shortfall in run.verify(self._step)],
+        )
         if directory is not None:
-            self._write(Path(directory), density, short)
-        unfinished = self._step + skipped < last
-        if unfinished or short:
-            raise SparsityError(self._complaint(last, short, unfinished=unfinished))
-        return density
+            outcome.write(Path(directory))
+        if outcome.complaint():
+            raise SparsityError(outcome.complaint())
+        return outcome.density
 
     @torch.no_grad()
     def project(self, model: nn.Module) -> None:
@@ -269,21 +271,21 @@ class Manager:
         }
 
     def load_state_dict(
-        self, state: Mapping[str, Any], *, allow_changed_recipe: bool = False, check_weights: bool = True
+        self, state: Mapping[str, Any], *, allow_changed_recipe: bool = False, verify_weights: bool = True
     ) -> None:
         """Go on from a state, after `apply` and after the model's and the optimizer's states are loaded.
 
         Raises StateError, and changes nothing, for a state of another recipe (with a diff), of another
         length of training, or of other weights. `allow_changed_recipe` takes the masks and the clock into
-        the new recipe; `check_weights=False` skips the comparison with the model's weights.
+        the new recipe; `verify_weights=False` skips the comparison with the model's weights.
         """
         self._expect("load_state_dict", "idle")
-        self._check_state(state, allow_changed_recipe)
+        check_state(state, self._plan, allow_changed_recipe=allow_changed_recipe)
         known = {weight.name: weight for plan in self._plan.modifiers for weight in plan.weights}
         masks = MaskStore()
         masks.load_state_dict(state["masks"], known)
-        if check_weights:
-            _check_weights(state["weights"], masks)
+        if verify_weights:
+            check_weights(state["weights"], masks)
         for _, weight, mask in masks:
             self._masks.set(weight, mask)
         clock = state["clock"]
@@ -293,29 +295,6 @@ class Manager:
             if run.key in state["modifiers"]:
                 run.load_state_dict(state["modifiers"][run.key])
         self._masks.project()
-
-    def _check_state(self, state: Mapping[str, Any], allow_changed_recipe: bool) -> None:
-        missing = {"format", "recipe", "sha256", "clock", "modifiers", "masks", "weights"} - set(state)
-        if missing:
-            raise StateError(f"not a manager's state: it lacks {', '.join(sorted(missing))}")
-        if state["format"] != FORMAT:
-            raise StateError(f"the state has format {state['format']}, this sparsify reads {FORMAT}")
-        if allow_changed_recipe:
-            return
-        if state["sha256"] != self._plan.recipe.sha256:
-            raise StateError(
-                "the state was saved under another recipe (allow_changed_recipe=True goes on all the same):\n"
-                + _difference(state["recipe"], self._plan.recipe.canonical())
-            )
-        for key, now in (
-            ("total_steps", self._plan.total_steps),
-            ("steps_per_epoch", self._plan.steps_per_epoch),
-        ):
-            if state["clock"][key] != now:
-                raise StateError(
-                    f"the state was saved with {key}={state['clock'][key]}, apply() was given {now}: "
-                    "windows would shift (allow_changed_recipe=True goes on all the same)"
-                )
 
     # ------------------------------------------------------------------ inside
 
@@ -372,30 +351,6 @@ class Manager:
             run.update(step)
         self._masks.project()
 
-    def _complaint(self, last: int, short: list[Shortfall], *, unfinished: bool) -> str:
-        lines = []
-        if unfinished:
-            lines.append(f"training ended after {self._step} steps; the recipe's last update is due at step {last}")
-        if short:
-            lines.append("fewer zeros than asked for (were weights changed behind the manager's back?):")
-            lines.append(f"  {'tensor':<48} {'wanted':>12} {'found':>12} {'of':>12}  modifier")
-            lines += [f"  {s.name:<48} {s.wanted:>12,} {s.found:>12,} {s.elements:>12,}  {s.why}" for s in short]
-        return "\n".join(lines)
-
-    def _write(self, directory: Path, density: Density, short: list[Shortfall]) -> None:
-        report = {
-            "format": FORMAT,
-            "sparsify": __version__,
-            "torch": torch.__version__,
-            "recipe": {"name": self._plan.recipe.name, "sha256": self._plan.recipe.sha256},
-            "steps": {"completed": self._step, "skipped": self._attempts - self._step},
-            "verified": not short,
-            "density": density.to_dict(),
-            "plan": self._plan.to_dict(),
-        }
-        write_text(directory / "recipe.yaml", self._plan.recipe.dump())
-        write_text(directory / "report.json", json.dumps(report, indent=2) + "\n")
-
 
 _WHY: dict[Phase, str] = {
     "new": "before apply()",
@@ -426,19 +381,3 @@ def _innermost(optimizer: Any) -> torch.optim.Optimizer:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise PlanError(f"expected a torch optimizer, got a {type(optimizer).__name__}")
     return optimizer
-
-
-def _check_weights(saved: Mapping[str, int], masks: MaskStore) -> None:
-    for name, weight, mask in masks:
-        if fingerprint(weight.parameter) != saved.get(name) or bool((weight.parameter[~mask] != 0).any()):
-            raise StateError(
-                f"the weights of {name} are not those that this state was saved with; load the model's weights "
-                "first, from the same checkpoint (check_weights=False goes on all the same)"
-            )
-
-
-def _difference(saved: str, now: str) -> str:
-    """Return a unified diff of two canonical recipes, as readable JSON lines."""
-    before, after = (json.dumps(json.loads(text), indent=1).splitlines() for text in (saved, now))
-    lines = list(difflib.unified_diff(before, after, "saved", "now", lineterm="", n=2))
-    return "\n".join(lines[:60] + (["…"] if len(lines) > 60 else []))

@@ -26,7 +26,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("good.yaml").write_text(GOOD)
     Path("bad.yaml").write_text(BAD)
     Path("bert").mkdir()
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 99}
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "vocab_size": 99,
+    }
     config = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], **sizes}
     Path("bert/config.json").write_text(json.dumps(config))
     return tmp_path
@@ -90,7 +96,9 @@ def test_plan() -> None:
     assert result.exit_code == 0, result.stderr
     assert "bert.encoder.layer.1.attention.self.query.weight" in result.stdout
     assert "50.00%" in result.stdout
-    result = run("plan", "good.yaml", "--model", "bert", "--steps-per-epoch", "50", "--epochs", "3", "--set", "s=0.9", "--json")
+    result = run(
+        "plan", "good.yaml", "--model", "bert", "--steps-per-epoch", "50", "--epochs", "3", "--set", "s=0.9", "--json"
+    )
     plan = json.loads(result.stdout)
     assert plan["total_steps"] == 150
     assert plan["modifiers"][0]["expected_nonzeros"] == 8 * (1024 - 922) + 4 * (2048 - 1843)

@@ -27,7 +27,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_the_plan_comes_first_and_the_table_last(shown: tuple[Path, str]) -> None:
     _, text = shown
-    places = [text.index(part) for part in ("expected non-zeros", "dense   ", "sparse  ", "dense | sparse", "Written to")]
+    places = [
+        text.index(part) for part in ("expected non-zeros", "dense   ", "sparse  ", "dense | sparse", "Written to")
+    ]
     assert places == sorted(places)
     assert "no speed-up expected" in text
     assert "90.0% zero" in text
@@ -52,7 +54,7 @@ def test_the_page_is_self_contained(shown: tuple[Path, str]) -> None:
     folder, _ = shown
     page = (folder / "index.html").read_text()
     assert "<svg" in page
-    assert not re.search(r"""(src|href)=["'](?!#)""", page.replace("xlink:href=\"#", "").replace('href="#', ""))
+    assert not re.search(r"""(src|href)=["'](?!#)""", page.replace('xlink:href="#', "").replace('href="#', ""))
 
 
 def test_the_saved_model_is_an_ordinary_one(shown: tuple[Path, str]) -> None:
@@ -60,7 +62,11 @@ def test_the_saved_model_is_an_ordinary_one(shown: tuple[Path, str]) -> None:
 
     folder, _ = shown
     model = AutoModelForImageClassification.from_pretrained(folder / "sparse")
-    zeros = sum(int((p == 0).sum()) for n, p in model.named_parameters() if "layers" in n and n.endswith("weight") and p.dim() == 2)
+    zeros = sum(
+        int((p == 0).sum())
+        for n, p in model.named_parameters()
+        if "layers" in n and n.endswith("weight") and p.dim() == 2
+    )
     assert zeros == 294_912 - 29_491
     assert model(torch.zeros(1, 1, 8, 8)).logits.shape == (1, 10)
 

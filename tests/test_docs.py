@@ -37,7 +37,9 @@ def test_the_blocks_of_a_page(
 
 def test_commands_in_the_documentation_exist() -> None:
     commands = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
-    named = {word for page in PAGES for word in re.findall(r"^(?:\| `)?sparsify ([a-z]+)", page.read_text(), re.MULTILINE)}
+    named = {
+        word for page in PAGES for word in re.findall(r"^(?:\| `)?sparsify ([a-z]+)", page.read_text(), re.MULTILINE)
+    }
     assert named
     assert named <= commands
 

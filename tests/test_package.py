@@ -76,7 +76,13 @@ def test_the_plain_loop_resumes_bit_by_bit(tmp_path: Path, monkeypatch: pytest.M
         points = torch.randn(128, 2)
         labels = (points.square().sum(1) < 1.2).long()
         batches = list(zip(points.split(16), labels.split(16), strict=True))
-        sizes = (torch.nn.Linear(2, 16), torch.nn.Dropout(0.1), torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        sizes = (
+            torch.nn.Linear(2, 16),
+            torch.nn.Dropout(0.1),
+            torch.nn.Linear(16, 8),
+            torch.nn.ReLU(),
+            torch.nn.Linear(8, 2),
+        )
         model = torch.nn.Sequential(*sizes)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         recipe = Recipe.parse(loop.RECIPE.replace("every: 5 steps", "every: 1"))
@@ -143,7 +149,9 @@ def test_a_plug_in_adds_a_criterion(plugin: Any, tmp_path: Path, monkeypatch: py
 
 def test_a_broken_plug_in_is_named(plugin: Any) -> None:
     plugin(theirs="no_such_module")
-    with pytest.raises(SparsifyError, match="the plug-in 'theirs' of an unknown distribution does not load: ModuleNotFound"):
+    with pytest.raises(
+        SparsifyError, match="the plug-in 'theirs' of an unknown distribution does not load: ModuleNotFound"
+    ):
         Recipe.parse('version: 1\nmodifiers: [{type: prune, targets: "*", sparsity: 0.5}]')
 
 

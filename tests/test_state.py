@@ -164,7 +164,7 @@ def test_other_weights_are_refused(saved: dict[str, Any]) -> None:
     with pytest.raises(StateError, match="the weights of 0.weight are not those that this state was saved with"):
         manager.load_state_dict(saved["manager"])
     assert manager.state_dict()["clock"] == before["clock"], "nothing has changed"
-    manager.load_state_dict(saved["manager"], check_weights=False)
+    manager.load_state_dict(saved["manager"], verify_weights=False)
     assert manager.step == 6
 
 

@@ -49,7 +49,7 @@ def contender(name: str, matrix: Tensor, criterion: Criterion, pattern: Pattern)
     """
     if pattern.size() > 1:
         return Contender.of(name, _reduce(matrix, criterion, pattern), pattern.size())
-    period = _period(pattern)
+    period = pattern.period()
 
     def read(start: int, stop: int, step: int) -> Tensor:
         if period == 1:
@@ -66,11 +66,6 @@ def contender(name: str, matrix: Tensor, criterion: Criterion, pattern: Pattern)
         return scores[start - first * period : stop - first * period] if step == 1 else scores
 
     return Contender(name, matrix.numel(), 1, matrix.dtype, matrix.device, read, protected=period > 1)
-
-
-def _period(pattern: Pattern) -> int:
-    """How many neighbours must be read together: M for N:M patterns."""
-    return int(getattr(pattern, "m", 1))
 
 
 def _flat(matrix: Tensor, start: int, stop: int, step: int) -> Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparsify.masking.bits import bits
+
 PIECE = 1 << 20
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""How much of a mask is widened to integers at a time."""
 
 
 @torch.no_grad()
@@ -17,11 +19,11 @@ def project_(tensor: Tensor, mask: Tensor) -> Tensor:
     infinite, and it is twice as fast as `masked_fill_` on a CPU, piece by piece as the mask is widened to
     integers on the way.
     """
-    bits = tensor.detach().view(_INTEGERS[tensor.element_size()])
-    if bits.device.type != "cpu" or not (bits.is_contiguous() and mask.is_contiguous()):
-        bits.mul_(mask)
+    whole = bits(tensor)
+    if whole.device.type != "cpu" or not (whole.is_contiguous() and mask.is_contiguous()):
+        whole.mul_(mask)
         return tensor
-    for part, keep in zip(torch.split(bits.view(-1), PIECE), torch.split(mask.view(-1), PIECE), strict=True):
+    for part, keep in zip(torch.split(whole.view(-1), PIECE), torch.split(mask.view(-1), PIECE), strict=True):
         part.mul_(keep)
     return tensor
 

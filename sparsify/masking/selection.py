@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sparsify.errors import ScoreError
+from sparsify.masking.bits import key, unkey
 
 CHUNK = {"cpu": 1 << 19}
 """Scores held at a time; small enough to stay in a CPU's cache, larger on other devices."""
@@ -154,10 +155,10 @@ def _rank(arena: _Arena, masks: list[Tensor], near: list[tuple[int, Tensor, Tens
 
 def _search(arena: _Arena, masks: list[Tensor], guess: float) -> None:
     """Halve the interval of representable scores until a sweep succeeds or the threshold itself is hit."""
-    low, high = _key(-math.inf, arena.dtype), _key(math.inf, arena.dtype)  # the threshold is in (low, high]
-    middle = _key(guess, arena.dtype)
+    low, high = key(-math.inf, arena.dtype), key(math.inf, arena.dtype)  # the threshold is in (low, high]
+    middle = key(guess, arena.dtype)
     while True:
-        threshold = _unkey(middle, arena.dtype)
+        threshold = unkey(middle, arena.dtype)
         below, ties = _count(arena, threshold)
         if below < arena.elements <= below + ties:
             return _write(arena, masks, threshold, arena.elements - below)
@@ -165,7 +166,7 @@ def _search(arena: _Arena, masks: list[Tensor], guess: float) -> None:
             high = middle - 1
         else:
             low = middle
-        if _sweep(arena, masks, _unkey(low, arena.dtype), _unkey(high, arena.dtype)):
+        if _sweep(arena, masks, unkey(low, arena.dtype), unkey(high, arena.dtype)):
             return None
         middle = (low + high + 1) // 2
 
@@ -203,27 +204,24 @@ def _bracket(arena: _Arena) -> tuple[float, float]:
     if total <= SMALL:
         return -math.inf, math.inf
     step = _odd(max(total // max(SAMPLE, round(2 * total ** (2 / 3))), 1))
-    samples = [c.read(0, c.count, step).to("cpu", arena.dtype) for c in arena.contenders if c.count]
+    contenders = [c for c in arena.contenders if c.count]
+    samples = [c.read(0, c.count, step).to("cpu", arena.dtype) for c in contenders]
     sample = torch.cat(samples)
-    everything = sum(c.count * c.size for c in arena.contenders)
+    everything = sum(c.count * c.size for c in contenders)
     spread = 3 * 0.5 / math.sqrt(sample.numel())  # three standard deviations of a quantile
     quantiles = [arena.elements / everything - spread, arena.elements / everything + spread]
-    if len({c.size for c in arena.contenders}) > 1:
-        counts = torch.tensor([part.numel() for part in samples])
-        weights = torch.tensor([c.size * c.count / part.numel() for c, part in _pairs(arena, samples)])
-        sample, order = sample.sort()
-        reach = weights.double().repeat_interleave(counts)[order].cumsum(0)
-        low, high = torch.searchsorted(reach, torch.tensor(quantiles).double() * everything).tolist()
-    else:
+    if len({c.size for c in contenders}) == 1:
         low, high = (math.floor(quantile * sample.numel()) for quantile in quantiles)
+    else:
+        counts = torch.tensor([part.numel() for part in samples])
+        weights = torch.tensor([c.size * c.count for c in contenders]).double() / counts
+        sample, order = sample.sort()
+        reach = weights.repeat_interleave(counts)[order].cumsum(0)
+        low, high = torch.searchsorted(reach, torch.tensor(quantiles).double() * everything).tolist()
     return (
         -math.inf if low <= 0 else float(sample.kthvalue(low).values),
         math.inf if high >= sample.numel() - 1 else float(sample.kthvalue(high + 1).values),
     )
-
-
-def _pairs(arena: _Arena, samples: list[Tensor]) -> Iterator[tuple[Contender, Tensor]]:
-    return zip((c for c in arena.contenders if c.count), samples, strict=True)
 
 
 def _odd(step: int) -> int:
@@ -236,19 +234,3 @@ def _check(contender: Contender, scores: Tensor) -> None:
     if math.isnan(least) or least == -math.inf or (most == math.inf and not contender.protected):
         what = "NaN" if math.isnan(least) else "infinite"
         raise ScoreError(f"{contender.name}: the scores hold {what} values, so they cannot be ranked")
-
-
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _key(score: float, dtype: torch.dtype) -> int:
-    """Return an integer that orders as the floating-point numbers of `dtype` do."""
-    integer = _INTEGERS[dtype.itemsize]
-    bits = int(torch.tensor(score + 0.0, dtype=dtype).view(integer))
-    return bits if bits >= 0 else -(bits - torch.iinfo(integer).min)
-
-
-def _unkey(key: int, dtype: torch.dtype) -> float:
-    integer = _INTEGERS[dtype.itemsize]
-    bits = key if key >= 0 else torch.iinfo(integer).min - key
-    return float(torch.tensor(bits, dtype=integer).view(dtype))

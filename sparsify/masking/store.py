@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsify.errors import StateError
 from sparsify.layers import Weight
+from sparsify.masking.bits import bits
 from sparsify.masking.project import project_
 
 
@@ -58,18 +59,18 @@ class MaskStore:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the masks, eight to a byte, with their shapes."""
-        return {name: {"shape": list(mask.shape), "bits": pack(mask.cpu())} for name, mask in self._masks.items()}
+        return {name: {"shape": list(mask.shape), "packed": pack(mask.cpu())} for name, mask in self._masks.items()}
 
     def load_state_dict(self, state: dict[str, Any], known: dict[str, Weight]) -> None:
         """Replace all masks. Raises StateError for a parameter that is not there or has another shape."""
         masks: dict[str, Tensor] = {}
-        for name, packed in state.items():
+        for name, saved in state.items():
             if name not in known:
                 raise StateError(f"the state has a mask for {name}, which the model or the recipe lacks")
             shape = tuple(known[name].parameter.shape)
-            if tuple(packed["shape"]) != shape:
-                raise StateError(f"the state's mask for {name} is {tuple(packed['shape'])}, the parameter {shape}")
-            masks[name] = unpack(packed["bits"], shape).to(known[name].parameter.device)
+            if tuple(saved["shape"]) != shape:
+                raise StateError(f"the state's mask for {name} is {tuple(saved['shape'])}, the parameter {shape}")
+            masks[name] = unpack(saved["packed"], shape).to(known[name].parameter.device)
         self._masks = masks
         self._weights = {name: known[name] for name in masks}
 
@@ -93,8 +94,6 @@ def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
 @torch.no_grad()
 def fingerprint(tensor: Tensor) -> int:
     """Return a checksum of a tensor's bits: equal tensors agree, on any device, changed ones hardly ever."""
-    data = tensor.detach().contiguous().view(-1)
-    integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[data.element_size()]
-    bits = data.view(integer)
-    places = torch.arange(1, 1 + min(bits.numel(), 4096), device=bits.device, dtype=torch.int64)
-    return int(bits.sum(dtype=torch.int64)) ^ int((bits[: places.numel()].to(torch.int64) * places).sum())
+    data = bits(tensor.contiguous().view(-1))
+    places = torch.arange(1, 1 + min(data.numel(), 4096), device=data.device, dtype=torch.int64)
+    return int(data.sum(dtype=torch.int64)) ^ int((data[: places.numel()].to(torch.int64) * places).sum())

@@ -38,6 +38,10 @@ class Pattern(Family):
         """Return the scores of the groups [R / rows, C / columns] from those of the weights [R, C]."""
         return scores
 
+    def period(self) -> int:
+        """Return how many consecutive inputs `protect` must see together."""
+        return 1
+
     def protect(self, scores: Tensor) -> Tensor | None:
         """Return which groups (bool, shape of `scores`) take no part in the competition, or None."""
         return None

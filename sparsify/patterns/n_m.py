@@ -54,6 +54,9 @@ class NM(Pattern):
             return None
         return f"{self.n}:{self.m} does not divide {columns} input features"
 
+    def period(self) -> int:
+        return self.m
+
     def protect(self, scores: Tensor) -> Tensor | None:
         members = scores.reshape(-1, self.m).t().contiguous()
         better = torch.zeros(members.shape, dtype=torch.int16, device=scores.device)

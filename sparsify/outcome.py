@@ -1,0 +1,67 @@
+"""What came out of a run: the report that is written, and the complaint when it falls short."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sparsify._version import __version__
+from sparsify.checkpoint import write_text
+from sparsify.density import Density
+from sparsify.modifiers.base import Shortfall
+from sparsify.plan import Plan
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: what was planned, how many steps were made, what is in the tensors."""
+
+    plan: Plan
+    density: Density
+    completed: int
+    skipped: int
+    last_update: int
+    short: Sequence[Shortfall]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training lasted to the recipe's last update; skipped steps count as training."""
+        return self.completed + self.skipped >= self.last_update
+
+    def complaint(self) -> str:
+        """Return why the model is not what the recipe asked for, with a table; empty if it is."""
+        lines = []
+        if not self.finished:
+            lines.append(
+                f"training ended after {self.completed} steps; "
+                f"the recipe's last update is due at step {self.last_update}"
+            )
+        if self.short:
+            lines.append("fewer zeros than asked for:" if lines else f"{_CHANGED}:")
+            lines.append(f"  {'tensor':<48} {'wanted':>12} {'found':>12} {'of':>12}  modifier")
+            lines += [f"  {s.name:<48} {s.wanted:>12,} {s.found:>12,} {s.elements:>12,}  {s.why}" for s in self.short]
+        return "\n".join(lines)
+
+    def write(self, directory: Path) -> None:
+        """Write `recipe.yaml` (resolved) and `report.json`."""
+        report = {
+            "format": FORMAT,
+            "sparsify": __version__,
+            "torch": torch.__version__,
+            "recipe": {"name": self.plan.recipe.name, "sha256": self.plan.recipe.sha256},
+            "steps": {"completed": self.completed, "skipped": self.skipped},
+            "verified": not self.complaint(),
+            "density": self.density.to_dict(),
+            "plan": self.plan.to_dict(),
+        }
+        write_text(directory / "recipe.yaml", self.plan.recipe.dump())
+        write_text(directory / "report.json", json.dumps(report, indent=2) + "\n")
+
+
+_CHANGED = "fewer zeros than asked for (were weights changed behind the manager's back?)"
