@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from sparsify import Recipe, RecipeError
 from sparsify.criteria.magnitude import Magnitude
 from sparsify.modifiers.prune import Prune
 from sparsify.patterns.n_m import NM
-from sparsify.recipe import migrate
+from sparsify.recipe import library, migrate
 from sparsify.schedules import Ramp, Window
 
 FULL = """\
@@ -253,3 +254,21 @@ def test_older_versions_are_migrated(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError) as error:
         Recipe.parse(old.replace("version: 0", "version: 0\nnme: x"), "f.yaml")
     assert str(error.value).startswith("f.yaml:2:1: nme: unknown key"), "places survive the migration"
+
+
+def test_installed_packages_are_on_the_search_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "their_recipes"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "theirs.yaml").write_text("version: 1\nextends: demo\nvariables: {sparsity: 0.7}\n")
+    (package / "demo.yaml").write_text(
+        "version: 1\nname: not the built-in\nmodifiers: [{type: prune, targets: x, sparsity: 0}]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    point = EntryPoint("their", "their_recipes", library.GROUP)
+    monkeypatch.setattr(library, "entry_points", lambda group: [point] if group == library.GROUP else [])
+    assert library.names()["theirs"][0] == "package their_recipes"
+    assert Recipe.load("demo").name == "not the built-in"
+    with pytest.raises(RecipeError, match="looked in: working folder, package their_recipes, built in"):
+        Recipe.load("nothing-like-it")
