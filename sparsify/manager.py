@@ -82,6 +82,7 @@ class Manager:
         self._model = unwrap(model)
         self._optimizer = _innermost(optimizer)
         self._scaler = scaler
+        self._masks = MaskStore()
         self._handle = self._optimizer.register_step_post_hook(self._after_step)
         self._runs = [plan.start(self._masks) for plan in self._plan.modifiers]
         self._phase = "idle"

@@ -36,11 +36,24 @@ def _check(selector: str) -> str:
     except (re.error, OverflowError, RecursionError, Warning) as error:
         raise fail(f"{pattern!r} is not a regular expression: {error}") from None
     bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]])*\]", "_", pattern)  # without escapes and character sets
-    if re.search(r"\([^()]*[*+{|?][^()]*\)(?:[*+]|\{)|\)\)[*+{]", bare) or re.search(r"\\[1-9]|\(\?[^:]", pattern):
+    if re.search(r"\\[1-9]|\(\?[^:]", pattern) or _repeats_a_choice(bare):
         raise fail(f"{pattern!r} may take for ever: no repeated groups that repeat or choose, no look-around")
     if len(re.findall(r"[*+]|\{[0-9]*,", bare)) > MOST_REPEATS:
         raise fail(f"{pattern!r} has more than {MOST_REPEATS} repetitions")
     return selector
+
+
+def _repeats_a_choice(pattern: str) -> bool:
+    """Whether a group that itself repeats or chooses is repeated: the seed of endless backtracking."""
+    opened: list[int] = []
+    for place, character in enumerate(pattern):
+        if character == "(":
+            opened.append(place)
+        elif character == ")":
+            group = pattern[opened.pop() + 1 : place].removeprefix("?:")
+            if pattern[place + 1 : place + 2] in ("*", "+", "{") and re.search(r"[*+?{|]", group):
+                return True
+    return False
 
 
 Selector = Annotated[str, Field(min_length=1, max_length=LONGEST), AfterValidator(_check)]

@@ -56,6 +56,7 @@ LINEARS = [f"layers.{i}.{n}" for i in (0, 1) for n in ("query", "key", "up", "do
         (["*.weight"], ["conv", "classifier"], LINEARS),
         (["re:layers\\.\\d\\.(query|key)"], [], ["layers.0.query", "layers.0.key", "layers.1.query", "layers.1.key"]),
         (["re:layers\\.0"], [], LINEARS[:4]),
+        (["re:(?:layers|other)\\.[01]\\.(query|up)(_proj)?"], ["layers.0"], ["layers.1.query", "layers.1.up"]),
         (["type:Linear"], ["classifier"], LINEARS),
         (["type:Conv2d"], [], ["conv"]),
         (["type:Block"], ["*.down", "layers.0"], ["layers.1.query", "layers.1.key", "layers.1.up"]),

@@ -27,7 +27,8 @@ ROOT = Path(__file__).parents[2]
 BEYOND_A_SCHEMA = {
     "sparsity-falls", "existing-with-sparsity", "missing-sparsity", "modifier-without-fields",
     "nm-keeps-all", "nm-more-than-all", "nm-too-sparse",
-    "targets-broken-regex", "targets-doubtful-regex", "targets-endless-regex", "targets-endless-choice", "targets-many-repeats",
+    "targets-broken-regex", "targets-doubtful-regex", "targets-endless-regex", "targets-endless-nested", "targets-endless-backreference",
+    "targets-endless-look-ahead", "targets-endless-choice", "targets-many-repeats",
     "stages-of-one-name", "two-open-stages",
     "variable-out-of-bounds", "variable-bounds-crossed", "variable-not-a-choice", "variable-wrong-type",
     "variable-string-with-bounds",
