@@ -18,21 +18,21 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 def migrate(root: Table) -> Table:
-    """Return `root` as version `CURRENT`. Raises RecipeError for a missing, odd, future or lost version."""
+    """Return `root` as version `CURRENT`. Raises RecipeError for a future or a lost version.
+
+    A missing version, or one that is no whole number, is left for validation to report with the rest.
+    """
     found = root.entries.get("version")
-    if found is None:
-        message = f"missing key 'version' (write `version: {CURRENT}`)"
-        raise RecipeError(Problem(message, mark=root.mark))
     version = found.value if isinstance(found, Leaf) else None
-    if isinstance(version, bool) or not isinstance(version, (int, float)) or int(version) != version:
-        raise _problem(f"expected a whole number such as {CURRENT}", found.mark)
+    if found is None or isinstance(version, bool) or not isinstance(version, int):
+        return root
     if version > CURRENT:
         raise _problem(
             f"version {version} is newer than this sparsify understands ({CURRENT}); upgrade sparsify-torch",
             found.mark,
         )
     data = plain(root)
-    for old in range(int(version), CURRENT):
+    for old in range(version, CURRENT):
         if old not in MIGRATIONS:
             raise _problem(f"version {version} is not supported (current: {CURRENT})", found.mark)
         data = {**MIGRATIONS[old](data), "version": old + 1}

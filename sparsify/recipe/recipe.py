@@ -7,7 +7,7 @@ import json
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 from typing_extensions import Self
 
 from sparsify.durations import Duration, PositiveDuration
@@ -15,11 +15,12 @@ from sparsify.errors import Mark, Problem, RecipeError
 from sparsify.modifiers import Modifier
 from sparsify.recipe import document
 from sparsify.recipe.about import About
+from sparsify.recipe.migrate import CURRENT
 from sparsify.recipe.nodes import Path, Table, locate, plain
 from sparsify.recipe.problems import in_order, problems_of
 from sparsify.recipe.variables import Binding, Name, Variable, check_overrides
 from sparsify.recipe.writer import write
-from sparsify.spec import Spec, fail_at
+from sparsify.spec import Spec, fail, fail_at
 
 ONLY_STAGE = "main"
 """The name of the stage that top-level `modifiers` make."""
@@ -51,10 +52,16 @@ def _unique(names: list[str]) -> list[str]:
     return unique
 
 
+def _version(value: Any) -> Any:
+    if isinstance(value, bool) or value != CURRENT:
+        raise fail(f"expected {CURRENT}, got {value!r}")
+    return CURRENT
+
+
 class Recipe(Spec):
     """What is to be done to a model, as data. Load it, look at it, resolve it, give it to a `Manager`."""
 
-    version: Literal[1]
+    version: Annotated[Literal[1], BeforeValidator(_version)]
     """The version of the recipe language."""
 
     name: str = ""
