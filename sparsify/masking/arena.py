@@ -59,10 +59,7 @@ def contender(name: str, matrix: Tensor, criterion: Criterion, pattern: Pattern)
         scores = criterion.score(part)
         if scores.numel() and not all(math.isfinite(end) for end in torch.aminmax(scores)):
             raise ScoreError(f"{name}: the scores hold NaN or infinite values, so they cannot be ranked")
-        safe = pattern.protect(scores)
-        if safe is not None:
-            scores = scores.masked_fill(safe, float("inf"))
-        scores = scores.reshape(-1)
+        scores = pattern.guard(scores).reshape(-1)
         return scores[start - first * period : stop - first * period] if step == 1 else scores
 
     return Contender(name, matrix.numel(), 1, matrix.dtype, matrix.device, read, protected=period > 1)

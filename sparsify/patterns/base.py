@@ -39,12 +39,12 @@ class Pattern(Family):
         return scores
 
     def period(self) -> int:
-        """Return how many consecutive inputs `protect` must see together."""
+        """Return how many consecutive inputs `guard` must see together."""
         return 1
 
-    def protect(self, scores: Tensor) -> Tensor | None:
-        """Return which groups (bool, shape of `scores`) take no part in the competition, or None."""
-        return None
+    def guard(self, scores: Tensor) -> Tensor:
+        """Return the scores with +inf for what takes no part in the competition and is never pruned."""
+        return scores
 
     def expand(self, mask: Tensor) -> Tensor:
         """Return the mask of the weights [R, C] from that of the groups; inverse of `reduce`."""

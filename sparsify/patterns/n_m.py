@@ -57,12 +57,13 @@ class NM(Pattern):
     def period(self) -> int:
         return self.m
 
-    def protect(self, scores: Tensor) -> Tensor | None:
-        members = scores.reshape(-1, self.m).t().contiguous()
-        better = torch.zeros(members.shape, dtype=torch.int16, device=scores.device)
-        for low in range(self.m):  # how many of its group precede each weight, ties by higher index
+    def guard(self, scores: Tensor) -> Tensor:
+        members = scores.reshape(-1, self.m).t().contiguous()  # [m, groups]: every comparison is one long row
+        count = torch.int8 if self.m < 128 else torch.int16
+        ahead = torch.arange(self.m, dtype=count, device=scores.device).unsqueeze(1).repeat(1, members.shape[1])
+        for low in range(self.m):  # how many of its group come before each weight; a later one wins a tie
             for high in range(low + 1, self.m):
-                wins = members[high] >= members[low]
-                better[low] += wins
-                better[high] += ~wins
-        return (better < self.n).t().reshape(scores.shape)
+                wins = (members[high] >= members[low]).view(torch.int8)
+                ahead[low] += wins
+                ahead[high] -= wins
+        return members.masked_fill_(ahead < self.n, float("inf")).t().reshape(scores.shape)
