@@ -95,11 +95,13 @@ class Family(Spec):
     """The base of sets of specs told apart by `type`. A subclass that sets `family` is the root of one.
 
     Class variables: `family` is the word used in messages (on the root only); `text_pattern`, on a member, is a regular
-    expression for a shorthand beside the bare type (N:M patterns are written `2:4`).
+    expression for a shorthand beside the bare type (N:M patterns are written `2:4`); `examples`, on a member
+    that needs fields, are fields to try it with: the tests combine them with everything else.
     """
 
     family: ClassVar[str]
     text_pattern: ClassVar[str | None] = None
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ()
     _members: ClassVar[dict[str, builtins.type[Any]]]
 
     type: str
@@ -137,6 +139,13 @@ class Family(Spec):
     def bare(cls) -> bool:
         """Whether the bare type is enough: every other field has a default."""
         return not any(field.is_required() for field in cls.model_fields.values())
+
+    @classmethod
+    def samples(cls) -> list[Self]:
+        """Return an instance of every member that needs no field, and one of every example."""
+        members = cls.members().values()
+        bare = [member.parse({"type": tag}) for tag, member in cls.members().items() if member.bare()]
+        return bare + [member.model_validate(fields, by_alias=True) for member in members for fields in member.examples]
 
     @classmethod
     def parse(cls, value: Any) -> Self:

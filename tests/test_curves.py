@@ -11,13 +11,12 @@ from sparsify.modifiers.clock import ClockError, Span
 from sparsify.schedules import Curve, Ramp, Window
 from sparsify.schedules.window import StepWindow
 
-CURVES = list(Curve.members())
+CURVES = Curve.samples()
 
 
 @given(st.sampled_from(CURVES), st.floats(0, 1), st.floats(0, 1), st.floats(-1, 2), st.floats(-1, 2))
-def test_curves_are_clamped_and_monotone(name: str, start: float, end: float, p: float, q: float) -> None:
+def test_curves_are_clamped_and_monotone(curve: Curve, start: float, end: float, p: float, q: float) -> None:
     start, end = sorted((start, end))
-    curve = Curve.parse(name)
     low, high = (curve.value(x, start, end) for x in sorted((p, q)))
     assert start <= low <= high <= end
     assert curve.value(1.0, start, end) == end
@@ -93,3 +92,32 @@ def test_windows_that_cannot_be(window: dict[str, object], span: Span, message: 
     with pytest.raises(ClockError) as error:
         span.window(Window.model_validate(window))
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("curve", "values"),
+    [
+        ("linear", [0.0, 0.225, 0.45, 0.675, 0.9]),
+        ("cubic", [0.0, 0.5203125, 0.7875, 0.8859375, 0.9]),
+        ({"type": "polynomial", "power": 3.0}, [0.0, 0.5203125, 0.7875, 0.8859375, 0.9]),
+        ({"type": "polynomial", "power": 1.0}, [0.0, 0.225, 0.45, 0.675, 0.9]),
+        ("cosine", [0.0, 0.13180194846605, 0.45, 0.76819805153395, 0.9]),
+        ("exponential", [0.0, 0.43765867480965, 0.68377223398316, 0.82217205899612, 0.9]),
+        ({"type": "multistep", "steps": [[0.25, 0.5], [0.75, 0.9]]}, [0.0, 0.45, 0.45, 0.81, 0.9]),
+        ("constant", [0.9] * 5),
+    ],
+)
+def test_the_values_of_each_curve(curve: object, values: list[float]) -> None:
+    """By hand; the exponential value at one half is Neural Compressor's .684."""
+    assert [Curve.parse(curve).value(p / 4, 0.0, 0.9) for p in range(5)] == pytest.approx(values)
+
+
+def test_the_neural_compressor_cubic_is_not_ours() -> None:
+    """Its `cube` is convex (.113 at one half); ours is Zhu and Gupta's (.788)."""
+    assert Curve.parse("cubic").value(0.5, 0, 0.9) == pytest.approx(0.7875)
+
+
+def test_no_curve_begins_beyond_its_target() -> None:
+    """LLM Compressor's polynomial decay starts at 1.6 for a target of 0.8, and its linear passes the target."""
+    for curve in CURVES:
+        assert all(0 <= curve.value(p / 50, 0.0, 0.8) <= 0.8 for p in range(-10, 90))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -20,6 +20,11 @@ class Block(Pattern):
     """
 
     type: Literal["block"] = "block"
+    examples: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"shape": [4, 1]},
+        {"shape": [1, 4]},
+        {"shape": [8, 8], "reduce": "l2"},
+    )
 
     shape: Annotated[tuple[Side, Side], Field(strict=False)]
     """[rows, columns]: rows are output features, columns input features."""

@@ -25,6 +25,7 @@ class NM(Pattern):
     """
 
     type: Literal["n:m"] = "n:m"
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"n": 2, "m": 4}, {"n": 1, "m": 4}, {"n": 5, "m": 8})
     text_pattern: ClassVar[str | None] = r"^[1-9][0-9]{0,2}:[1-9][0-9]{0,2}$"
 
     n: Count

@@ -22,6 +22,7 @@ ONLY_PYDANTIC = (
     "`n` less than `m` in N:M, and a sparsity within 1 − n/m",
     "`sparsity` given where the criterion keeps the existing zeros, or missing where it does not",
     "regular expressions in selectors: broken ones, and ones that may take for ever",
+    "the steps of a multistep curve, which must rise",
     "two stages of one name, two stages without a length",
     "`extends`: whether the other recipe exists, stays in the folder, and makes no circle",
 )

@@ -29,7 +29,7 @@ BEYOND_A_SCHEMA = {
     "nm-keeps-all", "nm-more-than-all", "nm-too-sparse",
     "targets-broken-regex", "targets-doubtful-regex", "targets-endless-regex", "targets-endless-nested", "targets-endless-backreference",
     "targets-endless-look-ahead", "targets-endless-choice", "targets-many-repeats",
-    "stages-of-one-name", "two-open-stages",
+    "multistep-that-falls", "stages-of-one-name", "two-open-stages",
     "variable-out-of-bounds", "variable-bounds-crossed", "variable-not-a-choice", "variable-wrong-type",
     "variable-string-with-bounds",
     "expression-unknown-variable", "expression-syntax", "expression-empty", "expression-call", "expression-import",
