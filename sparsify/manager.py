@@ -348,9 +348,11 @@ class Manager:
         self._phase = "open"
 
     def _update(self, step: int) -> None:
-        for run in self._runs:
-            run.update(step)
+        """Apply the masks in force, so that momentum revives nothing; then make what is due, and apply that."""
         self._masks.project()
+        changed = [run.update(step) for run in self._runs]  # all of them, in file order
+        if any(changed):
+            self._masks.project()
 
 
 _WHY: dict[Phase, str] = {
