@@ -54,6 +54,20 @@ def test_the_sparsity_is_exact_after_every_step(name: str, mlp: nn.Module) -> No
     manager.finalize()
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_momentum_revives_nothing(name: str, mlp: nn.Module) -> None:
+    """What is pruned is ranked as zero, not as what momentum or weight decay made of it in this step."""
+    optimizer = OPTIMIZERS[name](mlp.parameters())
+    manager = Manager(recipe(window="{begin: 2, end: 12}", pattern="2:4", sparsity="0.5"))
+    manager.apply(mlp, optimizer, total_steps=STEPS)
+    pruned: dict[str, torch.Tensor] = {}
+    for step in range(STEPS):
+        train(mlp, optimizer, manager, range(step, step + 1))
+        for weight, zero in pruned.items():
+            assert not mlp.get_parameter(weight)[zero].any()
+        pruned = {weight: mlp.get_parameter(weight).detach() == 0 for weight in WEIGHTS}
+
+
 def slow_loop(model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float | None) -> None:
     """Do what the manager should do, without it: mask gradients, clip, step, mask weights."""
     masks: dict[str, torch.Tensor] = {}
