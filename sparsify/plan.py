@@ -13,7 +13,6 @@ from sparsify.layers import unwrap
 from sparsify.modifiers.base import ModifierPlan, PlanContext
 from sparsify.modifiers.clock import ClockError, Span
 from sparsify.recipe import Recipe, Stage
-from sparsify.recipe.nodes import show
 from sparsify.recipe.problems import in_order
 
 FORMAT = 1
@@ -218,7 +217,7 @@ class _Planner:
                     self.plans.append(plan)
 
     def _problem(self, message: str, *path: str | int) -> None:
-        self.problems.append(Problem(message, show(path), self.recipe.place(*path)))
+        self.problems.append(self.recipe.problem(message, *path))
 
     def _spans(self) -> list[Span]:
         """Lay the stages end to end; what one leaves open is the rest."""

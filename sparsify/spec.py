@@ -147,6 +147,11 @@ class Family(Spec):
         bare = [member.parse({"type": tag}) for tag, member in cls.members().items() if member.bare()]
         return bare + [member.model_validate(fields, by_alias=True) for member in members for fields in member.examples]
 
+    def label(self) -> str:
+        """Return a few words for people: the type, and the fields that are not at their default."""
+        fields = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"type"})
+        return " ".join([self.type, *(str(value) for value in fields.values())])
+
     @classmethod
     def parse(cls, value: Any) -> Self:
         """Return the member that `value` (an instance, a mapping with `type`, or a shorthand) describes."""

@@ -131,7 +131,20 @@ def _nothing(model: nn.Module, selector: str, known: list[Weight]) -> str:
     types = {type(weight.module).__name__ for weight in known}
     if selector in types:
         return f"{selector!r} matches no module (did you mean 'type:{selector}'?)"
-    prefix = selector.partition(":")[0] + ":" if selector.startswith(("re:", "type:")) else ""
-    choices = types if prefix == "type:" else {weight.name.rpartition(".")[0] for weight in known}
-    near = did_you_mean(selector.removeprefix(prefix), choices, most=6)
-    return f"{selector!r} matches nothing in {type(model).__name__}{near.replace(chr(39), chr(39) + prefix, 1)}"
+    return f"{selector!r} matches nothing in {type(model).__name__}{_nearest(selector, types, known)}"
+
+
+def _nearest(selector: str, types: Iterable[str], known: Iterable[Weight]) -> str:
+    """Suggest a type, or the part of a dotted name that no module has."""
+    if selector.startswith("type:"):
+        return did_you_mean(selector[5:].strip(), types).replace("mean '", "mean 'type:")
+    names = {weight.name.rpartition(".")[0] for weight in known}
+    if selector.startswith("re:"):
+        return did_you_mean(selector[3:], names, most=6)
+    parts = {part for name in names for part in name.split(".")}
+    for part in selector.split("."):
+        if part not in parts and not any(sign in part for sign in "*?["):
+            near = did_you_mean(part, parts, most=0)
+            if near:
+                return f": no name has the part {part!r}{near}"
+    return did_you_mean(selector, names, most=6)

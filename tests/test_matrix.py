@@ -7,7 +7,6 @@ through YAML, and resume bit by bit; what does not must be refused with a senten
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import pytest
 import torch
@@ -27,12 +26,6 @@ TARGETS = ("0", "2")
 
 CRITERIA = [criterion for criterion in Criterion.samples() if not criterion.keeps_zeros]
 COMBINATIONS = list(itertools.product(CRITERIA, Pattern.samples(), Scope.samples(), Curve.samples()))
-
-
-def label(value: Any) -> str:
-    """Name a value by its type and fields."""
-    fields = value.model_dump(mode="json", exclude={"type"}, exclude_defaults=True)
-    return value.type + "".join(f" {field}" for field in fields.values())
 
 
 def model() -> nn.Module:
@@ -78,7 +71,7 @@ def check_exact(spec: Prune, wanted: float, masks: dict[str, torch.Tensor]) -> N
         assert bool(((tiles == 0) | (tiles == 1)).all())
 
 
-@pytest.mark.parametrize("axes", COMBINATIONS, ids=lambda axes: ", ".join(map(label, axes)))
+@pytest.mark.parametrize("axes", COMBINATIONS, ids=lambda axes: ", ".join(axis.label() for axis in axes))
 def test_every_combination(axes: tuple[Criterion, Pattern, Scope, Curve]) -> None:
     recipe = recipe_of(*axes)
     assert Recipe.parse(recipe.dump()).staged() == recipe.staged()

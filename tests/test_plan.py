@@ -70,7 +70,8 @@ def test_selectors(targets: list[str], exclude: list[str], names: list[str]) -> 
 @pytest.mark.parametrize(
     ("targets", "exclude", "message"),
     [
-        ("layer.*", None, "'layer.*' matches nothing in Net (did you mean "),
+        ("layer.*", None, "'layer.*' matches nothing in Net: no name has the part 'layer' (did you mean 'layers'?)"),
+        ("layers.*.qury", None, "no name has the part 'qury' (did you mean 'query'?)"),
         ("Linear", None, "'Linear' matches no module (did you mean 'type:Linear'?)"),
         ("type:Linaer", None, "'type:Linaer' matches nothing in Net (did you mean 'type:Linear'?)"),
         ("re:layers", "x", "exclude[0]: 'x' matches nothing in Net"),
@@ -212,9 +213,9 @@ def test_all_problems_are_reported_at_once(mlp: nn.Module) -> None:
         "two.yaml:3:19", "two.yaml:3:61", "two.yaml:4:33",
     ]  # fmt: skip
     assert [problem.path for problem in error.value.problems] == [
-        "stages[0].modifiers[0].targets[0]",
-        "stages[0].modifiers[0].window.begin",
-        "stages[0].modifiers[1].pattern",
+        "modifiers[0].targets[0]",
+        "modifiers[0].window.begin",
+        "modifiers[1].pattern",
     ]
 
 

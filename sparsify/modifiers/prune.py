@@ -23,7 +23,7 @@ from sparsify.schedules import EXISTING, Ramp, Window
 from sparsify.schedules.window import StepWindow
 from sparsify.scopes import Scope
 from sparsify.scopes.tensor import TensorScope
-from sparsify.spec import Family, fail_at
+from sparsify.spec import fail_at
 from sparsify.targets import Selectors, select_weights
 
 TOLERANCE = 1e-9
@@ -83,10 +83,10 @@ class Prune(Modifier):
             return None
         tensors, nonzeros = _expect(self, weights)
         facts = {
-            "criterion": _short(self.criterion),
-            "pattern": _short(self.pattern),
-            "scope": _short(self.scope),
-            "curve": self.sparsity.curve.type if self.sparsity else "constant",
+            "criterion": self.criterion.label(),
+            "pattern": self.pattern.label(),
+            "scope": self.scope.label(),
+            "curve": self.sparsity.curve.label() if self.sparsity else "constant",
         }
         return PrunePlan(
             key=context.key,
@@ -149,12 +149,6 @@ class Prune(Modifier):
         if weight.layout == "conv" and not isinstance(self.pattern, Unstructured):
             return f"the pattern {self.pattern.type!r} does not apply to convolutions yet"
         return self.pattern.problem(weight.rows, weight.columns)
-
-
-def _short(value: Family) -> str:
-    """Name a value in a word: its type, with fields that were set."""
-    fields = value.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"type"})
-    return value.type + "".join(f" {v}" for v in fields.values())
 
 
 def _some(names: Sequence[str]) -> str:

@@ -32,6 +32,10 @@ class Block(Pattern):
     reduce_by: Reduction = Field(default="mean", alias="reduce")
     """How the scores of a tile's weights become the tile's score."""
 
+    def label(self) -> str:
+        height, width = self.shape
+        return f"block {height}×{width}" + ("" if self.reduce_by == "mean" else f" by {self.reduce_by}")
+
     def tile(self) -> tuple[int, int]:
         return self.shape
 

@@ -47,6 +47,9 @@ class NM(Pattern):
             raise fail_at("NM", ("n",), f"{self.n}:{self.m} keeps everything; n must be less than m", self.n)
         return self
 
+    def label(self) -> str:
+        return f"{self.n}:{self.m}"
+
     def most(self) -> float:
         return 1 - self.n / self.m
 

@@ -11,12 +11,12 @@ from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model
 from typing_extensions import Self
 
 from sparsify.durations import Duration, PositiveDuration
-from sparsify.errors import Mark, Problem, RecipeError
+from sparsify.errors import Problem, RecipeError
 from sparsify.modifiers import Modifier
 from sparsify.recipe import document
 from sparsify.recipe.about import About
 from sparsify.recipe.migrate import CURRENT
-from sparsify.recipe.nodes import Path, Table, locate, plain
+from sparsify.recipe.nodes import Table, locate, plain, show
 from sparsify.recipe.problems import in_order, problems_of
 from sparsify.recipe.variables import Binding, Name, Variable, check_overrides
 from sparsify.recipe.writer import write
@@ -181,14 +181,13 @@ class Recipe(Spec):
         """The hash of `canonical()`, in hexadecimal."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
-    def place(self, *path: str | int) -> Mark | None:
-        """Return where `path`, in terms of stages, stands in the file, if the recipe came from one."""
+    def problem(self, message: str, *path: str | int) -> Problem:
+        """Return a problem at `path`, given in terms of stages, as the file that the recipe came from has it."""
         if self._origin is None:
-            return None
+            return Problem(message, show(path))
         if "stages" not in self._origin.entries and path[:2] == ("stages", 0):
             path = path[2:]
-        found: tuple[Path, Mark] = locate(self._origin, path)
-        return found[1]
+        return Problem(message, show(path), locate(self._origin, path)[1])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.source() == other.source()
