@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from sparsify import Manager, Recipe
+from sparsify.masking import budget
+
+STEPS = 14
+WEIGHTS = ("0.weight", "2.weight", "4.weight")
+"""The weights of the `mlp` fixture."""
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
+    "sgd momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.1),
+    "sgd nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    "adamw foreach": lambda p: torch.optim.AdamW(p, lr=0.01, foreach=True),
+    "adamw fused": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9),
+}
 
 
 def recipe(*, stages: str | None = None, **fields: str) -> Recipe:
@@ -46,3 +64,17 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, manager: Manager |
 def zeros(model: nn.Module, name: str) -> int:
     """Count the zeros of a parameter."""
     return int((model.get_parameter(name) == 0).sum())
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of most tests."""
+    return torch.optim.AdamW(model.parameters(), lr=0.01)
+
+
+def wanted_zeros(model: nn.Module, step: int, sparsity: float = 0.75, begin: int = 2, end: int = 10) -> dict[str, int]:
+    """Compute the cubic schedule by hand, with updates every two steps."""
+    if step < begin:
+        return dict.fromkeys(WEIGHTS, 0)
+    last = min(step - (step - begin) % 2, end)
+    now = sparsity - sparsity * (1 - (last - begin) / (end - begin)) ** 3
+    return {name: budget(now, model.get_parameter(name).numel()) for name in WEIGHTS}

@@ -1,0 +1,107 @@
+"""Hooks in the wrong order or place, epochs, bindings: one clear error each."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sparsify import HookError, Manager, PlanError, Recipe
+from tests.loop import STEPS, adamw, loss_of, recipe, train
+
+
+def test_hooks_in_the_wrong_order(mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe())
+    for call in (manager.on_step_begin, manager.on_before_optimizer_step, manager.on_step_end, manager.finalize):
+        with pytest.raises(HookError, match=r"\(\) before apply\(\)"):
+            call()  # type: ignore[operator]
+    manager.apply(mlp, optimizer, total_steps=STEPS)
+    with pytest.raises(HookError, match=r"apply\(\) was called before"):
+        manager.apply(mlp, optimizer, total_steps=STEPS)
+    with pytest.raises(HookError, match="outside a step: call on_step_begin"):
+        manager.on_before_optimizer_step()
+    manager.on_step_begin()
+    with pytest.raises(HookError, match=r"clip_grad_norm_\(\) before on_before_optimizer_step"):
+        manager.clip_grad_norm_(1.0)
+    loss_of(mlp, 0).backward()
+    optimizer.step()
+    with pytest.raises(HookError, match=r"ran without on_step_begin\(\) and on_before_optimizer_step\(\)"):
+        manager.on_step_end()
+
+
+def test_a_forgotten_on_step_begin_is_noticed(mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS)
+    loss_of(mlp, 0).backward()
+    optimizer.step()
+    with pytest.raises(HookError, match="ran without"):
+        manager.on_step_end()
+
+
+def test_nothing_after_finalize(mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(STEPS))
+    manager.finalize()
+    with pytest.raises(HookError, match=r"on_step_begin\(\) after finalize"):
+        manager.on_step_begin()
+    with pytest.raises(HookError, match=r"finalize\(\) after finalize"):
+        manager.finalize()
+
+
+def test_a_wrong_steps_per_epoch_is_found_at_the_end_of_the_first_epoch(mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe(window="{begin: 0, end: 1 epoch}")).apply(mlp, optimizer, steps_per_epoch=6, epochs=2)
+    manager.on_epoch_begin(0)
+    train(mlp, optimizer, manager, range(5))
+    with pytest.raises(HookError, match="this epoch had 5 optimizer steps, but apply\\(\\) was told steps_per_epoch=6"):
+        manager.on_epoch_end()
+
+
+def test_a_right_steps_per_epoch(mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe(window="{begin: 0, end: 1 epoch}")).apply(mlp, optimizer, steps_per_epoch=6, epochs=2)
+    for epoch in range(2):
+        manager.on_epoch_begin(epoch)
+        train(mlp, optimizer, manager, range(6))
+        manager.on_epoch_end()
+    manager.finalize()
+
+
+def test_bindings_are_declared(mlp: nn.Module) -> None:
+    text = "version: 1\nbindings: {teacher: {description: the dense model}}\n" + recipe().dump().removeprefix(
+        "version: 1\n"
+    )
+    with pytest.raises(PlanError, match=r"the recipe needs 'teacher' \(the dense model\): give it as apply"):
+        Manager(Recipe.parse(text)).apply(mlp, adamw(mlp), total_steps=STEPS)
+    with pytest.raises(PlanError, match=r"unknown binding 'techer' \(did you mean 'teacher'\?\)"):
+        Manager(Recipe.parse(text)).apply(mlp, adamw(mlp), total_steps=STEPS, techer=mlp)
+    Manager(Recipe.parse(text)).apply(mlp, adamw(mlp), total_steps=STEPS, teacher=mlp)
+
+
+def test_a_failed_apply_leaves_no_trace(mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    with torch.no_grad():
+        mlp.get_parameter("2.weight")[0, 0] = math.nan
+    manager = Manager(recipe(sparsity="{to: 0.5, curve: constant}", window=""))
+    before = mlp.get_parameter("0.weight").detach().clone()
+    with pytest.raises(Exception, match="2.weight: the scores hold NaN"):
+        manager.apply(mlp, optimizer)
+    assert torch.equal(mlp.get_parameter("0.weight"), before)
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_wrapped_optimizers_are_unwrapped(mlp: nn.Module) -> None:
+    class Wrapper:
+        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+            self.optimizer = optimizer
+
+    optimizer = adamw(mlp)
+    manager = Manager(recipe()).apply(mlp, Wrapper(optimizer), total_steps=STEPS)  # type: ignore[arg-type]
+    train(mlp, optimizer, manager, range(STEPS))
+    manager.finalize()
+    with pytest.raises(PlanError, match="expected a torch optimizer, got a int"):
+        Manager(recipe()).apply(mlp, 3, total_steps=STEPS)  # type: ignore[arg-type]

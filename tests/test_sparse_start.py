@@ -1,0 +1,73 @@
+"""A model that is sparse already: continue, tighten, lock."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sparsify import Manager
+from tests.loop import STEPS, WEIGHTS, adamw, recipe, train, zeros
+
+
+def half_sparse(model: nn.Module) -> nn.Module:
+    """Prune a model to 50 % in one shot."""
+    fields = {"sparsity": "{to: 0.5, curve: constant}", "window": "{begin: 0}"}
+    Manager(recipe(**fields)).apply(model, adamw(model)).finalize()
+    assert zeros(model, "0.weight") == 256
+    return model
+
+
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+def test_continue_and_tighten(scope: str, mlp: nn.Module) -> None:
+    before = {name: half_sparse(mlp).get_parameter(name) == 0 for name in WEIGHTS}
+    optimizer = adamw(mlp)
+    manager = Manager(recipe(sparsity="{from: existing, to: 0.75}", scope=scope)).apply(
+        mlp, optimizer, total_steps=STEPS
+    )
+    with torch.no_grad():
+        zero = {name: mlp.get_parameter(name).detach().clone() == 0 for name in WEIGHTS}
+    train(mlp, optimizer, manager, range(2))
+    assert manager.target == pytest.approx(zeros_of(mlp) / elements_of(mlp), abs=0.01)
+    train(mlp, optimizer, manager, range(2, STEPS))
+    assert manager.finalize().targeted.sparsity == 0.75
+    assert zero.keys() == before.keys()
+
+
+def zeros_of(model: nn.Module) -> int:
+    """Count the zeros of all targeted tensors."""
+    return sum(zeros(model, name) for name in WEIGHTS)
+
+
+def elements_of(model: nn.Module) -> int:
+    """Count the elements of all targeted tensors."""
+    return sum(model.get_parameter(name).numel() for name in WEIGHTS)
+
+
+def test_tighten_from_the_first_step_keeps_every_zero(mlp: nn.Module) -> None:
+    before = {name: half_sparse(mlp).get_parameter(name) == 0 for name in WEIGHTS}
+    optimizer = adamw(mlp)
+    manager = Manager(recipe(sparsity="{from: existing, to: 0.75}", window="{begin: 0, end: 10, every: 2}"))
+    manager.apply(mlp, optimizer, total_steps=STEPS)
+    for step in range(STEPS):
+        train(mlp, optimizer, manager, range(step, step + 1))
+        assert all(bool((mlp.get_parameter(name)[zero] == 0).all()) for name, zero in before.items())
+    assert manager.finalize().targeted.sparsity == 0.75
+
+
+def test_lock(mlp: nn.Module) -> None:
+    before = {name: half_sparse(mlp).get_parameter(name) == 0 for name in WEIGHTS}
+    optimizer = torch.optim.AdamW(mlp.parameters(), lr=0.01)
+    manager = Manager(recipe(criterion="existing", sparsity="", window="")).apply(mlp, optimizer)
+    train(mlp, optimizer, manager, range(STEPS))
+    density = manager.finalize()
+    assert density.targeted.sparsity == 0.5
+    for name, zero in before.items():
+        assert torch.equal(mlp.get_parameter(name) == 0, zero)
+
+
+def test_one_shot_needs_no_steps(mlp: nn.Module) -> None:
+    fields = {"sparsity": "{to: 0.6, curve: constant}", "window": ""}
+    manager = Manager(recipe(**fields)).apply(mlp, adamw(mlp))
+    assert zeros(mlp, "0.weight") == round(0.6 * 512)
+    manager.finalize()
