@@ -60,13 +60,13 @@ def masks_of(net: nn.Module, manager: Manager) -> dict[str, torch.Tensor]:
 def check_exact(spec: Prune, wanted: float, masks: dict[str, torch.Tensor]) -> None:
     """Every arena has the shortest prefix of groups that reaches its budget, and groups are whole."""
     names = list(masks)
-    size = spec.pattern.size()
+    size = max(spec.pattern.size(*mask.shape) for mask in masks.values())
     for arena in spec.scope.arenas(len(names)):
         elements = sum(masks[names[i]].numel() for i in arena)
         pruned = sum(int((~masks[names[i]]).sum()) for i in arena)
         assert budget(wanted, elements) <= pruned < budget(wanted, elements) + size
     for mask in masks.values():
-        rows, columns = spec.pattern.tile()
+        rows, columns = spec.pattern.tile(*mask.shape)
         tiles = mask.view(mask.shape[0] // rows, rows, mask.shape[1] // columns, columns).float().mean(dim=(1, 3))
         assert bool(((tiles == 0) | (tiles == 1)).all())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_the_budget_is_rounded_half_to_even(sparsity: float, elements: int, prun
 
 def slow_groups(scores: Tensor, pattern: Pattern) -> Tensor:
     """Score every tile by loops over its weights."""
-    rows, columns = pattern.tile()
+    rows, columns = pattern.tile(*scores.shape)
     how = getattr(pattern, "reduce_by", "mean")
     out = torch.zeros(scores.shape[0] // rows, scores.shape[1] // columns, dtype=torch.float64)
     for i in range(out.shape[0]):
@@ -153,21 +154,22 @@ def slow_groups(scores: Tensor, pattern: Pattern) -> Tensor:
 
 @pytest.mark.parametrize("scope", ["global", "tensor"])
 @pytest.mark.parametrize("how", ["mean", "sum", "max", "l2"])
-@pytest.mark.parametrize("shape", [[4, 1], [1, 4], [2, 2], [8, 16]])
-def test_blocks_are_true_tiles(shape: list[int], how: str, scope: str) -> None:
-    pattern = Pattern.parse({"type": "block", "shape": shape, "reduce": how})
+@pytest.mark.parametrize("tile", [[4, 1], [1, 4], [2, 2], [8, 16], "row", "column"])
+def test_groups_are_true_tiles(tile: Any, how: str, scope: str) -> None:
+    pattern = Pattern.parse({"type": tile} if isinstance(tile, str) else {"type": "block", "shape": tile})
+    pattern = pattern.model_copy(update={"reduce_by": how})
     matrices = {"a": torch.randint(-9, 9, (16, 32)).double(), "b": torch.randint(-9, 9, (32, 16)).double()}
     masks = mask_tensors(matrices, Criterion.parse("magnitude"), pattern, Scope.parse(scope), lambda names: 0.4)
-    rows, columns = shape
     grouped = {name: slow_groups(matrix.abs(), pattern) for name, matrix in matrices.items()}
     arenas = [["a", "b"]] if scope == "global" else [["a"], ["b"]]
     for arena in arenas:
         wanted = reference(
             [grouped[name].flatten().float() for name in arena],
-            [rows * columns] * len(arena),
+            [pattern.size(*matrices[name].shape) for name in arena],
             budget(0.4, sum(matrices[name].numel() for name in arena)),
         )
         for name, flat in zip(arena, wanted, strict=True):
+            rows, columns = pattern.tile(*matrices[name].shape)
             full = flat.view(grouped[name].shape).repeat_interleave(rows, 0).repeat_interleave(columns, 1)
             assert torch.equal(masks[name], full)
 

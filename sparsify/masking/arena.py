@@ -36,9 +36,7 @@ def mask_tensors(
         contenders = [contender(name, matrices[name], criterion, pattern) for name in members]
         elements = budget(sparsity(members), sum(matrices[name].numel() for name in members))
         for name, flat in zip(members, select(contenders, elements), strict=True):
-            rows, columns = pattern.tile()
-            height, width = matrices[name].shape
-            masks[name] = pattern.expand(flat.view(height // rows, width // columns))
+            masks[name] = pattern.expand(flat, *matrices[name].shape)
     return {name: masks[name] for name in names}
 
 
@@ -47,8 +45,9 @@ def contender(name: str, matrix: Tensor, criterion: Criterion, pattern: Pattern)
 
     Groups of several weights are reduced once and kept; single weights are scored whenever they are read.
     """
-    if pattern.size() > 1:
-        return Contender.of(name, _reduce(matrix, criterion, pattern), pattern.size())
+    size = pattern.size(*matrix.shape)
+    if size > 1:
+        return Contender.of(name, _reduce(matrix, criterion, pattern), size)
     period = pattern.period()
 
     def read(start: int, stop: int, step: int) -> Tensor:
@@ -77,7 +76,7 @@ def _flat(matrix: Tensor, start: int, stop: int, step: int) -> Tensor:
 
 def _reduce(matrix: Tensor, criterion: Criterion, pattern: Pattern) -> Tensor:
     """Reduce a few rows of groups at a time, so that no full copy of scores exists."""
-    rows = pattern.tile()[0]
+    rows = pattern.tile(*matrix.shape)[0]
     step = max((1 << 20) // (rows * matrix.shape[1]), 1) * rows
     parts = [pattern.reduce(criterion.score(matrix[start : start + step])) for start in range(0, matrix.shape[0], step)]
     return torch.cat(parts) if parts else matrix.new_empty((0, 0))

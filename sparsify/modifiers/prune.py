@@ -155,20 +155,15 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def _whole(elements: int, size: int) -> int:
+    """Return the elements of the fewest whole groups that reach `elements`."""
+    return -(-elements // size) * size
+
+
 def _expect(spec: Prune, weights: Sequence[Weight]) -> tuple[tuple[TensorPlan, ...], int | None]:
     """Return what is known beforehand about each tensor, and the non-zero weights of all together."""
     target = spec.sparsity.to if spec.sparsity else None
-    size = spec.pattern.size()
-    kept: dict[int, int] = {}
-    total: int | None = None
-    if target is not None:
-        total = 0
-        for arena in spec.scope.arenas(len(weights)):
-            elements = sum(weights[index].parameter.numel() for index in arena)
-            left = elements - min(-(-budget(target, elements) // size) * size, elements)
-            total += left
-            if len(arena) == 1:
-                kept[arena[0]] = left
+    kept, total = _kept(spec, weights, target) if target is not None else ({}, None)
     tensors = tuple(
         TensorPlan(
             name=weight.name,
@@ -181,6 +176,27 @@ def _expect(spec: Prune, weights: Sequence[Weight]) -> tuple[tuple[TensorPlan, .
         for index, weight in enumerate(weights)
     )
     return tensors, total
+
+
+def _kept(spec: Prune, weights: Sequence[Weight], target: float) -> tuple[dict[int, int], int | None]:
+    """Return the weights kept of each tensor that does not compete, by index, and of all together.
+
+    Where tensors with groups of different sizes compete, how far the last group overshoots is unknown.
+    """
+    kept: dict[int, int] = {}
+    total: int | None = 0
+    for arena in spec.scope.arenas(len(weights)):
+        members = [weights[index] for index in arena]
+        elements = sum(weight.parameter.numel() for weight in members)
+        sizes = {spec.pattern.size(weight.rows, weight.columns) for weight in members}
+        if len(sizes) > 1:
+            total = None
+            continue
+        left = elements - min(_whole(budget(target, elements), sizes.pop()), elements)
+        total = None if total is None else total + left
+        if len(arena) == 1:
+            kept[arena[0]] = left
+    return kept, total
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sparsify.spec import Family
@@ -13,18 +14,21 @@ Reduction = Literal["mean", "sum", "max", "l2"]
 
 
 class Pattern(Family):
-    """Partitions a matrix [R, C] into a grid of groups [R / rows, C / columns] that share their fate."""
+    """Partitions a matrix [R, C] into a grid of equal tiles, groups that share their fate.
+
+    As it stands, every weight is a group of its own; `Grouped` is the base of patterns with larger tiles.
+    """
 
     family: ClassVar[str] = "pattern"
 
-    def tile(self) -> tuple[int, int]:
-        """Return (rows, columns) of one group."""
+    def tile(self, rows: int, columns: int) -> tuple[int, int]:
+        """Return (rows, columns) of one group in a matrix of `rows` × `columns`."""
         return (1, 1)
 
-    def size(self) -> int:
-        """Return the number of weights in a group."""
-        rows, columns = self.tile()
-        return rows * columns
+    def size(self, rows: int, columns: int) -> int:
+        """Return the number of weights in a group of a matrix of `rows` × `columns`."""
+        height, width = self.tile(rows, columns)
+        return height * width
 
     def most(self) -> float:
         """Return the highest sparsity that the pattern allows."""
@@ -35,7 +39,7 @@ class Pattern(Family):
         return None
 
     def reduce(self, scores: Tensor) -> Tensor:
-        """Return the scores of the groups [R / rows, C / columns] from those of the weights [R, C]."""
+        """Return the scores of the groups from those of the weights [R, C] (whole rows of tiles)."""
         return scores
 
     def period(self) -> int:
@@ -46,12 +50,26 @@ class Pattern(Family):
         """Return the scores with +inf for what takes no part in the competition and is never pruned."""
         return scores
 
-    def expand(self, mask: Tensor) -> Tensor:
-        """Return the mask of the weights [R, C] from that of the groups; inverse of `reduce`."""
-        rows, columns = self.tile()
-        if rows == columns == 1:
-            return mask
-        return mask.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+    def expand(self, mask: Tensor, rows: int, columns: int) -> Tensor:
+        """Return the mask of the weights [R, C] from that of the groups, in row-major order."""
+        height, width = self.tile(rows, columns)
+        grid = mask.view(rows // height, columns // width)
+        if height == width == 1:
+            return grid
+        return grid.repeat_interleave(height, 0).repeat_interleave(width, 1)
+
+
+class Grouped(Pattern):
+    """The base of patterns whose groups hold several weights: their scores are reduced to one."""
+
+    reduce_by: Reduction = Field(default="mean", alias="reduce")
+    """How the scores of a group's weights become the group's score."""
+
+    def label(self) -> str:
+        return self.type if self.reduce_by == "mean" else f"{self.type} by {self.reduce_by}"
+
+    def reduce(self, scores: Tensor) -> Tensor:
+        return reduce_tiles(scores, *self.tile(*scores.shape), self.reduce_by)
 
 
 def reduce_tiles(scores: Tensor, rows: int, columns: int, how: Reduction) -> Tensor:

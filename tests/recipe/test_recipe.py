@@ -175,7 +175,7 @@ modifiers:
     assert first.pattern == NM(n=2, m=4)
     assert first.scope.type == "global"
     assert str(first.window.end) == "8 steps"
-    assert second.pattern.tile() == (4, 1)
+    assert second.pattern.tile(8, 8) == (4, 1)
 
 
 def test_dollar_is_text_outside_stages() -> None:
