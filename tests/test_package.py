@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import sparsify
-from sparsify import Manager, Recipe, SparsifyError, spec
+from sparsify import Manager, Plan, PlanError, Recipe, SparsifyError, spec
 from sparsify.criteria import Criterion
 from sparsify.recipe.schema import recipe_schema
 
@@ -145,6 +145,18 @@ def test_a_plug_in_adds_a_criterion(plugin: Any, tmp_path: Path, monkeypatch: py
     Manager(recipe).apply(model, torch.optim.SGD(model.parameters(), lr=0.1)).finalize()
     assert not model[0].weight.flatten()[largest].any()
     assert "negative" in json.dumps(recipe_schema())
+
+
+def test_a_criterion_whose_needs_cannot_be_met_is_refused(plugin: Any) -> None:
+    plugin()
+
+    class Hungry(Criterion):
+        needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
+        type: Literal["hungry"] = "hungry"
+
+    recipe = Recipe.parse('version: 1\nmodifiers: [{type: prune, targets: "*", criterion: hungry, sparsity: 0.5}]')
+    with pytest.raises(PlanError, match="the criterion 'hungry' needs gradients, which `prune` cannot give yet"):
+        Plan.of(recipe, torch.nn.Sequential(torch.nn.Linear(4, 4)), total_steps=10)
 
 
 def test_a_broken_plug_in_is_named(plugin: Any) -> None:

@@ -26,12 +26,6 @@ class MaskStore:
             weight = self._weights[name]
             yield name, weight, self._near(name, mask, weight.parameter)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._masks
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._masks[name]
-
     def _near(self, name: str, mask: Tensor, parameter: Tensor) -> Tensor:
         """Return the mask on the parameter's device, which may have changed since."""
         if mask.device != parameter.device:

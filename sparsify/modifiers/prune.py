@@ -77,6 +77,11 @@ class Prune(Modifier):
 
     def plan(self, context: PlanContext) -> PrunePlan | None:
         before = len(context.problems)
+        if self.criterion.needs:
+            needs = ", ".join(sorted(self.criterion.needs))
+            context.problem(
+                f"the criterion {self.criterion.type!r} needs {needs}, which `prune` cannot give yet", "criterion"
+            )
         window = self._window(context)
         weights = self._weights(context)
         if window is None or len(context.problems) > before:
