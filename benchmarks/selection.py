@@ -18,9 +18,11 @@ from pathlib import Path
 
 import torch
 from machine import machine
+from torch import nn
 
 from sparsify.criteria import Criterion
-from sparsify.masking import mask_tensors, project_
+from sparsify.layers import all_weights
+from sparsify.masking import Competition, project_
 from sparsify.patterns import Pattern
 from sparsify.scopes import Scope
 
@@ -55,22 +57,26 @@ def measure(millions: int) -> list[dict[str, object]]:
     """Measure dense and already sparse weights of this many million scores."""
     rows = millions * 1_000_000 // TENSORS // 1000
     torch.manual_seed(0)
-    weights = {f"w{i}": torch.randn(rows, 1000) * (0.5 + i / TENSORS) for i in range(TENSORS)}
+    model = nn.Sequential(*(nn.Linear(1000, rows, bias=False) for _ in range(TENSORS)))
+    weights = {weight.name: weight for weight in all_weights(model)}
+    for number, weight in enumerate(weights.values()):
+        weight.tensor.normal_(0, 0.5 + number / TENSORS)
     axes = (Criterion.parse("magnitude"), Pattern.parse("unstructured"), Scope.parse("global"))
+    competition = Competition.of(axes[1].bundles(list(weights.values()), None)[0], *axes)
     figures = []
     for name, sparsity in (("dense, to 50 %", 0.5), ("dense, to 90 %", 0.9), ("after pruning, 90 % to 90.5 %", 0.905)):
         if name.startswith("after"):
-            for key, mask in mask_tensors(weights, *axes, lambda names: 0.9).items():
-                project_(weights[key], mask)
+            for key, mask in competition.masks(lambda arena: 0.9).items():
+                project_(weights[key].tensor, mask)
 
         def call(sparsity: float = sparsity) -> dict[str, torch.Tensor]:
-            return mask_tensors(weights, *axes, lambda names: sparsity)
+            return competition.masks(lambda arena: sparsity)
 
         call()
         rounds = 7 if millions < 500 else 3
-        total = median_time(lambda: [weight.sum() for weight in weights.values()], rounds)
+        total = median_time(lambda: [weight.tensor.sum() for weight in weights.values()], rounds)
         spent = median_time(call, rounds)
-        masks = sum(weight.numel() for weight in weights.values())
+        masks = sum(weight.geometry.elements for weight in weights.values())
         extra = max(peak_rise(call) - masks, 0)
         figures.append(
             {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sparsify.layers import Weight, all_weights, unwrap
 from sparsify.masking import count_zeros
@@ -38,8 +38,8 @@ class Count:
 class Density:
     """Density under three conventions, which differ and are often confused.
 
-    `targeted`: the weights that the recipe targets. `layers`: all weights of linear and convolutional
-    layers. `model`: every parameter, with embeddings, norms and biases; a tied one once.
+    `targeted`: what the recipe targets (with heads and neurons, their biases too). `layers`: all weights of
+    linear and convolutional layers. `model`: every parameter, with embeddings, norms and biases; a tied one once.
     """
 
     targeted: Count
@@ -57,18 +57,18 @@ class Density:
         }
 
 
-def measure(model: nn.Module, targeted: Collection[str] = ()) -> Density:
-    """Count the zeros of a model; `targeted` are names of parameters."""
+def measure(model: nn.Module, targeted: Iterable[Weight] = ()) -> Density:
+    """Count the zeros of a model, and of what is targeted in it or in a model of the same names."""
     model = unwrap(model)
-    layers = {weight.name: _count(weight) for weight in all_weights(model)}
-    tensors = {name: count for name, count in layers.items() if name in set(targeted)}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    layers = {weight.name: _count(weight.tensor) for weight in all_weights(model)}
+    tensors = {weight.name: _count(weight.region(named[weight.parameter_name])) for weight in targeted}
     every = [Count(p.numel(), p.numel() - count_zeros(p)) for p in model.parameters()]
     return Density(_sum(tensors.values()), _sum(layers.values()), _sum(every), tensors)
 
 
-def _count(weight: Weight) -> Count:
-    parameter = weight.parameter
-    return Count(parameter.numel(), parameter.numel() - count_zeros(parameter))
+def _count(tensor: Tensor) -> Count:
+    return Count(tensor.numel(), tensor.numel() - count_zeros(tensor))
 
 
 def _sum(counts: Any) -> Count:

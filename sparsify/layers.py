@@ -1,56 +1,129 @@
-"""Which parameters can be pruned, and how each is seen as a matrix of outputs × inputs.
+"""Which parameters can be pruned, and how each is seen: rows (outputs) × taps × columns (inputs).
 
-The one place that knows layer types. A mask always has the parameter's own shape; patterns see the matrix.
+The one place that knows layer types. A mask has the shape of its weight's region; patterns see the cube.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Layout = Literal["linear", "transposed", "conv"]
+Layout = Literal["linear", "transposed", "conv", "embedding", "bias"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The size of a cube. A linear layer has one tap; a grouped convolution's row sees `columns` inputs."""
+
+    rows: int
+    """Output features."""
+
+    taps: int
+    """Places of the kernel; 1 but for convolutions."""
+
+    columns: int
+    """Input features of a row."""
+
+    groups: int = 1
+    """Groups of a convolution."""
+
+    perimeter: int = 0
+    """The sum of the parameter's dimensions, for scopes that look at shapes."""
+
+    @property
+    def elements(self) -> int:
+        """The number of weights."""
+        return self.rows * self.taps * self.columns
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A prunable parameter of a module: found anew by name each time, so that it may be replaced."""
+    """A prunable parameter of a module, or some of its rows; found anew by name each time it is used."""
 
     name: str
     module: nn.Module
     attribute: str
     layout: Layout
+    span: tuple[int, int] | None = None
+    """First and last + 1 of the rows that are meant, where several matrices share a parameter."""
 
     @property
     def parameter(self) -> nn.Parameter:
-        """The parameter as it is now."""
+        """The whole parameter as it is now."""
         parameter: nn.Parameter = getattr(self.module, self.attribute)
         return parameter
 
     @property
-    def rows(self) -> int:
-        """Output features."""
-        return int(self.matrix(self.parameter).shape[0])
+    def parameter_name(self) -> str:
+        """The parameter's name in the model."""
+        return self.name.partition("[")[0]
 
     @property
-    def columns(self) -> int:
-        """Input features (times the kernel's taps, for convolutions)."""
-        return int(self.matrix(self.parameter).shape[1])
+    def tensor(self) -> Tensor:
+        """The weight as it is now, detached: a view of the parameter."""
+        return self.region(self.parameter.detach())
 
-    def matrix(self, tensor: Tensor) -> Tensor:
-        """Return a tensor of the parameter's shape as [outputs, inputs]; a view wherever possible."""
-        if self.layout == "transposed":
-            return tensor.t()
-        return tensor.flatten(1) if self.layout == "conv" else tensor
+    @cached_property
+    def geometry(self) -> Geometry:
+        """How large the cube is."""
+        shape = self.shape
+        groups = self.module.groups if isinstance(self.module, _CONVOLUTIONS) else 1
+        if self.layout == "bias":
+            return Geometry(shape[0], 1, 1, perimeter=0)
+        rows, columns = shape[:2] if self.layout != "transposed" else shape[::-1]
+        return Geometry(rows, math.prod(shape[2:]), columns, groups, perimeter=sum(shape))
 
-    def unmatrix(self, matrix: Tensor) -> Tensor:
-        """Return a matrix [outputs, inputs] in the parameter's shape: the inverse of `matrix`."""
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the region."""
+        return tuple(self.region(self.parameter.detach()).shape)
+
+    def region(self, tensor: Tensor) -> Tensor:
+        """Return the part of a tensor of the parameter's shape that is this weight; a view."""
+        if self.span is None:
+            return tensor
+        start, stop = self.span
+        return tensor[:, start:stop] if self.layout == "transposed" else tensor[start:stop]
+
+    def rows(self, start: int, stop: int) -> Weight:
+        """Return the weight made of some of this one's rows."""
+        if (start, stop) == (0, self.geometry.rows):
+            return self
+        return replace(self, name=f"{self.parameter_name}[{start}:{stop}]", span=(start, stop))
+
+    def cube(self, region: Tensor) -> Tensor:
+        """Return a tensor of the region's shape as [rows, taps, columns]; a view."""
         if self.layout == "transposed":
-            return matrix.t().contiguous()
-        return matrix.reshape(self.parameter.shape)
+            return region.t().unsqueeze(1)
+        if self.layout == "bias":
+            return region.view(-1, 1, 1)
+        return region.flatten(2).transpose(1, 2) if self.layout == "conv" else region.unsqueeze(1)
+
+    def uncube(self, cube: Tensor) -> Tensor:
+        """Return a cube [rows, taps, columns] in the region's shape: the inverse of `cube`."""
+        if self.layout == "transposed":
+            return cube.squeeze(1).t().contiguous()
+        return cube.transpose(1, 2).reshape(self.shape)
+
+    def bias(self) -> Weight | None:
+        """Return the bias of these rows, or None."""
+        attribute = "in_proj_bias" if self.attribute == "in_proj_weight" else "bias"
+        if getattr(self.module, attribute, None) is None:
+            return None
+        owner = self.parameter_name.rpartition(".")[0]
+        name = f"{owner}.{attribute}" if owner else attribute
+        whole = Weight(name, self.module, attribute, "bias")
+        return whole.rows(*self.span) if self.span else whole
+
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_WRAPPERS = ("DistributedDataParallel", "DataParallel", "AveragedModel")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -64,9 +137,6 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
-_WRAPPERS = ("DistributedDataParallel", "DataParallel", "AveragedModel")
-
-
 def weights(name: str, module: nn.Module) -> Iterator[Weight]:
     """Yield the prunable parameters that `module` itself holds (not those of its children)."""
     layouts: dict[str, Layout] = {}
@@ -74,8 +144,10 @@ def weights(name: str, module: nn.Module) -> Iterator[Weight]:
         layouts = dict.fromkeys(("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"), "linear")
     elif isinstance(module, nn.Linear):
         layouts = {"weight": "linear"}
-    elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    elif isinstance(module, _CONVOLUTIONS):
         layouts = {"weight": "conv"}
+    elif isinstance(module, nn.Embedding):
+        layouts = {"weight": "embedding"}
     elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers' GPT-2 layer
         layouts = {"weight": "transposed"}
     for attribute, layout in layouts.items():
@@ -84,16 +156,16 @@ def weights(name: str, module: nn.Module) -> Iterator[Weight]:
             yield Weight(f"{name}.{attribute}" if name else attribute, module, attribute, layout)
 
 
-def all_weights(model: nn.Module) -> list[Weight]:
-    """Return every prunable parameter of a model, in the model's order; a tied one once."""
-    seen: set[int] = set()
-    found = []
-    for name, module in model.named_modules():
-        for weight in weights(name, module):
-            if id(weight.parameter) not in seen:
-                seen.add(id(weight.parameter))
-                found.append(weight)
-    return found
+def all_weights(model: nn.Module, *, embeddings: bool = False) -> list[Weight]:
+    """Return every prunable parameter of a model, in the model's order; a tied one once.
+
+    With `embeddings`, their tables too; one tied to an output layer is that layer's.
+    """
+    every = [weight for name, module in model.named_modules() for weight in weights(name, module)]
+    first: dict[int, Weight] = {}
+    for weight in sorted(every, key=lambda weight: weight.layout == "embedding"):
+        first.setdefault(id(weight.parameter), weight)
+    return [w for w in every if first[id(w.parameter)] is w and (embeddings or w.layout != "embedding")]
 
 
 def aliases(model: nn.Module) -> dict[int, list[str]]:
@@ -102,6 +174,17 @@ def aliases(model: nn.Module) -> dict[int, list[str]]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     return {key: value for key, value in names.items() if len(value) > 1}
+
+
+def shared_rows(weight: Weight, others: Iterable[Weight]) -> int:
+    """Return how many rows of `weight` are rows of `others` too (which do not overlap each other)."""
+    start, stop = weight.span or (0, weight.geometry.rows)
+    count = 0
+    for other in others:
+        if other.parameter is weight.parameter:
+            first, last = other.span or (0, other.geometry.rows)
+            count += max(min(stop, last) - max(start, first), 0)
+    return count
 
 
 def unsuitable(parameter: Tensor) -> str | None:

@@ -222,7 +222,7 @@ class Manager:
         self._phase = "final"
         outcome = Outcome(
             plan=self._plan,
-            density=measure(self._model, [tensor.name for plan in self._plan.modifiers for tensor in plan.tensors]),
+            density=measure(self._model, [weight for plan in self._plan.modifiers for weight in plan.weights]),
             completed=self._step,
             skipped=skipped,
             last_update=last,
@@ -239,10 +239,11 @@ class Manager:
         """Write the masks in force into another model of the same names, such as an average of weights."""
         self._expect("project", "idle", "open", "final")
         named = dict(unwrap(model).named_parameters(remove_duplicate=False))
-        for name, _, mask in self._masks:
+        for _, weight, mask in self._masks:
+            name = weight.parameter_name
             if name not in named:
                 raise StateError(f"the model to project has no parameter {name!r}{did_you_mean(name, named)}")
-            project_(named[name], mask.to(named[name].device))
+            project_(weight.region(named[name]), mask.to(named[name].device))
 
     # ------------------------------------------------------------------ state
 
@@ -268,7 +269,7 @@ class Manager:
             "stage": self._plan.stage_at(self._step),
             "modifiers": {run.key: run.state_dict() for run in self._runs},
             "masks": self._masks.state_dict(),
-            "weights": {name: fingerprint(weight.parameter) for name, weight, _ in self._masks},
+            "weights": {name: fingerprint(weight.tensor) for name, weight, _ in self._masks},
         }
 
     def load_state_dict(

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from sparsify.anatomy import read
 from sparsify.errors import PlanError, Problem
-from sparsify.layers import unwrap
+from sparsify.layers import shared_rows, unwrap
 from sparsify.modifiers.base import ModifierPlan, PlanContext
 from sparsify.modifiers.clock import ClockError, Span
 from sparsify.recipe import Recipe, Stage
@@ -193,6 +194,7 @@ class _Planner:
 
     def __init__(self, recipe: Recipe, model: nn.Module, total: int | None, per_epoch: int | None) -> None:
         self.recipe, self.model, self.total, self.per_epoch = recipe, model, total, per_epoch
+        self.anatomy = read(model)
         self.problems: list[Problem] = []
         self.notes: list[str] = []
         self.stages: list[StagePlan] = []
@@ -205,7 +207,7 @@ class _Planner:
             end = None if span.length is None else span.begin + span.length
             self.stages.append(StagePlan(stage.name, span.begin, end))
             for index, (modifier, name) in enumerate(zip(stage.modifiers, stage.names(), strict=True)):
-                context = PlanContext(self.model, span, f"{stage.name}/{name}")
+                context = PlanContext(self.model, span, f"{stage.name}/{name}", self.anatomy)
                 path = ("stages", number, "modifiers", index)
                 self.places[context.key] = path
                 plan = modifier.plan(context)
@@ -261,9 +263,10 @@ class _Planner:
 
     def _clashes(self, plan: ModifierPlan) -> None:
         """Refuse two modifiers whose windows overlap on a tensor, and sparsity that falls."""
-        mine = {id(weight.parameter): weight.name for weight in plan.weights}
         for other in self.plans:
-            shared = [mine[id(w.parameter)] for w in other.weights if id(w.parameter) in mine]
+            theirs = {id(weight.parameter) for weight in other.weights}
+            both = [weight for weight in plan.weights if id(weight.parameter) in theirs]
+            shared = [weight.name for weight in both if shared_rows(weight, other.weights)]
             if not shared:
                 continue
             first, second = sorted((other, plan), key=lambda entry: entry.window.begin)

@@ -31,6 +31,8 @@ from sparsify.errors import SparsifyError, did_you_mean
 
 PLUGINS = "sparsify.plugins"
 FAMILY_KEY = "x-family"
+MOST_LISTED = 16
+"""Members of a family that an error lists when none is near."""
 
 
 def fail(message: str) -> PydanticCustomError:
@@ -163,14 +165,14 @@ class Family(Spec):
                 fields = member.from_text(value)
                 if fields is not None:
                     return member.model_validate(fields, by_alias=True, by_name=False)
-            raise fail(f"unknown {cls.family} {value!r}{did_you_mean(value, members)}")
+            raise fail(f"unknown {cls.family} {value!r}{did_you_mean(value, members, most=MOST_LISTED)}")
         if not isinstance(value, dict):
             raise fail(f"expected a {cls.family}: a name, or a mapping with `type`")
         tag = value.get("type")
         if tag is None:
             raise fail_at(cls.family, (), f"missing key 'type' (one of: {', '.join(members)})", value)
         if not isinstance(tag, str) or tag not in members:
-            hint = did_you_mean(str(tag), members)
+            hint = did_you_mean(str(tag), members, most=MOST_LISTED)
             raise fail_at(cls.family, ("type",), f"unknown {cls.family} {tag!r}{hint}", tag)
         return members[tag].model_validate(value, by_alias=True, by_name=False)
 

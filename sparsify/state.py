@@ -41,7 +41,7 @@ def check_state(state: Mapping[str, Any], plan: Plan, *, allow_changed_recipe: b
 def check_weights(saved: Mapping[str, int], masks: MaskStore) -> None:
     """Raise StateError if the masked parameters are not those that the state was saved with."""
     for name, weight, mask in masks:
-        if fingerprint(weight.parameter) != saved.get(name) or bool((weight.parameter[~mask] != 0).any()):
+        if fingerprint(weight.tensor) != saved.get(name) or bool((weight.tensor[~mask] != 0).any()):
             raise StateError(
                 f"the weights of {name} are not those that this state was saved with; load the model's weights "
                 "first, from the same checkpoint (verify_weights=False goes on all the same)"

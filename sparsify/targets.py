@@ -1,150 +1,182 @@
-"""Selectors: which parameters a modifier means.
+"""From selectors to weights: what a modifier means in a model.
 
-A selector is a glob over module names (`encoder.layer.*.query`; `*` crosses dots), `re:` and a regular
-expression that must match the whole name, or `type:` and a class name. A matched module stands for every
-prunable weight in it; the name of a parameter (`….weight`) is understood too.
+A matched module stands for every prunable weight in it, except tables of embeddings, which are meant only
+where a selector names them; the name of a parameter (`….weight`) is understood too.
 """
 
 from __future__ import annotations
 
-import re
-import warnings
-from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from torch import nn
 
+from sparsify.anatomy import ROLES, Anatomy
+from sparsify.anatomy.parts import DEFAULT
 from sparsify.errors import did_you_mean
-from sparsify.layers import Weight, all_weights
-from sparsify.spec import fail
+from sparsify.layers import Weight, all_weights, shared_rows
+from sparsify.selectors import layer_indices, matcher, names_itself
 
-LONGEST = 200
-MOST_REPEATS = 5
-
-
-def _check(selector: str) -> str:
-    """Refuse regular expressions that are broken or could take for ever on a module's name."""
-    if not selector.startswith("re:"):
-        return selector
-    pattern = selector[3:]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Python warns of sets that will mean something else one day
-            re.compile(pattern)
-    except (re.error, OverflowError, RecursionError, Warning) as error:
-        raise fail(f"{pattern!r} is not a regular expression: {error}") from None
-    bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]])*\]", "_", pattern)  # without escapes and character sets
-    if re.search(r"\\[1-9]|\(\?[^:]", pattern) or _repeats_a_choice(bare):
-        raise fail(f"{pattern!r} may take for ever: no repeated groups that repeat or choose, no look-around")
-    if len(re.findall(r"[*+]|\{[0-9]*,", bare)) > MOST_REPEATS:
-        raise fail(f"{pattern!r} has more than {MOST_REPEATS} repetitions")
-    return selector
+SHOWN = 12
 
 
-def _repeats_a_choice(pattern: str) -> bool:
-    """Whether a group that itself repeats or chooses is repeated: the seed of endless backtracking."""
-    opened: list[int] = []
-    for place, character in enumerate(pattern):
-        if character == "(":
-            opened.append(place)
-        elif character == ")":
-            group = pattern[opened.pop() + 1 : place].removeprefix("?:")
-            if pattern[place + 1 : place + 2] in ("*", "+", "{") and re.search(r"[*+?{|]", group):
-                return True
-    return False
+@dataclass(frozen=True)
+class TargetProblem:
+    """What is wrong, and with what: `targets`, `exclude` or `layers`, and which entry."""
+
+    key: str
+    index: int | None
+    message: str
 
 
-Selector = Annotated[str, Field(min_length=1, max_length=LONGEST), AfterValidator(_check)]
+class Targets:
+    """Selects weights in one model. Problems are collected in `problems`."""
 
-_SELECTOR: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": LONGEST}
+    def __init__(self, model: nn.Module, anatomy: Anatomy | None = None, role: str = DEFAULT) -> None:
+        self.model, self.anatomy, self.role = model, anatomy, role
+        self.known = all_weights(model, embeddings=True)
+        self.atoms = {id(weight.parameter): [weight] for weight in self.known}
+        for weight in anatomy.role(DEFAULT) if anatomy else ():
+            if weight.span is not None:
+                pieces = self.atoms[id(weight.parameter)]
+                self.atoms[id(weight.parameter)] = [*(p for p in pieces if p.span is not None), weight]
+        self.problems: list[TargetProblem] = []
 
-Selectors = Annotated[
-    tuple[Selector, ...],
-    Field(strict=False, min_length=1),
-    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
-    WithJsonSchema({"anyOf": [_SELECTOR, {"type": "array", "minItems": 1, "items": _SELECTOR}]}),
-]
-"""One selector, or a list of them."""
+    def select(
+        self, targets: Iterable[str] | None, exclude: Iterable[str] = (), layers: Sequence[str] | None = None
+    ) -> list[Weight]:
+        """Return the weights that are targeted and not excluded, in the model's order.
 
+        Several matrices in one parameter (query, key and value) are one weight if all are meant, else those
+        that are. Without `targets`, `default` is meant.
+        """
+        chosen = self._union("targets", [DEFAULT] if targets is None else targets)
+        wanted = chosen - self._union("exclude", exclude)
+        if chosen and not wanted:
+            self.problems.append(TargetProblem("exclude", 0, "everything that is targeted is excluded"))
+        if layers is not None:
+            inside = self._layers(layers)
+            if inside and wanted and not wanted & inside:
+                self.problems.append(TargetProblem("layers", None, "nothing that is targeted lies in these layers"))
+            wanted &= inside
+        found = []
+        for weight in self.known:
+            atoms = self.atoms[id(weight.parameter)]
+            mine = [atom for atom in atoms if atom.name in wanted]
+            found += [weight] if len(mine) == len(atoms) else mine
+        return found
 
-def matcher(selector: str) -> Callable[[str, nn.Module], bool]:
-    """Return whether (name, module) is meant by `selector`; `name` may also be that of a parameter."""
-    if selector.startswith("re:"):
-        pattern = re.compile(selector[3:])
-        return lambda name, module: pattern.fullmatch(name) is not None
-    if selector.startswith("type:"):
-        kind = selector[5:].strip()
-        return lambda name, module: any(cls.__name__ == kind for cls in type(module).__mro__)
-    return lambda name, module: fnmatchcase(name, selector)
-
-
-def select_weights(
-    model: nn.Module, targets: Iterable[str], exclude: Iterable[str]
-) -> tuple[list[Weight], list[tuple[str, int, str]]]:
-    """Return the weights that are targeted and not excluded, in the model's order, and what went wrong.
-
-    A problem is (`targets` or `exclude`, index of the selector, sentence).
-    """
-    known = all_weights(model)
-    problems: list[tuple[str, int, str]] = []
-    chosen: dict[str, set[str]] = {"targets": set(), "exclude": set()}
-    for key, selectors in (("targets", targets), ("exclude", exclude)):
+    def _union(self, key: str, selectors: Iterable[str]) -> set[str]:
+        union: set[str] = set()
         for index, selector in enumerate(selectors):
-            names = _matches(model, selector, known)
+            names, reason = self._means(selector)
             if not names:
-                problems.append((key, index, _nothing(model, selector, known)))
-            chosen[key] |= names
-    wanted = chosen["targets"] - chosen["exclude"]
-    if chosen["targets"] and not wanted:
-        problems.append(("exclude", 0, "everything that is targeted is excluded"))
-    return [weight for weight in known if weight.name in wanted], problems
+                self.problems.append(TargetProblem(key, index, reason()))
+            union |= names
+        return union
 
+    def _means(self, selector: str) -> tuple[set[str], Callable[[], str]]:
+        """Return the names of the atoms that a selector means, and why it means nothing."""
+        if selector in ROLES and self.anatomy is not None:
+            role = self.role if selector == DEFAULT else selector
+            return self._names(self.anatomy.role(role)), lambda: self._no_role(role)
+        names = self._matches(selector)
+        if selector in ROLES:
+            return names, lambda: self._unknown(selector)
+        return names, lambda: self._nothing(selector)
 
-def _matches(model: nn.Module, selector: str, known: list[Weight]) -> set[str]:
-    """Return the names of the weights that a selector means, tied ones under their first name."""
-    hit = matcher(selector)
-    roots = {name for name, module in model.named_modules() if hit(name, module)}
-    first = {id(weight.parameter): weight.name for weight in known}
-    named = dict(model.named_parameters(remove_duplicate=False))
-    found: set[str] = set()
-    for name, parameter in named.items():
-        if id(parameter) not in first:
-            continue
-        owner = name.rpartition(".")[0]
-        if hit(name, model.get_submodule(owner)) and not selector.startswith("type:"):
-            found.add(first[id(parameter)])
-        parts = owner.split(".") if owner else []
-        if any(".".join(parts[:depth]) in roots for depth in range(len(parts) + 1)):
-            found.add(first[id(parameter)])
-    return found
+    def _names(self, weights: Iterable[Weight]) -> set[str]:
+        return {
+            atom.name
+            for weight in weights
+            for atom in self.atoms[id(weight.parameter)]
+            if weight.span is None or shared_rows(atom, [weight])
+        }
 
+    def _matches(self, selector: str) -> set[str]:
+        """Return the names of the atoms that a glob, `re:` or `type:` means."""
+        hit = matcher(selector)
+        roots = {name for name, module in self.model.named_modules() if hit(name, module)}
+        known = {id(weight.parameter): weight for weight in self.known}
+        found = []
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            if id(parameter) not in known:
+                continue
+            owner = name.rpartition(".")[0]
+            module = self.model.get_submodule(owner)
+            itself = owner in roots or (not selector.startswith("type:") and hit(name, module))
+            if isinstance(module, nn.Embedding):
+                meant = itself and names_itself(selector)
+            else:
+                parts = owner.split(".") if owner else []
+                meant = itself or any(".".join(parts[:depth]) in roots for depth in range(len(parts)))
+            if meant:
+                found.append(known[id(parameter)])
+        return self._names(found)
 
-def _nothing(model: nn.Module, selector: str, known: list[Weight]) -> str:
-    """Say why a selector found no weight, with the nearest that would."""
-    modules = dict(model.named_modules())
-    hit = matcher(selector)
-    kinds = sorted({type(module).__name__ for name, module in modules.items() if hit(name, module)})
-    if kinds:
-        return f"{selector!r} matches only modules without a prunable weight ({', '.join(kinds[:5])})"
-    types = {type(weight.module).__name__ for weight in known}
-    if selector in types:
-        return f"{selector!r} matches no module (did you mean 'type:{selector}'?)"
-    return f"{selector!r} matches nothing in {type(model).__name__}{_nearest(selector, types, known)}"
+    def _layers(self, layers: Sequence[str]) -> set[str]:
+        """Return the names of the atoms in some layers."""
+        if self.anatomy is None:
+            kind = type(self.model).__name__
+            message = f"the architecture of {kind} is not known, so its layers are not: name modules in `targets`"
+            self.problems.append(TargetProblem("layers", None, message))
+            return set()
+        depth = self.anatomy.depth()
+        for index, text in enumerate(layers):
+            if max(layer_indices((text,))) >= depth:
+                message = f"the model has the layers 0 to {depth - 1}, got {text!r}"
+                self.problems.append(TargetProblem("layers", index, message))
+        meant = layer_indices(tuple(layers))
+        inside = [layer for layer in self.anatomy.layers if layer.index in meant]
+        return self._names(weight for layer in inside for _, weight in layer.roles())
 
+    # ------------------------------------------------------------------ why nothing was found
 
-def _nearest(selector: str, types: Iterable[str], known: Iterable[Weight]) -> str:
-    """Suggest a type, or the part of a dotted name that no module has."""
-    if selector.startswith("type:"):
-        return did_you_mean(selector[5:].strip(), types).replace("mean '", "mean 'type:")
-    names = {weight.name.rpartition(".")[0] for weight in known}
-    if selector.startswith("re:"):
-        return did_you_mean(selector[3:], names, most=6)
-    parts = {part for name in names for part in name.split(".")}
-    for part in selector.split("."):
-        if part not in parts and not any(sign in part for sign in "*?["):
-            near = did_you_mean(part, parts, most=0)
-            if near:
-                return f": no name has the part {part!r}{near}"
-    return did_you_mean(selector, names, most=6)
+    def candidates(self) -> str:
+        """Return the names of modules that could be targeted, the first of many."""
+        names = sorted({w.parameter_name.rpartition(".")[0] for w in self.known if w.layout != "embedding"})
+        return ", ".join(names[:SHOWN]) + (f", … ({len(names)} in all)" if len(names) > SHOWN else "")
+
+    def _no_role(self, role: str) -> str:
+        assert self.anatomy is not None
+        kind = type(self.model).__name__
+        return f"{kind} has no {role!r} (it has: {', '.join(self.anatomy.roles())})"
+
+    def _unknown(self, role: str) -> str:
+        kind = type(self.model).__name__
+        if role == DEFAULT:
+            return f"`targets` is needed for {kind}, whose architecture is not known; it has: {self.candidates()}"
+        return f"{role!r} is a role, but the architecture of {kind} is not known; it has: {self.candidates()}"
+
+    def _nothing(self, selector: str) -> str:
+        """Say why a selector found no weight, with the nearest that would."""
+        modules = dict(self.model.named_modules())
+        hit = matcher(selector)
+        kinds = {type(module).__name__: module for name, module in modules.items() if hit(name, module)}
+        if any(isinstance(module, nn.Embedding) for module in kinds.values()):
+            return f"{selector!r} matches only embeddings, which must be named (`embeddings`, `type:Embedding`)"
+        if kinds:
+            shown = ", ".join(sorted(kinds)[:5])
+            return f"{selector!r} matches only modules without a prunable weight ({shown})"
+        types = {type(weight.module).__name__ for weight in self.known}
+        if selector in types:
+            return f"{selector!r} matches no module (did you mean 'type:{selector}'?)"
+        return f"{selector!r} matches nothing in {type(self.model).__name__}{self._nearest(selector, types)}"
+
+    def _nearest(self, selector: str, types: Iterable[str]) -> str:
+        """Suggest a type, a role, or the part of a dotted name that no module has."""
+        if selector.startswith("type:"):
+            return did_you_mean(selector[5:].strip(), types).replace("mean '", "mean 'type:")
+        names = {weight.parameter_name.rpartition(".")[0] for weight in self.known}
+        if selector.startswith("re:"):
+            return did_you_mean(selector[3:], names, most=6)
+        role = did_you_mean(selector, self.anatomy.roles() if self.anatomy else (), most=0)
+        if role:
+            return role
+        parts = {part for name in names for part in name.split(".")}
+        for part in selector.split("."):
+            if part not in parts and not any(sign in part for sign in "*?["):
+                near = did_you_mean(part, parts, most=0)
+                if near:
+                    return f": no name has the part {part!r}{near}"
+        return did_you_mean(selector, names, most=6)

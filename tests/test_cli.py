@@ -57,7 +57,7 @@ def test_validate() -> None:
     result = run("validate", "good.yaml", "demo")
     assert result.exit_code == 0
     sha = Recipe.load("good.yaml").sha256[:12]
-    assert result.stdout.splitlines()[0] == f"good.yaml: valid, 1 modifiers, sha256 {sha}"
+    assert result.stdout.splitlines()[0] == f"good.yaml: valid, 1 modifier, sha256 {sha}"
     result = run("validate", "good.yaml", "bad.yaml", "none.yaml")
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [

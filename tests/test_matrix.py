@@ -1,120 +1,240 @@
-"""The combination matrix: every criterion × pattern × scope × curve, found by itself.
+"""The combination matrix: every criterion × pattern × scope × curve × kind of layer, found by itself.
 
 What validates must be exact at every update, nest as sparsity rises, be deterministic, survive a round trip
-through YAML, and resume bit by bit; what does not must be refused with a sentence.
+through YAML, and resume bit by bit; what does not must be refused with a sentence. The default suite takes
+every criterion × pattern × scope × layer, with the curves in turn; `slow` takes the whole product.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparsify import Manager, PlanError, Recipe
 from sparsify.criteria import Criterion
 from sparsify.masking import budget
 from sparsify.modifiers.prune import Prune
+from sparsify.modifiers.prune_plan import PrunePlan
 from sparsify.patterns import Pattern
+from sparsify.patterns.bundle import Bundle, Part
 from sparsify.schedules import Curve, Ramp, Window
 from sparsify.scopes import Scope
-from tests.loop import train
+from tests.layers import KINDS, Kind
 
-STEPS, STOP = 9, 4
-TARGETS = ("0", "2")
+STEPS, STOP = 6, 3
+Axes = tuple[Criterion, Pattern, Scope]
 
-CRITERIA = [criterion for criterion in Criterion.samples() if not criterion.keeps_zeros]
-COMBINATIONS = list(itertools.product(CRITERIA, Pattern.samples(), Scope.samples(), Curve.samples()))
-
-
-def model() -> nn.Module:
-    """Return a model that all patterns divide, with some equal weights and some zeros."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 4))
-    with torch.no_grad():
-        net[0].weight[:4] = net[0].weight[4:8]
-        net[2].weight[5, :7] = 0
-    return net
+AXES: list[Axes] = list(itertools.product(Criterion.samples(), Pattern.samples(), Scope.samples()))
+CURVES = Curve.samples()
+IN_TURN = [
+    (axes, kind, CURVES[number % len(CURVES)]) for number, (axes, kind) in enumerate(itertools.product(AXES, KINDS))
+]
+WHOLE = list(itertools.product(AXES, KINDS, CURVES))
 
 
-def recipe_of(criterion: Criterion, pattern: Pattern, scope: Scope, curve: Curve) -> Recipe:
-    """Return a recipe of one `prune`, as sparse as the pattern allows up to 80 %."""
-    ramp = Ramp(from_=0.1, to=min(0.8, pattern.most()), curve=curve)
+def name(case: tuple[Axes, str, Curve]) -> str:
+    """Return a test's name."""
+    axes, kind, curve = case
+    return ", ".join([*(axis.label() for axis in axes), kind, curve.label()])
+
+
+def recipe_of(axes: Axes, kind: Kind, curve: Curve) -> Recipe:
+    """Return a recipe of one `prune`, as sparse as pattern, scope and layers allow up to 70 %."""
+    criterion, pattern, scope = axes
+    most = min(0.7, pattern.most(), scope.highest(), kind.most(pattern))
+    ramp = None if criterion.keeps_zeros else Ramp(from_=0.1 * most, to=most, curve=curve)
+    window = {"begin": 0} if criterion.keeps_zeros else {"begin": 1, "end": 5, "every": 2}
     spec = Prune(
-        targets=TARGETS,
+        targets=kind.targets,
         criterion=criterion,
         pattern=pattern,
         scope=scope,
         sparsity=ramp,
-        window=Window.model_validate({"begin": 1, "end": 7, "every": 2}),
+        window=Window.model_validate(window),
     )
     return Recipe(version=1, modifiers=(spec,))
 
 
-def masks_of(net: nn.Module, manager: Manager) -> dict[str, torch.Tensor]:
+def masks_of(manager: Manager) -> dict[str, Tensor]:
     """Return copies of the masks in force."""
     return {name: mask.clone() for name, _, mask in manager._masks}
 
 
-def check_exact(spec: Prune, wanted: float, masks: dict[str, torch.Tensor]) -> None:
+def alive(bundle: Bundle, masks: dict[str, Tensor]) -> list[bool]:
+    """Return which tiles of a bundle are kept; every tile must be whole, and the same in all its tensors."""
+    kept: list[bool] | None = None
+    for part in bundle.parts:
+        tiles = tiles_of(part, masks[part.weight.name])
+        assert all(bool((tile == tile[0]).all()) for tile in tiles), "groups are whole"
+        mine = [bool(tile[0]) for tile in tiles]
+        assert kept in (None, mine), "one fate in all tensors"
+        kept = mine
+    assert kept is not None
+    return kept
+
+
+def check_exact(plan: PrunePlan, wanted: float, masks: dict[str, Tensor]) -> None:
     """Every arena has the shortest prefix of groups that reaches its budget, and groups are whole."""
-    names = list(masks)
-    size = max(spec.pattern.size(*mask.shape) for mask in masks.values())
-    for arena in spec.scope.arenas(len(names)):
-        elements = sum(masks[names[i]].numel() for i in arena)
-        pruned = sum(int((~masks[names[i]]).sum()) for i in arena)
-        assert budget(wanted, elements) <= pruned < budget(wanted, elements) + size
-    for mask in masks.values():
-        rows, columns = spec.pattern.tile(*mask.shape)
-        tiles = mask.view(mask.shape[0] // rows, rows, mask.shape[1] // columns, columns).float().mean(dim=(1, 3))
-        assert bool(((tiles == 0) | (tiles == 1)).all())
+    competition = plan.competition
+    scope = competition.scope
+    for bundle in competition.bundles:
+        if bundle.single:
+            continue
+        kept = alive(bundle, masks)
+        if bundle.quota > 1:
+            runs = [sum(run) for run in zip(*[iter(kept)] * (len(kept) // bundle.quota), strict=True)]
+            assert len(set(runs)) == 1, "an equal number from every run"
+    for arena in competition.arenas:
+        for share in competition.shares(arena, wanted):
+            bundles = [competition.bundles[index] for index in share.members]
+            if scope.by_row:
+                check_rows(bundles, share.sparsity, masks)
+                continue
+            elements = sum(bundle.elements for bundle in bundles)
+            pruned = {bundle.name: pruned_of(bundle, masks) for bundle in bundles}
+            floor, ceiling = scope.bounds(share.sparsity)
+            forced = sum(
+                -(-math.ceil(floor * bundle.elements - 1e-9) // bundle.size) * bundle.size for bundle in bundles
+            )
+            size = max(bundle.size for bundle in bundles)
+            asked = max(budget(share.sparsity, elements), forced)
+            assert budget(share.sparsity, elements) <= sum(pruned.values()) < asked + size
+            for bundle in bundles:
+                assert math.ceil(floor * bundle.elements - 1e-9) <= pruned[bundle.name]
+                assert pruned[bundle.name] <= math.floor(ceiling * bundle.elements + 1e-9) + bundle.size - 1
 
 
-@pytest.mark.parametrize("axes", COMBINATIONS, ids=lambda axes: ", ".join(axis.label() for axis in axes))
-def test_every_combination(axes: tuple[Criterion, Pattern, Scope, Curve]) -> None:
-    recipe = recipe_of(*axes)
-    assert Recipe.parse(recipe.dump()).staged() == recipe.staged()
-    net = model()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.003)
+def check_rows(bundles: list[Bundle], wanted: float, masks: dict[str, Tensor]) -> None:
+    """Every row of groups has the fewest groups that reach its own budget."""
+    for bundle in bundles:
+        (part,) = bundle.parts
+        for rows in part.weight.cube(masks[part.weight.name]).split(part.tile[0]):
+            pruned = int((~rows).sum())
+            assert budget(wanted, rows.numel()) <= pruned < budget(wanted, rows.numel()) + bundle.size
+
+
+def pruned_of(bundle: Bundle, masks: dict[str, Tensor]) -> int:
+    """Count the pruned weights of a bundle."""
+    return sum(int((~masks[part.weight.name]).sum()) for part in bundle.parts)
+
+
+def run(recipe: Recipe, kind: Kind) -> Iterator[tuple[Manager, nn.Module, Any]]:
+    """Train step by step."""
+    model = kind.build()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.003)
+    manager = Manager(recipe).apply(model, optimizer, total_steps=STEPS)
+    for step in range(STEPS):
+        kind.step(model, optimizer, manager, step)
+        yield manager, model, optimizer
+    manager.finalize()
+
+
+def check(case: tuple[Axes, str, Curve]) -> bool:
+    """Check a combination; return whether it was allowed."""
+    axes, kind_name, curve = case
+    kind = KINDS[kind_name]
     try:
-        manager = Manager(recipe).apply(net, optimizer, total_steps=STEPS)
+        recipe = recipe_of(axes, kind, curve)
+    except ValueError as error:
+        assert any(len(line["msg"]) > 20 for line in error.errors())  # type: ignore[attr-defined]
+        return False
+    assert Recipe.parse(recipe.dump()).staged() == recipe.staged()
+    before: dict[str, Tensor] = {}
+    try:
+        for manager, model, optimizer in run(recipe, kind):
+            masks = masks_of(manager)
+            (plan,) = manager.plan.modifiers
+            assert isinstance(plan, PrunePlan)
+            if plan.window.due(manager.step) and manager.target is not None:
+                check_exact(plan, manager.target, masks)
+            for name, mask in before.items():
+                assert not bool((masks[name] & ~mask).any()), "masks nest under projection"
+            before = masks
+            if manager.step == STOP:
+                saved = [clone(part.state_dict()) for part in (model, optimizer, manager)]
     except PlanError as error:
         assert len(str(error)) > 20
-        return
-    (spec,) = recipe.modifiers
-    assert isinstance(spec, Prune)
-    before: dict[str, torch.Tensor] = {}
-    for step in range(STEPS):
-        train(net, optimizer, manager, range(step, step + 1))
-        masks = masks_of(net, manager)
-        window = manager.plan.modifiers[0].window
-        if window.due(manager.step):
-            assert manager.target is not None
-            check_exact(spec, manager.target, masks)
-        for name, mask in before.items():
-            assert not bool((masks[name] & ~mask).any()), "masks nest under projection"
-        before = masks
-        if manager.step == STOP:
-            parts = [part.state_dict() for part in (net, optimizer, manager)]
-            saved = [
-                torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, p)
-                for p in parts
-            ]
-    manager.finalize()
+        return False
+    if axes[0].keeps_zeros:
+        check_lock(plan, kind.build(), before)
+    check_resume(recipe, kind, saved, model)
+    return True
 
-    again = model()
+
+def check_lock(plan: PrunePlan, initial: nn.Module, masks: dict[str, Tensor]) -> None:
+    """A group is kept if it had a weight that was not zero."""
+    for bundle in plan.competition.bundles:
+        found = {}
+        for part in bundle.parts:
+            weights = part.weight.region(initial.get_parameter(part.weight.parameter_name).detach())
+            found[part.weight.name] = (weights != 0).double()
+        for part in bundle.parts:
+            sums = [
+                torch.stack([tile.sum() for tile in tiles_of(other, found[other.weight.name])])
+                for other in bundle.parts
+            ]
+            wanted = torch.stack(sums).sum(0) > 0
+            mine = torch.stack([tile.all() for tile in tiles_of(part, masks[part.weight.name])])
+            assert torch.equal(mine, wanted)
+
+
+def tiles_of(part: Part, tensor: Tensor) -> list[Tensor]:
+    """Return the tiles of a tensor, flat, in order."""
+    cube = part.weight.cube(tensor)
+    corners = itertools.product(*(range(0, size, side) for size, side in zip(cube.shape, part.tile, strict=True)))
+    height, depth, width = part.tile
+    return [cube[r : r + height, t : t + depth, c : c + width].flatten() for r, t, c in corners]
+
+
+def clone(state: Any) -> Any:
+    """Return a copy of a state's tensors."""
+    return torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, state)
+
+
+def check_resume(recipe: Recipe, kind: Kind, saved: list[Any], finished: nn.Module) -> None:
+    """Going on from a state gives the same weights, bit by bit."""
+    again = kind.build()
     optimizer = torch.optim.AdamW(again.parameters(), lr=0.003)
     manager = Manager(recipe).apply(again, optimizer, total_steps=STEPS)
-    again.load_state_dict(saved[0])
-    optimizer.load_state_dict(saved[1])
-    manager.load_state_dict(saved[2])
-    train(again, optimizer, manager, range(STOP, STEPS))
+    for part, state in zip((again, optimizer, manager), saved, strict=True):
+        part.load_state_dict(state)
+    for step in range(STOP, STEPS):
+        kind.step(again, optimizer, manager, step)
     manager.finalize()
-    for mine, theirs in zip(net.parameters(), again.parameters(), strict=True):
+    for mine, theirs in zip(again.parameters(), finished.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
 
-def test_the_matrix_is_not_empty() -> None:
-    assert len(COMBINATIONS) >= 80
-    assert len({axes[1].type for axes in COMBINATIONS}) >= 3
+@pytest.mark.parametrize("axes", AXES, ids=lambda axes: ", ".join(axis.label() for axis in axes))
+def test_every_combination(axes: Axes) -> None:
+    cases = [case for case in IN_TURN if case[0] is axes]
+    assert len(cases) == len(KINDS)
+    for case in cases:
+        check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", AXES, ids=lambda axes: ", ".join(axis.label() for axis in axes))
+def test_the_whole_product(axes: Axes) -> None:
+    for case in WHOLE:
+        if case[0] is axes:
+            check(case)
+
+
+def test_what_is_allowed_is_most() -> None:
+    """A matrix that refuses everything would pass; so every value of every axis must be allowed somewhere."""
+    assert len(WHOLE) > 10_000
+    magnitude = next(axes[0] for axes in AXES if axes[0].type == "magnitude")
+    tensor = next(axes[2] for axes in AXES if axes[2].type == "tensor")
+    for pattern in Pattern.samples():
+        allowed = [kind for kind in KINDS if check(((magnitude, pattern, tensor), kind, CURVES[0]))]
+        assert allowed, pattern
+    for scope in Scope.samples():
+        pattern = next(axes[1] for axes in AXES if axes[1].type == "unstructured")
+        assert all(check(((magnitude, pattern, scope), kind, CURVES[0])) for kind in KINDS), scope

@@ -132,7 +132,7 @@ def test_a_plug_in_adds_a_criterion(plugin: Any, tmp_path: Path, monkeypatch: py
         "class Negative(Criterion):\n"
         '    """Prune the largest first."""\n\n'
         '    type: Literal["negative"] = "negative"\n    factor: float = 1.0\n\n'
-        "    def score(self, weight):\n        return -self.factor * weight.abs()\n"
+        "    def score(self, weight, place):\n        return -self.factor * weight.abs()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     plugin(theirs="their_plugin")

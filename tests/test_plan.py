@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparsify import Plan, PlanError, Recipe
-from sparsify.targets import select_weights
+from sparsify.targets import Targets
 from tests.loop import recipe
 
 
@@ -37,8 +37,9 @@ class Net(nn.Module):
 
 def matched(targets: list[str], exclude: list[str]) -> list[str]:
     """Return the names that selectors match in Net, without `.weight`; problems are errors."""
-    weights, problems = select_weights(Net(), targets, exclude)
-    assert not problems, problems
+    finder = Targets(Net())
+    weights = finder.select(targets, exclude)
+    assert not finder.problems
     return [weight.name.removesuffix(".weight") for weight in weights]
 
 
@@ -61,6 +62,12 @@ LINEARS = [f"layers.{i}.{n}" for i in (0, 1) for n in ("query", "key", "up", "do
         (["type:Linear"], ["classifier"], LINEARS),
         (["type:Conv2d"], [], ["conv"]),
         (["type:Block"], ["*.down", "layers.0"], ["layers.1.query", "layers.1.key", "layers.1.up"]),
+        (["embed"], [], ["embed"]),
+        (["*embed"], [], ["embed"]),
+        (["embed.weight", "conv"], [], ["embed", "conv"]),
+        (["type:Embedding"], [], ["embed"]),
+        (["re:emb.*d"], [], ["embed"]),
+        (["re:.*"], ["classifier", "conv"], LINEARS),
         (["layers.?.up", "classifier"], [], ["layers.0.up", "layers.1.up", "classifier"]),
     ],
 )
@@ -77,7 +84,8 @@ def test_selectors(targets: list[str], exclude: list[str], names: list[str]) -> 
         ("type:Linaer", None, "'type:Linaer' matches nothing in Net (did you mean 'type:Linear'?)"),
         ("re:layers", "x", "exclude[0]: 'x' matches nothing in Net"),
         ("re:layers.0.que", None, "'re:layers.0.que' matches nothing in Net"),
-        ("embed", None, "'embed' matches only modules without a prunable weight (Embedding)"),
+        ("emb*", None, "'emb*' matches only embeddings, which must be named (`embeddings`, `type:Embedding`)"),
+        ("attention", None, "'attention' is a role, but the architecture of Net is not known; it has: classifier"),
         ("*.norm", None, "'*.norm' matches only modules without a prunable weight (LayerNorm)"),
         ("layers.*", "layers", "everything that is targeted is excluded"),
     ],
@@ -90,7 +98,10 @@ def test_selectors_that_match_nothing_are_errors(targets: str, exclude: str | No
 
 
 def test_without_targets_the_candidates_are_listed() -> None:
-    with pytest.raises(PlanError, match="`targets` is needed for Net; it has: classifier, conv, layers.0.down, "):
+    with pytest.raises(
+        PlanError,
+        match="`targets` is needed for Net, whose architecture is not known; it has: classifier, conv, layers.0.down, ",
+    ):
         Plan.of(recipe(targets=""), Net(), total_steps=100)
 
 

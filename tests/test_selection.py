@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -12,10 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparsify import ScoreError
-from sparsify.criteria import Criterion
-from sparsify.masking import Contender, budget, mask_tensors, select, selection
-from sparsify.patterns import Pattern
-from sparsify.scopes import Scope
+from sparsify.masking import Contender, budget, select, selection
+from sparsify.masking.rows import select_in_rows
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -136,99 +133,34 @@ def test_the_budget_is_rounded_half_to_even(sparsity: float, elements: int, prun
     assert budget(sparsity, elements) == pruned
 
 
-# ---------------------------------------------------------------- criterion × pattern × scope on matrices
-
-
-def slow_groups(scores: Tensor, pattern: Pattern) -> Tensor:
-    """Score every tile by loops over its weights."""
-    rows, columns = pattern.tile(*scores.shape)
-    how = getattr(pattern, "reduce_by", "mean")
-    out = torch.zeros(scores.shape[0] // rows, scores.shape[1] // columns, dtype=torch.float64)
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            tile = scores[i * rows : (i + 1) * rows, j * columns : (j + 1) * columns].double().flatten()
-            values = {"mean": tile.mean(), "sum": tile.sum(), "max": tile.max(), "l2": tile.norm()}
-            out[i, j] = values[how]
-    return out
-
-
-@pytest.mark.parametrize("scope", ["global", "tensor"])
-@pytest.mark.parametrize("how", ["mean", "sum", "max", "l2"])
-@pytest.mark.parametrize("tile", [[4, 1], [1, 4], [2, 2], [8, 16], "row", "column"])
-def test_groups_are_true_tiles(tile: Any, how: str, scope: str) -> None:
-    pattern = Pattern.parse({"type": tile} if isinstance(tile, str) else {"type": "block", "shape": tile})
-    pattern = pattern.model_copy(update={"reduce_by": how})
-    matrices = {"a": torch.randint(-9, 9, (16, 32)).double(), "b": torch.randint(-9, 9, (32, 16)).double()}
-    masks = mask_tensors(matrices, Criterion.parse("magnitude"), pattern, Scope.parse(scope), lambda names: 0.4)
-    grouped = {name: slow_groups(matrix.abs(), pattern) for name, matrix in matrices.items()}
-    arenas = [["a", "b"]] if scope == "global" else [["a"], ["b"]]
-    for arena in arenas:
-        wanted = reference(
-            [grouped[name].flatten().float() for name in arena],
-            [pattern.size(*matrices[name].shape) for name in arena],
-            budget(0.4, sum(matrices[name].numel() for name in arena)),
-        )
-        for name, flat in zip(arena, wanted, strict=True):
-            rows, columns = pattern.tile(*matrices[name].shape)
-            full = flat.view(grouped[name].shape).repeat_interleave(rows, 0).repeat_interleave(columns, 1)
-            assert torch.equal(masks[name], full)
-
-
-def slow_n_m(matrix: Tensor, n: int, m: int, pruned: int) -> Tensor:
-    """Protect the top n of every m (later ones win ties), then prune the lowest of the rest."""
-    flat = matrix.abs().flatten()
-    order = sorted(range(len(flat)), key=lambda i: (float(flat[i]), i))
-    protected = set()
-    for start in range(0, len(flat), m):
-        group = [i for i in order if start <= i < start + m]
-        protected |= set(group[-n:])
-    mask = torch.ones(len(flat), dtype=torch.bool)
-    mask[[i for i in order if i not in protected][:pruned]] = False
-    return mask.view(matrix.shape)
-
-
-@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (3, 4), (1, 2), (4, 8), (1, 16), (5, 8)])
-@pytest.mark.parametrize("ties", [False, True])
-def test_n_m_is_gradual_and_ends_exact(n: int, m: int, ties: bool) -> None:
-    matrix = torch.randn(12, 48)
-    if ties:
-        matrix = matrix.round()
-    pattern = Pattern.parse(f"{n}:{m}")
-    most = 1 - n / m
-    for part in (0, 0.3, 0.77, 1):
-        wanted = slow_n_m(matrix, n, m, budget(part * most, matrix.numel()))
-        for scope in ("tensor", "global"):
-            masks = mask_tensors(
-                {"w": matrix}, Criterion.parse("magnitude"), pattern, Scope.parse(scope), lambda names, s=part * most: s
-            )
-            assert torch.equal(masks["w"], wanted)
-    assert torch.equal(wanted.view(-1, m).sum(1), torch.full((matrix.numel() // m,), n))
-
-
 @pytest.mark.usefixtures("tiny_chunks")
-def test_n_m_across_tensors_and_chunks() -> None:
-    matrices = {"a": torch.randn(10, 24), "b": torch.randn(6, 16) * 3}
-    masks = mask_tensors(
-        matrices, Criterion.parse("magnitude"), Pattern.parse("2:4"), Scope.parse("global"), lambda names: 0.3
-    )
-    together = torch.cat([matrix.flatten() for matrix in matrices.values()]).view(1, -1)
-    wanted = slow_n_m(together, 2, 4, budget(0.3, together.numel())).flatten()
-    assert torch.equal(torch.cat([masks["a"].flatten(), masks["b"].flatten()]), wanted)
+@pytest.mark.parametrize("ties", [False, True])
+def test_groups_of_many_sizes(ties: bool) -> None:
+    torch.manual_seed(0)
+    scores = [torch.randn(97), torch.randn(160)]
+    if ties:
+        scores = [(score * 2).round() for score in scores]
+    sizes = [torch.randint(1, 9, (97,)), torch.full((160,), 5)]
+    contenders = [
+        Contender.of("a", scores[0], 8, sizes=sizes[0]),
+        Contender.of("b", scores[1], 5),
+    ]
+    order = torch.cat(scores).sort(stable=True).indices
+    each = torch.cat(sizes)
+    before = each[order].cumsum(0) - each[order]
+    for elements in range(0, int(each.sum()) + 1, 13):
+        wanted = torch.ones(257, dtype=torch.bool)
+        wanted[order[before < elements]] = False
+        assert torch.equal(torch.cat(select(contenders, elements)), wanted)
 
 
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4", {"type": "block", "shape": [4, 2]}])
-def test_non_contiguous_matrices_give_the_same_mask(pattern: object) -> None:
-    base = torch.randn(64, 48)
-    arguments = (Criterion.parse("magnitude"), Pattern.parse(pattern), Scope.parse("tensor"), lambda names: 0.4)
-    wanted = mask_tensors({"w": base}, *arguments)["w"]
-    for view in (base.t().contiguous().t(), torch.cat([base, base], 1)[:, :48], base.repeat(2, 1)[:64]):
-        assert torch.equal(mask_tensors({"w": view}, *arguments)["w"], wanted)
-
-
-def test_n_m_refuses_infinite_weights() -> None:
-    matrix = torch.randn(8, 8)
-    matrix[3, 3] = math.inf
-    with pytest.raises(ScoreError, match="w: the scores hold"):
-        mask_tensors(
-            {"w": matrix}, Criterion.parse("magnitude"), Pattern.parse("2:4"), Scope.parse("tensor"), lambda names: 0.3
-        )
+@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 40), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_rows_are_selected_like_arenas(seed: int, rows: int, columns: int, ties: bool) -> None:
+    scores = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    if ties:
+        scores = scores.round()
+    for groups in {0, 1, columns // 2, columns - 1, columns}:
+        mask = select_in_rows(scores, groups)
+        for row, mine in zip(scores, mask, strict=True):
+            assert torch.equal(mine, reference([row], [1], groups)[0])

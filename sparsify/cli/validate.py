@@ -26,7 +26,8 @@ def validate(
         for problem in result["problems"]:
             typer.echo(problem["text"], err=True)
         if result["valid"] and not as_json:
-            typer.echo(f"{result['file']}: valid, {result['modifiers']} modifiers, sha256 {result['sha256'][:12]}")
+            count = f"{result['modifiers']} modifier" + ("s" if result["modifiers"] != 1 else "")
+            typer.echo(f"{result['file']}: valid, {count}, sha256 {result['sha256'][:12]}")
     if not all(result["valid"] for result in results):
         raise typer.Exit(BAD_INPUT)
 

@@ -4,11 +4,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from sparsify.criteria.base import Criterion
+from sparsify.criteria.base import Criterion, Place
 
 
 class Existing(Criterion):
-    """score = 1 where w ≠ 0, else 0; the mask keeps exactly what is non-zero when the window opens.
+    """score = 1 where w ≠ 0, else 0; a group is kept if it has a weight that is not zero when the window opens.
 
     Takes no `sparsity`: it is the one that is there (unknown in a plan without weights).
     """
@@ -16,5 +16,5 @@ class Existing(Criterion):
     type: Literal["existing"] = "existing"
     keeps_zeros: ClassVar[bool] = True
 
-    def score(self, weight: Tensor) -> Tensor:
+    def score(self, weight: Tensor, place: Place) -> Tensor:
         return (weight != 0).to(weight.dtype)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from sparsify.criteria.base import Criterion
+from sparsify.criteria.base import Criterion, Place
 
 
 class Magnitude(Criterion):
@@ -15,5 +15,5 @@ class Magnitude(Criterion):
 
     type: Literal["magnitude"] = "magnitude"
 
-    def score(self, weight: Tensor) -> Tensor:
+    def score(self, weight: Tensor, place: Place) -> Tensor:
         return weight.abs()

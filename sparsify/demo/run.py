@@ -142,7 +142,7 @@ def run(
 
 
 def _measure(dense: nn.Module, sparse: nn.Module, plan: Plan, test: Any, directory: Path) -> tuple[Side, Side]:
-    targeted = [tensor.name for modifier in plan.modifiers for tensor in modifier.tensors]
+    targeted = [weight for modifier in plan.modifiers for weight in modifier.weights]
     images = test.images[:64]
     models = (dense.eval(), sparse.eval())
     with torch.inference_mode():

@@ -30,11 +30,11 @@ SAMPLE = 1 << 12
 
 @dataclass(frozen=True)
 class Contender:
-    """The groups of one tensor: `count` scores, each standing for `size` elements.
+    """The groups of one bundle: `count` scores, each standing for `size` elements, or `sizes` of its own.
 
     `read(start, stop, step)` returns the scores of groups start, start + step, … < stop as a 1-D tensor
     of dtype `dtype` (with step > 1 it may return neighbours instead: only samples are read so).
-    `protected` says that +inf is a legal score and means: never pruned.
+    `protected` says that infinite scores are legal and mean: never pruned (+), pruned first (−).
     """
 
     name: str
@@ -44,12 +44,35 @@ class Contender:
     device: torch.device
     read: Callable[[int, int, int], Tensor]
     protected: bool = False
+    sizes: Tensor | None = None
+    """Elements of every group, int64, on the CPU, where they differ; `size` is then the largest."""
 
     @classmethod
-    def of(cls, name: str, scores: Tensor, size: int = 1) -> Contender:
+    def of(
+        cls, name: str, scores: Tensor, size: int = 1, *, sizes: Tensor | None = None, protected: bool = False
+    ) -> Contender:
         """Return a contender that reads from a tensor of group scores, in its row-major order."""
         flat = scores.reshape(-1)
-        return cls(name, flat.numel(), size, flat.dtype, flat.device, lambda start, stop, step: flat[start:stop:step])
+
+        def read(start: int, stop: int, step: int) -> Tensor:
+            return flat[start:stop:step]
+
+        return cls(name, flat.numel(), size, flat.dtype, flat.device, read, protected, sizes)
+
+    @property
+    def elements(self) -> int:
+        """The number of elements."""
+        return self.count * self.size if self.sizes is None else int(self.sizes.sum())
+
+    def weigh(self, chosen: Tensor, start: int) -> int:
+        """Return how many elements the chosen of the groups from `start` on (bool, 1-D) have."""
+        if self.sizes is None:
+            return self.size * int(torch.count_nonzero(chosen))
+        return int(self.sizes[start : start + chosen.numel()][chosen.to("cpu")].sum())
+
+    def each(self, places: Tensor) -> Tensor:
+        """Return the number of elements of the groups at `places`, int64, on the CPU."""
+        return torch.full((places.numel(),), self.size) if self.sizes is None else self.sizes[places.to("cpu")]
 
     @property
     def chunk(self) -> int:
@@ -76,7 +99,7 @@ def select(contenders: Sequence[Contender], elements: int) -> list[Tensor]:
     masks = [torch.ones(c.count, dtype=torch.bool, device=c.device) for c in contenders]
     if elements <= 0:
         return masks
-    if elements >= sum(c.count * c.size for c in contenders):
+    if elements >= sum(c.elements for c in contenders):
         return [mask.zero_() for mask in masks]
     arena = _Arena(contenders, elements, reduce(torch.promote_types, (c.dtype for c in contenders)))
     low, high = _bracket(arena)
@@ -105,10 +128,13 @@ def _sweep(arena: _Arena, masks: list[Tensor], low: float, high: float) -> bool:
     for owner, (contender, mask) in enumerate(zip(arena.contenders, masks, strict=True)):
         inside = torch.empty(min(contender.chunk, contender.count), dtype=torch.bool, device=contender.device)
         for start, scores in contender.chunks(arena.dtype):
-            _check(contender, scores)
+            check_scores(contender.name, scores, contender.protected)
             part = mask[start : start + scores.numel()]
             torch.gt(scores, low, out=part)
-            below += contender.size * (part.numel() - int(torch.count_nonzero(part)))
+            if contender.sizes is None:
+                below += contender.size * (part.numel() - int(torch.count_nonzero(part)))
+            else:
+                below += contender.weigh(~part, start)
             if gathered <= room:
                 place = inside[: part.numel()]
                 places = _places(torch.le(scores, high, out=place).logical_and_(part))
@@ -132,25 +158,38 @@ def _rank(arena: _Arena, masks: list[Tensor], near: list[tuple[int, Tensor, Tens
     """Prune the first of the collected groups, by (score, index), that reach `left` elements."""
     if not near:
         return False
-    sizes = [arena.contenders[owner].size for owner, _, _ in near]
     scores = torch.cat([values.to("cpu") for _, _, values in near])
-    if sum(values.numel() * size for (_, _, values), size in zip(near, sizes, strict=True)) < left:
-        return False
-    if len(set(sizes)) == 1:
-        threshold = scores.kthvalue(-(-left // sizes[0])).values
-        left -= sizes[0] * int(torch.count_nonzero(scores < threshold))
+    uniform = {c.size for c in arena.contenders} if all(c.sizes is None for c in arena.contenders) else set()
+    if len(uniform) == 1:
+        (size,) = uniform
+        if scores.numel() * size < left:
+            return False
+        threshold = scores.kthvalue(-(-left // size)).values
     else:
-        each = torch.tensor(sizes).repeat_interleave(torch.tensor([v.numel() for _, _, v in near]))
+        each = torch.cat([arena.contenders[owner].each(places) for owner, places, _ in near])
+        if int(each.sum()) < left:
+            return False
         ordered, order = scores.sort(stable=True)
         threshold = ordered[int(torch.searchsorted(each[order].cumsum(0), left))]
-        left -= int(each[scores < threshold].sum())
-    for owner, places, values in near:
-        size = arena.contenders[owner].size
-        ties = places[values == threshold.to(values.device)][: max(-(-left // size), 0)]
-        left -= ties.numel() * size
-        masks[owner][places[values < threshold.to(values.device)]] = False
-        masks[owner][ties] = False
+    lower = [(owner, places, places[values < threshold.to(values.device)]) for owner, places, values in near]
+    left -= sum(int(arena.contenders[owner].each(below).sum()) for owner, _, below in lower)
+    for (owner, places, below), (_, _, values) in zip(lower, near, strict=True):
+        ties = places[values == threshold.to(values.device)]
+        pruned = _prefix(arena.contenders[owner], ties, left)
+        left -= int(arena.contenders[owner].each(ties[:pruned]).sum())
+        masks[owner][below] = False
+        masks[owner][ties[:pruned]] = False
     return True
+
+
+def _prefix(contender: Contender, places: Tensor, left: int) -> int:
+    """Return how many of the groups at `places`, in order, reach `left` elements; all if they do not."""
+    if left <= 0:
+        return 0
+    if contender.sizes is None:
+        return min(places.numel(), -(-left // contender.size))
+    reach = contender.each(places).cumsum(0)
+    return min(places.numel(), int(torch.searchsorted(reach, left)) + 1)
 
 
 def _search(arena: _Arena, masks: list[Tensor], guess: float) -> None:
@@ -175,9 +214,9 @@ def _count(arena: _Arena, score: float) -> tuple[int, int]:
     """Return the number of elements whose score is below, and equal to, `score`."""
     below = ties = 0
     for contender in arena.contenders:
-        for _, scores in contender.chunks(arena.dtype):
-            below += contender.size * int(torch.count_nonzero(scores < score))
-            ties += contender.size * int(torch.count_nonzero(scores == score))
+        for start, scores in contender.chunks(arena.dtype):
+            below += contender.weigh(scores < score, start)
+            ties += contender.weigh(scores == score, start)
     return below, ties
 
 
@@ -190,12 +229,10 @@ def _write(arena: _Arena, masks: list[Tensor], threshold: float, left: int) -> N
                 torch.ge(scores, threshold, out=part)
                 continue
             torch.gt(scores, threshold, out=part)
-            ties = scores == threshold
-            count = int(torch.count_nonzero(ties))
-            pruned = min(count, -(-left // contender.size))
-            left -= pruned * contender.size
-            if pruned < count:
-                part[_places(ties)[pruned:]] = True
+            ties = _places(scores == threshold)
+            pruned = _prefix(contender, ties + start, left)
+            left -= int(contender.each(ties[:pruned] + start).sum())
+            part[ties[pruned:]] = True
 
 
 def _bracket(arena: _Arena) -> tuple[float, float]:
@@ -207,14 +244,14 @@ def _bracket(arena: _Arena) -> tuple[float, float]:
     contenders = [c for c in arena.contenders if c.count]
     samples = [c.read(0, c.count, step).to("cpu", arena.dtype) for c in contenders]
     sample = torch.cat(samples)
-    everything = sum(c.count * c.size for c in contenders)
+    everything = sum(c.elements for c in contenders)
     spread = 3 * 0.5 / math.sqrt(sample.numel())  # three standard deviations of a quantile
     quantiles = [arena.elements / everything - spread, arena.elements / everything + spread]
-    if len({c.size for c in contenders}) == 1:
+    if len({c.size for c in contenders}) == 1 and all(c.sizes is None for c in contenders):
         low, high = (math.floor(quantile * sample.numel()) for quantile in quantiles)
     else:
         counts = torch.tensor([part.numel() for part in samples])
-        weights = torch.tensor([c.size * c.count for c in contenders]).double() / counts
+        weights = torch.tensor([c.elements for c in contenders]).double() / counts
         sample, order = sample.sort()
         reach = weights.repeat_interleave(counts)[order].cumsum(0)
         low, high = torch.searchsorted(reach, torch.tensor(quantiles).double() * everything).tolist()
@@ -229,8 +266,11 @@ def _odd(step: int) -> int:
     return step + 1 if step > 1 and step % 2 == 0 else step
 
 
-def _check(contender: Contender, scores: Tensor) -> None:
+def check_scores(name: str, scores: Tensor, protected: bool = False) -> None:
+    """Raise ScoreError, naming the tensor, for NaN, or for infinite scores unless they are `protected`."""
+    if not scores.numel():
+        return
     least, most = (float(end) for end in torch.aminmax(scores))
-    if math.isnan(least) or least == -math.inf or (most == math.inf and not contender.protected):
+    if math.isnan(least) or (not protected and math.isinf(least + most)):
         what = "NaN" if math.isnan(least) else "infinite"
-        raise ScoreError(f"{contender.name}: the scores hold {what} values, so they cannot be ranked")
+        raise ScoreError(f"{name}: the scores hold {what} values, so they cannot be ranked")

@@ -15,7 +15,7 @@ from sparsify.masking.project import project_
 
 
 class MaskStore:
-    """Masks (bool, True = keep, the parameter's shape) by parameter name."""
+    """Masks (bool, True = keep, the shape of the weight's region) by the weight's name."""
 
     def __init__(self) -> None:
         self._weights: dict[str, Weight] = {}
@@ -37,11 +37,14 @@ class MaskStore:
         self._weights[weight.name] = weight
         self._masks[weight.name] = mask
 
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name]
+
     @torch.no_grad()
     def project(self) -> None:
         """Write zeros wherever a mask says so."""
         for _, weight, mask in self:
-            project_(weight.parameter, mask)
+            project_(weight.tensor, mask)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
@@ -49,7 +52,7 @@ class MaskStore:
         for _, weight, mask in self:
             gradient = weight.parameter.grad
             if gradient is not None and not gradient.is_sparse:
-                project_(gradient, mask)
+                project_(weight.region(gradient), mask)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the masks, eight to a byte, with their shapes."""
@@ -61,7 +64,7 @@ class MaskStore:
         for name, saved in state.items():
             if name not in known:
                 raise StateError(f"the state has a mask for {name}, which the model or the recipe lacks")
-            shape = tuple(known[name].parameter.shape)
+            shape = known[name].shape
             if tuple(saved["shape"]) != shape:
                 raise StateError(f"the state's mask for {name} is {tuple(saved['shape'])}, the parameter {shape}")
             masks[name] = unpack(saved["packed"], shape).to(known[name].parameter.device)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
+from sparsify.anatomy import Anatomy
 from sparsify.layers import Weight
 from sparsify.masking.store import MaskStore
 from sparsify.modifiers.clock import Span
@@ -28,6 +29,9 @@ class PlanContext:
     span: Span
     key: str
     """`stage/name`: what state and reports call the modifier."""
+
+    anatomy: Anatomy | None = None
+    """The model by role, where its architecture is known."""
 
     problems: list[tuple[tuple[str | int, ...], str]] = field(default_factory=list)
     """(path below the modifier, sentence)."""

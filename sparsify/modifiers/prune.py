@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from pydantic import model_validator
 from typing_extensions import Self
 
 from sparsify.criteria import Criterion
 from sparsify.criteria.magnitude import Magnitude
 from sparsify.layers import Weight, aliases, unsuitable
-from sparsify.masking import budget, count_zeros, mask_tensors
-from sparsify.masking.store import MaskStore
-from sparsify.modifiers.base import Modifier, ModifierPlan, PlanContext, Run, Shortfall, TensorPlan
+from sparsify.masking import Competition
+from sparsify.modifiers.base import Modifier, PlanContext
 from sparsify.modifiers.clock import ClockError
+from sparsify.modifiers.prune_plan import PrunePlan, expect
 from sparsify.patterns import Pattern
+from sparsify.patterns.base import Misfit
+from sparsify.patterns.bundle import Bundle
 from sparsify.patterns.unstructured import Unstructured
-from sparsify.schedules import EXISTING, Ramp, Window
+from sparsify.schedules import Ramp, Window
 from sparsify.schedules.window import StepWindow
 from sparsify.scopes import Scope
 from sparsify.scopes.tensor import TensorScope
+from sparsify.selectors import Layers, Selectors
 from sparsify.spec import fail_at
-from sparsify.targets import Selectors, select_weights
+from sparsify.targets import Targets
 
 TOLERANCE = 1e-9
 
@@ -35,10 +36,17 @@ class Prune(Modifier):
     type: Literal["prune"] = "prune"
 
     targets: Selectors | None = None
-    """Modules, by name (glob, `re:`) or `type:`. May be left out only where the architecture is known."""
+    """Roles (`attention`, `ffn.down`), modules by name (glob, `re:`) or `type:`.
+
+    Left out, or `default`: every linear and convolutional weight except embeddings and task head, where the
+    architecture is known.
+    """
 
     exclude: Selectors | None = None
     """What is not meant, though `targets` match it."""
+
+    layers: Layers | None = None
+    """Only what lies in these layers, counted from 0: `3`, `0-5`, or a list; where the architecture is known."""
 
     criterion: Criterion = Magnitude()
     """What a weight is worth."""
@@ -69,10 +77,24 @@ class Prune(Modifier):
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        most = self.pattern.most()
-        if self.sparsity is not None and self.sparsity.to > most + TOLERANCE:
-            message = f"the pattern allows a sparsity of at most {most:g}, got {self.sparsity.to:g}"
-            raise fail_at("Prune", ("sparsity",), message, None)
+        if self.sparsity is not None:
+            for what, most in (("pattern", self.pattern.most()), ("scope", self.scope.highest())):
+                if self.sparsity.to > most + TOLERANCE:
+                    message = f"the {what} allows a sparsity of at most {most:g}, got {self.sparsity.to:g}"
+                    raise fail_at("Prune", ("sparsity",), message, None)
+        return self
+
+    @model_validator(mode="after")
+    def _axes_go_together(self) -> Self:
+        if self.criterion.keeps_zeros and self.pattern.period() > 1:
+            message = (
+                f"the criterion {self.criterion.type!r} keeps what is there, it cannot make {self.pattern.label()}; "
+                "leave `pattern` out"
+            )
+            raise fail_at("Prune", ("pattern",), message, None)
+        if self.scope.by_row and not self.pattern.by_row:
+            message = f"the scope {self.scope.type!r} ranks what is inside a row; a {self.pattern.type} is not"
+            raise fail_at("Prune", ("scope",), message, None)
         return self
 
     def plan(self, context: PlanContext) -> PrunePlan | None:
@@ -83,10 +105,15 @@ class Prune(Modifier):
                 f"the criterion {self.criterion.type!r} needs {needs}, which `prune` cannot give yet", "criterion"
             )
         window = self._window(context)
-        weights = self._weights(context)
+        bundles = self._bundles(context)
         if window is None or len(context.problems) > before:
             return None
-        tensors, nonzeros = _expect(self, weights)
+        competition = Competition.of(bundles, self.criterion, self.pattern, self.scope, context.anatomy)
+        target = self.sparsity.to if self.sparsity else None
+        if target is not None and (reason := competition.impossible(target)):
+            context.problem(reason, "sparsity")
+            return None
+        tensors, nonzeros = expect(competition, target)
         facts = {
             "criterion": self.criterion.label(),
             "pattern": self.pattern.label(),
@@ -100,8 +127,9 @@ class Prune(Modifier):
             tensors=tensors,
             nonzeros=nonzeros,
             facts=facts,
-            weights=tuple(weights),
-            spec=self,
+            weights=tuple(part.weight for bundle in bundles for part in bundle.parts),
+            ramp=self.sparsity,
+            competition=competition,
         )
 
     def _window(self, context: PlanContext) -> StepWindow | None:
@@ -128,181 +156,39 @@ class Prune(Modifier):
             context.problem(message, "window", "every")
         return window
 
-    def _weights(self, context: PlanContext) -> list[Weight]:
-        if self.targets is None:
-            names = sorted({w.name.rpartition(".")[0] for w in select_weights(context.model, ["*"], [])[0]})
-            shown = ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
-            context.problem(f"`targets` is needed for {type(context.model).__name__}; it has: {shown}")
-            return []
-        weights, problems = select_weights(context.model, self.targets, self.exclude or ())
-        for key, index, message in problems:
-            context.problem(message, key, index)
-        shared = aliases(context.model)
-        misfits: dict[str, list[str]] = {}
+    def _bundles(self, context: PlanContext) -> list[Bundle]:
+        """Resolve the targets, and cut them as the pattern wants; report what does not fit."""
+        finder = Targets(context.model, context.anatomy, self.pattern.role)
+        weights = finder.select(self.targets, self.exclude or (), self.layers)
+        for problem in finder.problems:
+            written = getattr(self, problem.key) is not None
+            path: list[str | int] = [problem.key] if written else []
+            if written and problem.index is not None:
+                path.append(problem.index)
+            context.problem(problem.message, *path)
+        unfit: dict[str, list[str]] = {}
         for weight in weights:
-            reason = unsuitable(weight.parameter) or self._misfit(weight)
-            if reason:
-                misfits.setdefault(reason, []).append(weight.name)
+            if reason := unsuitable(weight.parameter):
+                unfit.setdefault(reason, []).append(weight.name)
+        misfits = [Misfit(reason, tuple(names), "targets") for reason, names in unfit.items()]
+        bundles: list[Bundle] = []
+        if not misfits:
+            bundles, misfits = self.pattern.bundles(weights, context.anatomy)
+        if self.scope.by_row:
+            ragged = tuple(bundle.name for bundle in bundles if bundle.sizes is not None)
+            misfits += [Misfit("in a row, all groups must be of one size", ragged, "scope")] if ragged else []
+        for misfit in misfits:
+            context.problem(f"{_some(misfit.names)}: {misfit.reason}" if misfit.names else misfit.reason, misfit.key)
+        self._note_ties(context, weights)
+        return bundles
+
+    def _note_ties(self, context: PlanContext, weights: Sequence[Weight]) -> None:
+        shared = aliases(context.model)
+        for weight in weights:
             others = [name for name in shared.get(id(weight.parameter), ()) if name != weight.name]
             if others:
                 context.notes.append(f"{weight.name} is tied to {', '.join(others)}: one tensor, one mask")
-        for reason, names in misfits.items():
-            context.problem(f"{_some(names)}: {reason}", "pattern" if "divide" in reason else "targets")
-        return weights
-
-    def _misfit(self, weight: Weight) -> str | None:
-        if weight.layout == "conv" and not isinstance(self.pattern, Unstructured):
-            return f"the pattern {self.pattern.type!r} does not apply to convolutions yet"
-        return self.pattern.problem(weight.rows, weight.columns)
 
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _whole(elements: int, size: int) -> int:
-    """Return the elements of the fewest whole groups that reach `elements`."""
-    return -(-elements // size) * size
-
-
-def _expect(spec: Prune, weights: Sequence[Weight]) -> tuple[tuple[TensorPlan, ...], int | None]:
-    """Return what is known beforehand about each tensor, and the non-zero weights of all together."""
-    target = spec.sparsity.to if spec.sparsity else None
-    kept, total = _kept(spec, weights, target) if target is not None else ({}, None)
-    tensors = tuple(
-        TensorPlan(
-            name=weight.name,
-            shape=tuple(weight.parameter.shape),
-            dtype=str(weight.parameter.dtype).removeprefix("torch."),
-            elements=weight.parameter.numel(),
-            target=target,
-            nonzeros=kept.get(index),
-        )
-        for index, weight in enumerate(weights)
-    )
-    return tensors, total
-
-
-def _kept(spec: Prune, weights: Sequence[Weight], target: float) -> tuple[dict[int, int], int | None]:
-    """Return the weights kept of each tensor that does not compete, by index, and of all together.
-
-    Where tensors with groups of different sizes compete, how far the last group overshoots is unknown.
-    """
-    kept: dict[int, int] = {}
-    total: int | None = 0
-    for arena in spec.scope.arenas(len(weights)):
-        members = [weights[index] for index in arena]
-        elements = sum(weight.parameter.numel() for weight in members)
-        sizes = {spec.pattern.size(weight.rows, weight.columns) for weight in members}
-        if len(sizes) > 1:
-            total = None
-            continue
-        left = elements - min(_whole(budget(target, elements), sizes.pop()), elements)
-        total = None if total is None else total + left
-        if len(arena) == 1:
-            kept[arena[0]] = left
-    return kept, total
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrunePlan(ModifierPlan):
-    """A `prune` resolved to steps and tensors."""
-
-    spec: Prune
-
-    def start(self, masks: MaskStore) -> PruneRun:
-        return PruneRun(self, masks)
-
-    def clash(self, later: ModifierPlan) -> str | None:
-        if not isinstance(later, PrunePlan) or self.spec.sparsity is None or later.spec.sparsity is None:
-            return None
-        start = later.spec.sparsity.at(0.0) if later.spec.sparsity.from_ != EXISTING else 1.0
-        reached = self.spec.sparsity.to
-        if start >= reached:
-            return None
-        return (
-            f"sparsity would fall from {reached:g} to {start:g} at step {later.window.begin}; "
-            f"write `from: {reached:g}` or `from: existing`"
-        )
-
-
-class PruneRun(Run):
-    """A `prune` at work: makes masks when they are due, and puts them into the store."""
-
-    def __init__(self, plan: PrunePlan, masks: MaskStore) -> None:
-        super().__init__(plan)
-        self.plan = plan
-        self.spec = plan.spec
-        self.masks = masks
-        self.weights = {weight.name: weight for weight in plan.weights}
-        self.existing: dict[str, int] = {}
-        """Zeros found in each tensor when the window opened, where the recipe asks for them."""
-        self.done = -1
-        """The step of the last update made."""
-
-    def update(self, step: int) -> bool:
-        if not self.plan.window.due(step) or step <= self.done:
-            return False
-        self._make(step)
-        self.done = step
-        return True
-
-    def last_update(self) -> int:
-        return self.plan.window.end
-
-    def sparsity(self, step: int) -> float | None:
-        if step < self.plan.window.begin or self.spec.sparsity is None:
-            return None
-        return self._wanted(list(self.weights), step)
-
-    def _make(self, step: int) -> None:
-        with torch.no_grad():
-            if self.spec.criterion.keeps_zeros:
-                for weight in self.weights.values():
-                    self.masks.set(weight, weight.parameter.detach() != 0)
-                    self.existing[weight.name] = count_zeros(weight.parameter)
-                return
-            if self.spec.sparsity and self.spec.sparsity.from_ == EXISTING and not self.existing:
-                self.existing = {name: count_zeros(w.parameter) for name, w in self.weights.items()}
-            matrices = {name: w.matrix(w.parameter.detach()) for name, w in self.weights.items()}
-            made = mask_tensors(
-                matrices,
-                self.spec.criterion,
-                self.spec.pattern,
-                self.spec.scope,
-                lambda names: self._wanted(names, step),
-            )
-            for name, mask in made.items():
-                self.masks.set(self.weights[name], self.weights[name].unmatrix(mask))
-
-    def _wanted(self, names: Sequence[str], step: int) -> float:
-        """Return the sparsity that these tensors together should have."""
-        assert self.spec.sparsity is not None
-        elements = sum(self.weights[name].parameter.numel() for name in names)
-        zeros = sum(self.existing.get(name, 0) for name in names)
-        return self.spec.sparsity.at(self.plan.window.progress(step), zeros / max(elements, 1))
-
-    def verify(self, step: int) -> list[Shortfall]:
-        if self.done < 0:
-            return []
-        names = list(self.weights)
-        short = []
-        for arena in self.spec.scope.arenas(len(names)):
-            members = [names[index] for index in arena]
-            elements = sum(self.weights[name].parameter.numel() for name in members)
-            if self.spec.criterion.keeps_zeros:
-                wanted = sum(self.existing[name] for name in members)
-            else:
-                wanted = budget(self._wanted(members, self.plan.window.end), elements)
-            found = sum(count_zeros(self.weights[name].parameter) for name in members)
-            if found < wanted:
-                label = members[0] if len(members) == 1 else f"{len(members)} tensors together"
-                short.append(Shortfall(label, wanted, found, elements, self.key))
-        return short
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"done": self.done, "existing": dict(self.existing)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.done = int(state["done"])
-        self.existing = {str(name): int(zeros) for name, zeros in state["existing"].items()}

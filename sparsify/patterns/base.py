@@ -1,46 +1,71 @@
-"""The family of patterns: groups of weights of one matrix, rows = output features, columns = input features."""
+"""The family of patterns: how tensors fall into groups of weights that share their fate."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
+from sparsify.anatomy import Anatomy
+from sparsify.anatomy.parts import DEFAULT
+from sparsify.layers import Weight
+from sparsify.patterns.bundle import Bundle, Part, Tile
+from sparsify.patterns.reduction import Reduction
 from sparsify.spec import Family
 
-Reduction = Literal["mean", "sum", "max", "l2"]
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why tensors cannot carry a pattern."""
+
+    reason: str
+    names: tuple[str, ...] = ()
+    key: str = "pattern"
+    """What in the modifier is to blame: `pattern` or `targets`."""
 
 
 class Pattern(Family):
-    """Partitions a matrix [R, C] into a grid of equal tiles, groups that share their fate.
+    """Cuts tensors, seen as rows (outputs) × taps × columns (inputs), into tiles; a group is one or several.
 
     As it stands, every weight is a group of its own; `Grouped` is the base of patterns with larger tiles.
+    Class variables: `role` is what default targets mean to the pattern; `by_row` whether the groups of a row
+    of tiles can compete among themselves.
     """
 
     family: ClassVar[str] = "pattern"
+    role: ClassVar[str] = DEFAULT
+    by_row: ClassVar[bool] = True
 
-    def tile(self, rows: int, columns: int) -> tuple[int, int]:
-        """Return (rows, columns) of one group in a matrix of `rows` × `columns`."""
-        return (1, 1)
+    def tile(self, weight: Weight) -> Tile:
+        """Return (rows, taps, columns) of one group in a tensor."""
+        return (1, 1, 1)
 
-    def size(self, rows: int, columns: int) -> int:
-        """Return the number of weights in a group of a matrix of `rows` × `columns`."""
-        height, width = self.tile(rows, columns)
-        return height * width
+    def problem(self, weight: Weight) -> str | None:
+        """Return why a tensor cannot carry the pattern, or None."""
+        return None
+
+    def bundles(self, weights: Sequence[Weight], anatomy: Anatomy | None) -> tuple[list[Bundle], list[Misfit]]:
+        """Return the targeted tensors in bundles whose groups compete, and what does not fit."""
+        reasons: dict[str, list[str]] = {}
+        fitting = []
+        for weight in weights:
+            reason = self.problem(weight)
+            if reason:
+                reasons.setdefault(reason, []).append(weight.name)
+            else:
+                fitting.append(self.bundle(weight))
+        return fitting, [Misfit(reason, tuple(names)) for reason, names in reasons.items()]
+
+    def bundle(self, weight: Weight) -> Bundle:
+        """Return the bundle of one tensor."""
+        return Bundle(weight.name, (Part(weight, self.tile(weight)),))
 
     def most(self) -> float:
         """Return the highest sparsity that the pattern allows."""
         return 1.0
-
-    def problem(self, rows: int, columns: int) -> str | None:
-        """Return why a matrix of this shape cannot carry the pattern, or None."""
-        return None
-
-    def reduce(self, scores: Tensor) -> Tensor:
-        """Return the scores of the groups from those of the weights [R, C] (whole rows of tiles)."""
-        return scores
 
     def period(self) -> int:
         """Return how many consecutive inputs `guard` must see together."""
@@ -49,14 +74,6 @@ class Pattern(Family):
     def guard(self, scores: Tensor) -> Tensor:
         """Return the scores with +inf for what takes no part in the competition and is never pruned."""
         return scores
-
-    def expand(self, mask: Tensor, rows: int, columns: int) -> Tensor:
-        """Return the mask of the weights [R, C] from that of the groups, in row-major order."""
-        height, width = self.tile(rows, columns)
-        grid = mask.view(rows // height, columns // width)
-        if height == width == 1:
-            return grid
-        return grid.repeat_interleave(height, 0).repeat_interleave(width, 1)
 
 
 class Grouped(Pattern):
@@ -67,19 +84,3 @@ class Grouped(Pattern):
 
     def label(self) -> str:
         return self.type if self.reduce_by == "mean" else f"{self.type} by {self.reduce_by}"
-
-    def reduce(self, scores: Tensor) -> Tensor:
-        return reduce_tiles(scores, *self.tile(*scores.shape), self.reduce_by)
-
-
-def reduce_tiles(scores: Tensor, rows: int, columns: int, how: Reduction) -> Tensor:
-    """Reduce [R, C] to [R / rows, C / columns] by mean, sum, max or l2 norm, in at least float32."""
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    height, width = scores.shape
-    tiles = scores.reshape(height // rows, rows, width // columns, columns)
-    if how == "max":
-        return tiles.amax(dim=(1, 3)).to(wide)
-    if how == "l2":
-        return tiles.to(wide).square().sum(dim=(1, 3)).sqrt()
-    total = tiles.sum(dim=3, dtype=wide).sum(dim=1)
-    return total / (rows * columns) if how == "mean" else total

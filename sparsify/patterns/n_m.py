@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
+from sparsify.layers import Weight
 from sparsify.patterns.base import Pattern
 from sparsify.spec import fail_at, full_match, integral
 
@@ -17,7 +18,7 @@ Size = Annotated[int, Field(ge=2, le=999), integral]
 
 
 class NM(Pattern):
-    """`n` weights are **kept** of every `m` along the input features; written `2:4` for short.
+    """`n` weights are **kept** of every `m` along the input features, at each tap of a kernel; `2:4` for short.
 
     Below the final sparsity 1 − n/m the top n of every m are protected and the others compete; at
     1 − n/m every m have exactly n left. Source: Mishra et al., "Accelerating Sparse Deep Neural
@@ -53,10 +54,9 @@ class NM(Pattern):
     def most(self) -> float:
         return 1 - self.n / self.m
 
-    def problem(self, rows: int, columns: int) -> str | None:
-        if columns % self.m == 0:
-            return None
-        return f"{self.n}:{self.m} does not divide {columns} input features"
+    def problem(self, weight: Weight) -> str | None:
+        columns = weight.geometry.columns
+        return None if columns % self.m == 0 else f"{self.n}:{self.m} does not divide {columns} input features"
 
     def period(self) -> int:
         return self.m

@@ -1,14 +1,17 @@
 """Rows: an output feature lives or dies as a whole."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
+from sparsify.layers import Weight
 from sparsify.patterns.base import Grouped
+from sparsify.patterns.bundle import Tile
 
 
 class Row(Grouped):
     """One group an output feature. Its bias is left alone: a pruned feature is constant, not gone."""
 
     type: Literal["row"] = "row"
+    by_row: ClassVar[bool] = False
 
-    def tile(self, rows: int, columns: int) -> tuple[int, int]:
-        return (1, columns)
+    def tile(self, weight: Weight) -> Tile:
+        return (1, weight.geometry.taps, weight.geometry.columns)

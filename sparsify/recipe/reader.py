@@ -199,7 +199,7 @@ class _Builder:
                 self._fail(event.start_mark, str(error))
         elif event.implicit[0] and not isinstance(_key(event.value), str):
             self._fail(event.start_mark, f"the key {event.value!r} is not a string; quote it if it is meant")
-        elif event.value == "<<":
+        elif is_key and event.implicit[0] and event.value == "<<":
             self._fail(event.start_mark, "merge keys are not part of YAML 1.2; use `extends`, or repeat the keys")
         leaf = Leaf(value, self._mark(event.start_mark))
         if event.anchor:

@@ -197,7 +197,7 @@ class Recipe(Spec):
 
 def _canonical(stage: Stage) -> dict[str, Any]:
     modifiers = [
-        {**modifier.model_dump(mode="json", by_alias=True), "name": name}
+        {**modifier.model_dump(mode="json", by_alias=True, exclude_none=True), "name": name}
         for modifier, name in zip(stage.modifiers, stage.names(), strict=True)
     ]
     length = str(stage.length) if isinstance(stage.length, Duration) else None

@@ -3,16 +3,101 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from sparsify.spec import Family
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sparsify.spec import Family, fail_at
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """What a scope knows of a bundle that competes."""
+
+    elements: int
+    """Weights in it."""
+
+    perimeter: int
+    """The sum of its tensors' dimensions."""
+
+    most: float = 1.0
+    """The highest sparsity that is possible for it."""
+
+    role: str = ""
+    """`attention`, `ffn`, …; empty where the architecture is not known."""
+
+    layer: str = ""
+    """The name of its layer."""
+
+
+Arena = Sequence[int]
+"""Indices of the entrants that share a budget, in order."""
 
 
 class Scope(Family):
-    """Divides the targeted tensors into arenas; groups compete within their arena only."""
+    """Divides the entrants into arenas; groups compete within their arena only.
+
+    `by_row` marks a scope in which the groups of each row compete among themselves.
+    """
 
     family: ClassVar[str] = "scope"
+    by_row: ClassVar[bool] = False
 
-    def arenas(self, tensors: int) -> Sequence[Sequence[int]]:
-        """Return the arenas, each a list of indices of tensors, in order; together 0 … tensors − 1."""
+    def arenas(self, entrants: Sequence[Entrant]) -> list[Arena]:
+        """Return the arenas, in order; together they hold every entrant once."""
         raise NotImplementedError(type(self).__name__)
+
+    def shares(self, sparsity: float, arena: Arena, entrants: Sequence[Entrant]) -> list[tuple[Arena, float]]:
+        """Divide the sparsity of an arena among those that truly compete: (indices, their sparsity)."""
+        return [(arena, sparsity)]
+
+    def bounds(self, sparsity: float) -> tuple[float, float]:
+        """Return the lowest and the highest sparsity of a single entrant when its arena has `sparsity`."""
+        return 0.0, 1.0
+
+    def highest(self) -> float:
+        """Return the highest sparsity that the scope can reach."""
+        return 1.0
+
+
+class Pooled(Scope):
+    """The base of scopes in which entrants share a budget unequally."""
+
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """No tensor (head block, …) is less sparse than this, or than the arena while that is less."""
+
+    ceiling: float = Field(default=1.0, ge=0, le=1)
+    """No tensor is sparser than this, up to one group."""
+
+    within: Literal["role", "layer"] | None = None
+    """Compete within the same role (attention and FFN apart) or the same layer only."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.floor > self.ceiling:
+            raise fail_at("Pooled", ("floor",), f"the floor {self.floor:g} is above the ceiling", self.floor)
+        return self
+
+    def label(self) -> str:
+        parts = [self.type]
+        if self.within:
+            parts.append(f"within {self.within}")
+        if self.floor > 0:
+            parts.append(f"≥ {self.floor:g}")
+        if self.ceiling < 1:
+            parts.append(f"≤ {self.ceiling:g}")
+        return " ".join(parts)
+
+    def arenas(self, entrants: Sequence[Entrant]) -> list[Arena]:
+        together: dict[str, list[int]] = {}
+        for index, entrant in enumerate(entrants):
+            together.setdefault(getattr(entrant, self.within) if self.within else "", []).append(index)
+        return list(together.values())
+
+    def bounds(self, sparsity: float) -> tuple[float, float]:
+        return min(self.floor, sparsity), self.ceiling
+
+    def highest(self) -> float:
+        return self.ceiling

@@ -1,15 +1,12 @@
 """Global scope: all targeted tensors compete for one budget."""
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from sparsify.scopes.base import Scope
+from sparsify.scopes.base import Pooled
 
 
-class GlobalScope(Scope):
-    """All tensors are one arena: some end denser than the target, some sparser."""
+class GlobalScope(Pooled):
+    """All tensors are one arena (or one a role, or a layer): some end denser than the target, some sparser."""
 
     type: Literal["global"] = "global"
-
-    def arenas(self, tensors: int) -> Sequence[Sequence[int]]:
-        return [list(range(tensors))] if tensors else []
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"floor": 0.2, "ceiling": 0.9}, {"within": "layer"})

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from sparsify.scopes.base import Scope
+from sparsify.scopes.base import Arena, Entrant, Scope
 
 
 class TensorScope(Scope):
-    """Each tensor is an arena (uniform sparsity)."""
+    """Each tensor is an arena (uniform sparsity); with heads and neurons, each block."""
 
     type: Literal["tensor"] = "tensor"
 
-    def arenas(self, tensors: int) -> Sequence[Sequence[int]]:
-        return [[index] for index in range(tensors)]
+    def arenas(self, entrants: Sequence[Entrant]) -> list[Arena]:
+        return [[index] for index in range(len(entrants))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sparsify import RecipeError
@@ -82,6 +82,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(KEYS, VALUES, min_size=1))
+@example({"a": "<<"})
 @settings(max_examples=300, deadline=None)
 def test_what_is_written_is_read_back(data: dict[str, object]) -> None:
     assert plain(read_text(write(data))) == data

@@ -1,0 +1,18 @@
+"""Architectures by role: the one place that knows them. One family a file, in `families`."""
+
+from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, architectures
+from sparsify.anatomy.parts import ROLES, Anatomy, Attention, FeedForward, Layer
+from sparsify.anatomy.read import read
+
+__all__ = [
+    "ROLES",
+    "Anatomy",
+    "Architecture",
+    "Attention",
+    "AttentionPaths",
+    "FeedForward",
+    "FeedForwardPaths",
+    "Layer",
+    "architectures",
+    "read",
+]

@@ -1,0 +1,82 @@
+"""What a family of architectures declares: classes, and paths below a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+from sparsify.spec import load_plugins
+
+
+@dataclass(frozen=True)
+class AttentionPaths:
+    """Where an attention block's parts are, as paths below the layer. Blocks that a layer lacks are skipped."""
+
+    output: str
+    head_size: str
+    """Path of the attribute that holds the features of a head."""
+
+    query: str = ""
+    key: str = ""
+    value: str = ""
+    fused: str = ""
+    """One matrix of which query, key and value are the thirds, instead of the three."""
+
+    least: int = 0
+    """Heads that must stay, in a layer whose class is in `least_in` (empty: in all)."""
+
+    least_in: tuple[str, ...] = ()
+    shared: bool = False
+    """Whether all layers of a stack can only lose the same heads."""
+
+
+@dataclass(frozen=True)
+class FeedForwardPaths:
+    """Where a feed-forward block's parts are; `*` stands for each of several blocks in a layer."""
+
+    up: str
+    down: str
+    gate: str = ""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of architectures, recognised by the class names of its layers.
+
+    `embeddings` are classes of modules that hold embeddings beside `nn.Embedding`. `others` are (role, path with
+    `*`) of convolutions. `stacked` says that layers are counted in each container, not through the whole model.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    attentions: tuple[AttentionPaths, ...] = ()
+    feed_forwards: tuple[FeedForwardPaths, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
+    embeddings: tuple[str, ...] = ()
+    stacked: bool = True
+
+
+_known: dict[str, Architecture] = {}
+
+
+def register(family: Architecture) -> Architecture:
+    """Make a family known; a plug-in's module calls it. Returns the family."""
+    _known[family.name] = family
+    return family
+
+
+def architectures() -> Iterable[Architecture]:
+    """Return all families, ours and those of plug-ins, by name."""
+    _ours()
+    load_plugins()
+    return [_known[name] for name in sorted(_known)]
+
+
+@cache
+def _ours() -> None:
+    package = import_module("sparsify.anatomy.families")
+    for info in iter_modules(package.__path__):
+        import_module(f"{package.__name__}.{info.name}")

@@ -1,0 +1,1 @@
+"""The families: one a file, each registered when it is imported."""

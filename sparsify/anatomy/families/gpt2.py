@@ -1,0 +1,13 @@
+"""GPT-2: query, key and value are one matrix, stored transposed."""
+
+from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
+
+GPT2 = register(
+    Architecture(
+        name="gpt2",
+        layers=("GPT2Block",),
+        # a block without heads cannot be reshaped: its split size would be 0
+        attentions=(AttentionPaths(fused="attn.c_attn", output="attn.c_proj", head_size="attn.head_dim", least=1),),
+        feed_forwards=(FeedForwardPaths(up="mlp.c_fc", down="mlp.c_proj"),),
+    )
+)

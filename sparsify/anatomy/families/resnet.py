@@ -1,0 +1,12 @@
+"""Residual networks, as in transformers and torchvision, and most that are written by hand."""
+
+from sparsify.anatomy.architecture import Architecture, register
+
+RESNET = register(
+    Architecture(
+        name="resnet",
+        layers=("ResNetBasicLayer", "ResNetBottleNeckLayer", "BasicBlock", "Bottleneck"),
+        others=(("shortcut", "shortcut*"), ("shortcut", "downsample*"), ("conv", "*")),
+        stacked=False,
+    )
+)

@@ -1,0 +1,152 @@
+"""From a model to its anatomy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from itertools import takewhile
+from operator import attrgetter
+
+from torch import nn
+
+from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, architectures
+from sparsify.anatomy.parts import Anatomy, Attention, FeedForward, Layer
+from sparsify.layers import Weight, all_weights, weights
+
+
+def read(model: nn.Module) -> Anatomy | None:
+    """Return the parts of a model (weights are not read; the meta device will do), or None if it is unknown.
+
+    A family is recognised by the class names of its layers, so that a model may hold a known one anywhere.
+    """
+    found = list(_layers(model))
+    if not found:
+        return None
+    layers = tuple(layer for _, layer in found)
+    inside = {id(weight.parameter) for layer in layers for _, weight in layer.roles()}
+    outside = [
+        weight
+        for weight in all_weights(model, embeddings=True)
+        if id(weight.parameter) not in inside and not any(_below(weight.name, layer.name) for layer in layers)
+    ]
+    homes = tuple(name for family, _ in found for name in family.embeddings)
+    tables = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) or _is_a(module, homes)
+        for parameter in module.parameters()
+    }
+    embeddings = [weight for weight in outside if id(weight.parameter) in tables or weight.layout == "conv"]
+    head = [weight for weight in outside if weight.layout == "linear" and not _in_a_home(weight, model, homes)]
+    return Anatomy(
+        families=tuple(sorted({family.name for family, _ in found})),
+        layers=layers,
+        embeddings=tuple(embeddings),
+        task_head=tuple(head),
+    )
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[Architecture, Layer]]:
+    counts: dict[str, int] = {}
+    outers: list[str] = []
+    known = list(architectures())
+    for name, module in model.named_modules():
+        family = next((family for family in known if _is_a(module, family.layers)), None)
+        if family is None or any(_below(name, outer) for outer in outers):
+            continue
+        stack = name.rpartition(".")[0] if family.stacked else family.name
+        layer = _layer(family, name, stack, counts.get(stack, -1) + 1, module)
+        if any(role for role, _ in layer.roles()):  # else it only has the name in common
+            counts[stack] = layer.index
+            outers.append(name)
+            yield family, layer
+
+
+def _layer(family: Architecture, name: str, stack: str, index: int, module: nn.Module) -> Layer:
+    attentions = tuple(
+        block for paths in family.attentions if (block := _attention(paths, name, stack, module)) is not None
+    )
+    feed_forwards = tuple(block for paths in family.feed_forwards for block in _feed_forwards(paths, name, module))
+    blocks = Layer(name, stack, index, attentions, feed_forwards, ())
+    taken = {id(weight.parameter) for _, weight in blocks.roles()}
+    others = []
+    for below, part in module.named_modules():
+        for weight in weights(f"{name}.{below}" if below else name, part):
+            if id(weight.parameter) not in taken and weight.layout != "embedding":
+                role = next((role for role, path in family.others if fnmatchcase(below, path)), "")
+                others.append((role if weight.layout == "conv" else "", weight))
+    return replace(blocks, others=tuple(others))
+
+
+def _attention(paths: AttentionPaths, name: str, stack: str, layer: nn.Module) -> Attention | None:
+    output = _weight(name, layer, paths.output)
+    if output is None:
+        return None
+    if paths.fused:
+        whole = _weight(name, layer, paths.fused)
+        assert whole is not None, f"{name} has no {paths.fused}"
+        third = whole.geometry.rows // 3
+        query, key, value = (whole.rows(part * third, (part + 1) * third) for part in range(3))
+    else:
+        found = [_weight(name, layer, path) for path in (paths.query, paths.key, paths.value)]
+        if None in found:
+            return None
+        query, key, value = (weight for weight in found if weight is not None)
+    block = _common(paths.fused or paths.query, paths.output)
+    bound = not paths.least_in or _is_a(layer, paths.least_in)
+    return Attention(
+        name=f"{name}.{block}",
+        query=query,
+        key=key,
+        value=value,
+        output=output,
+        head_size=int(attrgetter(paths.head_size)(layer)),
+        least=paths.least if bound else 0,
+        shared=f"{stack}: {block}" if paths.shared else "",
+    )
+
+
+def _common(one: str, other: str) -> str:
+    """Return the path of a block: what its parts' paths have in common."""
+    pairs = zip(one.split("."), other.split("."), strict=False)
+    return ".".join(a for a, b in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _feed_forwards(paths: FeedForwardPaths, name: str, layer: nn.Module) -> Iterator[FeedForward]:
+    """Yield the blocks whose paths exist, once for every module that a `*` stands for."""
+    before, star, _ = paths.up.partition("*")
+    places = [""]
+    if star:
+        parent = _module(layer, before.rstrip("."))
+        places = [child for child, _ in parent.named_children()] if parent is not None else []
+    for place in places:
+        up, down, gate = (_weight(name, layer, path.replace("*", place)) for path in (paths.up, paths.down, paths.gate))
+        if up is not None and down is not None:
+            block = before + place if star else _common(paths.up, paths.down) or "ffn"
+            yield FeedForward(f"{name}.{block}", up, down, gate)
+
+
+def _weight(name: str, layer: nn.Module, path: str) -> Weight | None:
+    module = _module(layer, path) if path else None
+    return next(weights(f"{name}.{path}", module), None) if module is not None else None
+
+
+def _module(root: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return root.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _is_a(module: nn.Module, names: tuple[str, ...]) -> bool:
+    return any(cls.__name__ in names for cls in type(module).__mro__)
+
+
+def _in_a_home(weight: Weight, model: nn.Module, homes: tuple[str, ...]) -> bool:
+    parts = weight.name.split(".")
+    return any(_is_a(model.get_submodule(".".join(parts[:depth])), homes) for depth in range(1, len(parts)))
+
+
+def _below(name: str, root: str) -> bool:
+    return name.startswith(f"{root}.")

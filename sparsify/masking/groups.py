@@ -1,0 +1,118 @@
+"""The scores of a bundle's groups, and the masks of its tensors from the mask of its groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from sparsify.criteria import Criterion
+from sparsify.criteria.base import Place
+from sparsify.masking.selection import check_scores
+from sparsify.patterns.bundle import Bundle, Part, Tile
+from sparsify.patterns.reduction import Reduction, combine, finish, partial
+
+PIECE = 1 << 20
+"""Scores held at a time."""
+
+
+def tile_scores(bundle: Bundle, criterion: Criterion, how: Reduction) -> Tensor:
+    """Return the scores of all tiles of a bundle, reduced over its tensors, 1-D, in at least float32.
+
+    A few rows are read at a time, so that no full copy of the scores exists.
+    """
+    total: Tensor | None = None
+    for part in bundle.parts:
+        mine = _partial(part, criterion, how)
+        total = mine if total is None else combine(total, mine.to(total.device), how)
+    assert total is not None
+    sizes = bundle.sizes
+    return finish(total, bundle.size // bundle.quota if sizes is None else sizes.to(total.device), how)
+
+
+def _partial(part: Part, criterion: Criterion, how: Reduction) -> Tensor:
+    """Return the partial scores of one tensor's tiles, 1-D."""
+    cube = part.weight.cube(part.weight.tensor)
+    name, width = part.weight.name, cube.shape[1] * cube.shape[2]
+    bands = []
+    for start, stop in _bands(cube, part.tile):
+        band: Tensor | None = None
+        step = max(PIECE // max(width, 1), 1) if stop - start == part.tile[0] else stop - start
+        for first in range(start, stop, step):
+            rows = cube[first : min(first + step, stop)]
+            scores = criterion.score(rows.flatten(1), Place(name, first * width)).view(rows.shape)
+            mine = partial(scores, (min(part.tile[0], max(len(rows), 1)), *part.tile[1:]), how)
+            band = mine if band is None else combine(band, mine, how)
+        assert band is not None
+        bands.append(band)
+    return torch.cat(bands).flatten() if bands else cube.new_empty(0, dtype=torch.float32)
+
+
+def _bands(cube: Tensor, tile: Tile) -> Iterator[tuple[int, int]]:
+    """Yield (first, last + 1) of rows that hold whole tiles: several rows of tiles, or one that is large."""
+    rows, width = cube.shape[0], cube.shape[1] * cube.shape[2]
+    step = max(PIECE // max(tile[0] * width, 1), 1) * tile[0]
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+class Ranking:
+    """A bundle's group scores, and the way back from a mask of groups to masks of tensors.
+
+    With a quota the tiles of each run are ordered, and the n-th of all runs make a group.
+    """
+
+    def __init__(self, bundle: Bundle, scores: Tensor, how: Reduction) -> None:
+        self.bundle = bundle
+        self.order: Tensor | None = None
+        if bundle.quota > 1:
+            runs = scores.view(bundle.quota, -1)
+            ordered, self.order = runs.sort(dim=1, stable=True)
+            scores = _across(ordered, how)
+        if bundle.least:
+            check_scores(bundle.name, scores)
+            best = scores.argsort(stable=True)[-bundle.least :]
+            scores = scores.index_fill(0, best, torch.inf)
+        self.scores = scores
+        self.gone = False
+        """Whether some groups have the score −inf: they are pruned whatever else is."""
+
+    def put_first(self, masks: Mapping[str, Tensor]) -> int:
+        """Let groups that are wholly pruned in `masks` go first; return how many weights they have."""
+        kept: Tensor | None = None
+        for part in self.bundle.parts:
+            mine = partial(part.weight.cube(masks[part.weight.name]).float(), part.tile, "max").flatten()
+            kept = mine if kept is None else combine(kept, mine.to(kept.device), "max")
+        assert kept is not None
+        pruned = kept.to(self.scores.device) == 0
+        if self.order is not None:
+            pruned = pruned.view(self.order.shape).gather(1, self.order).all(0)
+        check_scores(self.bundle.name, self.scores, self.bundle.least > 0)
+        self.scores = self.scores.masked_fill(pruned, -torch.inf)
+        self.gone = True
+        sizes = self.bundle.sizes
+        return int(pruned.sum()) * self.bundle.size if sizes is None else int(sizes[pruned.cpu()].sum())
+
+    def tiles(self, groups: Tensor) -> Tensor:
+        """Return the mask of the tiles from that of the groups."""
+        if self.order is None:
+            return groups
+        mask = torch.empty_like(self.order, dtype=torch.bool)
+        return mask.scatter_(1, self.order, groups.expand(mask.shape).contiguous()).flatten()
+
+
+def _across(runs: Tensor, how: Reduction) -> Tensor:
+    """Return the scores of groups that take one tile from every run."""
+    if how == "max":
+        return runs.amax(0)
+    return runs.square().sum(0).sqrt() if how == "l2" else runs.mean(0) if how == "mean" else runs.sum(0)
+
+
+def expand(bundle: Bundle, tiles: Tensor) -> dict[str, Tensor]:
+    """Return the masks of a bundle's tensors, in their own shapes, from the mask of its tiles."""
+    masks = {}
+    for part in bundle.parts:
+        mask = part.weight.uncube(part.expand(tiles))
+        masks[part.weight.name] = mask.to(part.weight.parameter.device)
+    return masks

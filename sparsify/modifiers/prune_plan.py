@@ -1,0 +1,72 @@
+"""What a `prune` plans: who competes, and how many weights are left at the end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sparsify.masking import Competition
+from sparsify.masking.store import MaskStore
+from sparsify.modifiers.base import ModifierPlan, TensorPlan
+from sparsify.modifiers.prune_run import PruneRun
+from sparsify.patterns.bundle import Part
+from sparsify.schedules import EXISTING, Ramp
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunePlan(ModifierPlan):
+    """A `prune` resolved to steps and tensors."""
+
+    ramp: Ramp | None
+    competition: Competition
+
+    def start(self, masks: MaskStore) -> PruneRun:
+        return PruneRun(self, masks)
+
+    def clash(self, later: ModifierPlan) -> str | None:
+        if not isinstance(later, PrunePlan) or self.ramp is None or later.ramp is None:
+            return None
+        start = later.ramp.at(0.0) if later.ramp.from_ != EXISTING else 1.0
+        reached = self.ramp.to
+        if start >= reached:
+            return None
+        return (
+            f"sparsity would fall from {reached:g} to {start:g} at step {later.window.begin}; "
+            f"write `from: {reached:g}` or `from: existing`"
+        )
+
+
+def expect(competition: Competition, target: float | None) -> tuple[tuple[TensorPlan, ...], int | None]:
+    """Return what is known beforehand about each tensor, and the non-zero weights of all together."""
+    targets: dict[int, float] = {}
+    groups: dict[int, int] = {}
+    total: int | None = None if target is None else 0
+    for arena in competition.arenas if target is not None else []:
+        for share in competition.shares(arena, target or 0.0):
+            pruned = competition.pruned(share)
+            targets |= dict.fromkeys(share.members, share.sparsity)
+            if pruned is None:
+                total = None
+                continue
+            size = competition.bundles[share.members[0]].size
+            total = None if total is None else total + competition.elements(share.members) - pruned * size
+            if len(share.members) == 1:
+                groups[share.members[0]] = competition.bundles[share.members[0]].count - pruned
+    tensors = [
+        _tensor(part, targets.get(index), groups[index] * bundle.quota if index in groups else None)
+        for index, bundle in enumerate(competition.bundles)
+        for part in bundle.parts
+    ]
+    return tuple(tensors), total
+
+
+def _tensor(part: Part, target: float | None, tiles: int | None) -> TensorPlan:
+    """Return the plan of a tensor of which `tiles` tiles are kept, where that is known."""
+    return TensorPlan(
+        name=part.weight.name,
+        shape=part.weight.shape,
+        dtype=str(part.weight.parameter.dtype).removeprefix("torch."),
+        elements=part.weight.geometry.elements,
+        target=target,
+        nonzeros=None if tiles is None else tiles * math.prod(part.tile),
+    )

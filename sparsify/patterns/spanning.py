@@ -1,0 +1,65 @@
+"""The base of patterns whose groups span several tensors of a block, known by its anatomy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
+
+from sparsify.anatomy import Anatomy
+from sparsify.layers import Weight, shared_rows
+from sparsify.patterns.base import Grouped, Misfit
+from sparsify.patterns.bundle import Bundle, Part
+
+
+class Spanning(Grouped):
+    """Each block of the role is a bundle; its tensors are targeted together or not at all."""
+
+    by_row: ClassVar[bool] = False
+
+    def blocks(self, anatomy: Anatomy) -> Iterator[Bundle]:
+        """Yield a bundle for every block of the model."""
+        raise NotImplementedError(type(self).__name__)
+
+    def bundles(self, weights: Sequence[Weight], anatomy: Anatomy | None) -> tuple[list[Bundle], list[Misfit]]:
+        if anatomy is None:
+            return [], [Misfit(f"the pattern {self.type!r} needs an architecture that is known")]
+        bundles = list(self.blocks(anatomy))
+        meant, cut = [], []
+        for bundle in bundles:
+            matrices = [part.weight for part in bundle.parts if part.weight.layout != "bias"]
+            hit = sum(shared_rows(matrix, weights) for matrix in matrices)
+            if hit == sum(matrix.geometry.rows for matrix in matrices):
+                meant.append(bundle)
+            elif hit:
+                cut.append(bundle.name)
+        covered = anatomy.role(self.role)
+        strange = tuple(weight.name for weight in weights if not shared_rows(weight, covered))
+        misfits = []
+        if strange:
+            reason = f"is in no {self.role} block, so it has no {self.type}s (write `targets: {self.role}`)"
+            misfits.append(Misfit(reason, strange, "targets"))
+        if cut:
+            reason = f"targeted in part, but a {self.type} spans the whole block (write `targets: {self.role}`)"
+            misfits.append(Misfit(reason, tuple(cut), "targets"))
+        return meant, misfits
+
+
+def along(weight: Weight, groups: int) -> Part:
+    """Return a part whose groups are equal runs of rows."""
+    size = weight.geometry
+    return Part(weight, (size.rows // groups, size.taps, size.columns))
+
+
+def across(weight: Weight, groups: int) -> Part:
+    """Return a part whose groups are equal runs of columns."""
+    size = weight.geometry
+    return Part(weight, (size.rows, size.taps, size.columns // groups))
+
+
+def with_biases(weights: Iterable[Weight], groups: int) -> list[Part]:
+    """Return the parts of matrices cut along their rows, each followed by its bias."""
+    found = []
+    for weight in weights:
+        bias = weight.bias()
+        found += [weight] if bias is None else [weight, bias]
+    return [along(weight, groups) for weight in found]

@@ -1,0 +1,414 @@
+"""Criterion × pattern × scope on tensors, against slow and obvious references (SPEC C)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sparsify import ScoreError
+from sparsify.criteria import Criterion
+from sparsify.masking import Competition, budget, selection
+from sparsify.patterns import Pattern
+from sparsify.scopes import Scope
+from tests.competing import compete, weight_of
+
+
+@pytest.fixture
+def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Force every path of the fast code on small inputs."""
+    monkeypatch.setattr(selection, "CHUNK", {"cpu": 56})
+    monkeypatch.setattr(selection, "SMALL", 12)
+    monkeypatch.setattr(selection, "SAMPLE", 24)
+    monkeypatch.setattr("sparsify.masking.groups.PIECE", 64)
+
+
+Place = tuple[str, int, int, int]
+Group = list[Place]
+"""(tensor, row, tap, column) of every weight."""
+
+
+def cube(tensor: Tensor) -> Tensor:
+    """Return a tensor as [rows, taps, columns], by loops over nothing but dimensions."""
+    return tensor.unsqueeze(1) if tensor.dim() == 2 else tensor.flatten(2).permute(0, 2, 1)
+
+
+def groups(name: str, tensor: Tensor, rows: int, taps: int, columns: int) -> Iterator[Group]:
+    """Yield the tiles of a tensor, in order, those at the edges cut off."""
+    height, depth, width = cube(tensor).shape
+    for r, t, c in product(range(0, height, rows), range(0, depth, taps), range(0, width, columns)):
+        ends = (min(r + rows, height), min(t + taps, depth), min(c + columns, width))
+        yield [(name, i, j, k) for i in range(r, ends[0]) for j in range(t, ends[1]) for k in range(c, ends[2])]
+
+
+def slow(tensors: dict[str, Tensor], arenas: list[list[Group]], how: str, sparsity: float) -> dict[str, Tensor]:
+    """Sort the groups of every arena by (score, index); prune the shortest prefix that reaches its budget."""
+    cubes = {name: cube(tensor.double().abs()) for name, tensor in tensors.items()}
+    masks = {name: torch.ones_like(c, dtype=torch.bool) for name, c in cubes.items()}
+
+    def score(group: Group) -> float:
+        values = torch.stack([cubes[name][i, j, k] for name, i, j, k in group])
+        return float({"mean": values.mean(), "sum": values.sum(), "max": values.max(), "l2": values.norm()}[how])
+
+    for arena in arenas:
+        left = budget(sparsity, sum(map(len, arena)))
+        for group in sorted(arena, key=score):  # a stable sort
+            if left <= 0:
+                break
+            left -= len(group)
+            for name, i, j, k in group:
+                masks[name][i, j, k] = False
+    return {
+        name: mask.squeeze(1) if tensors[name].dim() == 2 else mask.permute(0, 2, 1).reshape(tensors[name].shape)
+        for name, mask in masks.items()
+    }
+
+
+def whole(*shape: int) -> Tensor:
+    """Return small whole numbers: sums are exact, and ties are many."""
+    return torch.randint(-9, 9, shape).double()
+
+
+TENSORS = {
+    "linear": lambda: {"a": whole(16, 32), "b": whole(32, 16)},
+    "conv1d": lambda: {"a": whole(8, 6, 3), "b": whole(6, 4, 1)},
+    "conv2d": lambda: {"a": whole(8, 4, 3, 3), "b": whole(4, 8, 1, 2)},
+    "conv3d": lambda: {"a": whole(4, 2, 2, 2, 2)},
+}
+TILES: dict[str, Any] = {
+    "unstructured": lambda t, c: (1, 1, 1),
+    "row": lambda t, c: (1, t, c),
+    "column": lambda t, c: (10**6, t, 1),
+}
+
+
+@pytest.mark.parametrize("scope", ["global", "tensor"])
+@pytest.mark.parametrize("how", ["mean", "sum", "max", "l2"])
+@pytest.mark.parametrize("pattern", [*TILES, (4, 1), (1, 4), (2, 2), (5, 3), (8, 16)])
+@pytest.mark.parametrize("kind", TENSORS)
+@pytest.mark.usefixtures("tiny_chunks")
+def test_groups_are_true_tiles(kind: str, pattern: Any, how: str, scope: str) -> None:
+    torch.manual_seed(0)
+    tensors = TENSORS[kind]()
+    spec: dict[str, Any] = {"type": pattern}
+    if isinstance(pattern, tuple):
+        spec = {"type": "block", "shape": list(pattern), "ragged": "pad"}
+    if pattern == "unstructured":
+        how = "mean"
+    else:
+        spec["reduce"] = how
+    tiles = {}
+    for name, tensor in tensors.items():
+        shape = cube(tensor).shape[1:]
+        tile = (pattern[0], 1, pattern[1]) if isinstance(pattern, tuple) else TILES[pattern](*shape)
+        tiles[name] = list(groups(name, tensor, *tile))
+    arenas = [[g for own in tiles.values() for g in own]] if scope == "global" else list(tiles.values())
+    for sparsity in (0.4, 0.83):
+        masks = compete(tensors, sparsity, pattern=spec, scope=scope)
+        for name, wanted in slow(tensors, arenas, how, sparsity).items():
+            assert torch.equal(masks[name], wanted)
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+@pytest.mark.parametrize("pattern", ["unstructured", {"type": "block", "shape": [2, 2]}])
+@pytest.mark.usefixtures("tiny_chunks")
+def test_the_row_scope_ranks_rows_of_groups(kind: str, pattern: Any) -> None:
+    torch.manual_seed(0)
+    tensors = TENSORS[kind]()
+    side = 1 if pattern == "unstructured" else 2
+    arenas = []
+    for name, tensor in tensors.items():
+        rows: dict[int, list[Group]] = {}
+        for group in groups(name, tensor, side, 1, side):
+            rows.setdefault(group[0][1], []).append(group)
+        arenas += list(rows.values())
+    masks = compete(tensors, 0.6, pattern=pattern, scope="row")
+    for name, wanted in slow(tensors, arenas, "mean", 0.6).items():
+        assert torch.equal(masks[name], wanted)
+
+
+def test_channels_of_grouped_and_depthwise_convolutions() -> None:
+    torch.manual_seed(0)
+    grouped = weight_of("w", whole(8, 3, 3, 3))
+    grouped.module.groups = 2
+
+    def masks(pattern: str, weight: Any, sparsity: float) -> Tensor:
+        axes = Criterion.parse("magnitude"), Pattern.parse(pattern), Scope.parse("tensor")
+        bundles, _ = axes[1].bundles([weight], None)
+        return Competition.of(bundles, *axes).masks(lambda arena: sparsity)["w"]
+
+    scores = grouped.parameter.abs().view(2, 4, 3, 9).mean(dim=(1, 3))  # [groups, channels]
+    lowest = scores.flatten().argsort(stable=True)[:3]
+    mask = masks("channel", grouped, 0.5).view(2, 4, 3, 9)
+    for channel in range(6):
+        expected = channel not in lowest.tolist()
+        assert bool((mask[channel // 3, :, channel % 3] == expected).all())
+    depthwise = weight_of("w", whole(8, 1, 3))
+    depthwise.module.groups = 8
+    for pattern in ("channel", "filter"):
+        mask = masks(pattern, depthwise, 0.25).view(8, 3)
+        assert mask.all(1).sum() == 6
+        assert (~mask).all(1).sum() == 2
+
+
+def slow_n_m(tensor: Tensor, n: int, m: int, pruned: int) -> Tensor:
+    """Protect the top n of every m inputs (later ones win ties), then prune the lowest of the rest."""
+    flat = cube(tensor).abs().flatten()
+    order = sorted(range(len(flat)), key=lambda i: (float(flat[i]), i))
+    protected = set()
+    for start in range(0, len(flat), m):
+        group = [i for i in order if start <= i < start + m]
+        protected |= set(group[-n:])
+    mask = torch.ones(len(flat), dtype=torch.bool)
+    mask[[i for i in order if i not in protected][:pruned]] = False
+    mask = mask.view(cube(tensor).shape)
+    return mask.squeeze(1) if tensor.dim() == 2 else mask.permute(0, 2, 1).reshape(tensor.shape)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (3, 4), (1, 2), (4, 8), (1, 16), (5, 8)])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("shape", [(12, 48), (4, 16, 3), (3, 16, 2, 2)])
+def test_n_m_is_gradual_and_ends_exact(shape: tuple[int, ...], n: int, m: int, ties: bool) -> None:
+    torch.manual_seed(0)
+    tensor = torch.randn(shape)
+    if ties:
+        tensor = tensor.round()
+    most = 1 - n / m
+    for part in (0, 0.3, 0.77, 1):
+        wanted = slow_n_m(tensor, n, m, budget(part * most, tensor.numel()))
+        for scope in ("tensor", "global"):
+            masks = compete({"w": tensor}, part * most, pattern=f"{n}:{m}", scope=scope)
+            assert torch.equal(masks["w"], wanted)
+    ends = compete({"w": tensor}, most, pattern=f"{n}:{m}", scope="row")["w"]
+    for mask in (wanted, ends):
+        assert torch.equal(cube(mask).reshape(-1, m).sum(1), torch.full((tensor.numel() // m,), n))
+
+
+@pytest.mark.usefixtures("tiny_chunks")
+def test_n_m_across_tensors_and_chunks() -> None:
+    tensors = {"a": torch.randn(10, 24), "b": torch.randn(6, 16) * 3}
+    masks = compete(tensors, 0.3, pattern="2:4", scope="global")
+    together = torch.cat([tensor.flatten() for tensor in tensors.values()]).view(1, -1)
+    wanted = slow_n_m(together, 2, 4, budget(0.3, together.numel())).flatten()
+    assert torch.equal(torch.cat([masks["a"].flatten(), masks["b"].flatten()]), wanted)
+
+
+PATTERNS = ["unstructured", "2:4", {"type": "block", "shape": [4, 2]}, "row", "column"]
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_non_contiguous_tensors_give_the_same_mask(pattern: object, criterion: str) -> None:
+    base = torch.randn(64, 48)
+    wanted = compete({"w": base}, 0.4, criterion, pattern)["w"]
+    for view in (base.t().contiguous().t(), torch.cat([base, base], 1)[:, :48], base.repeat(2, 1)[:64]):
+        assert torch.equal(compete({"w": view}, 0.4, criterion, pattern)["w"], wanted)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_channels_last_gives_the_same_mask(pattern: object) -> None:
+    base = torch.randn(16, 8, 3, 3)
+    last = base.to(memory_format=torch.channels_last)
+    assert not last.is_contiguous()
+    for scope in ("tensor", "row") if pattern not in ("row", "column") else ("tensor",):
+        wanted = compete({"w": base}, 0.4, pattern=pattern, scope=scope)["w"]
+        assert torch.equal(compete({"w": last}, 0.4, pattern=pattern, scope=scope)["w"], wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+def test_every_dtype_is_exact(dtype: torch.dtype, pattern: Any, criterion: str) -> None:
+    tensor = torch.randn(64, 48).to(dtype)
+    mask = compete({"w": tensor}, 0.25, criterion, pattern)["w"]
+    size = {"row": 48, "column": 64}.get(str(pattern), 8 if isinstance(pattern, dict) else 1)
+    assert int((~mask).sum()) == -(-768 // size) * size
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (8, 0), (1, 1)])
+@pytest.mark.parametrize("pattern", ["unstructured", "row", "column", {"type": "block", "shape": [1, 1]}])
+@pytest.mark.parametrize("scope", ["tensor", "global", "erk", "row"])
+def test_empty_and_single_tensors(shape: tuple[int, int], pattern: Any, scope: str) -> None:
+    if scope == "row" and pattern in ("row", "column"):
+        pattern = "unstructured"
+    with torch.no_grad():
+        masks = compete({"w": torch.randn(shape), "v": torch.randn(4, 4)}, 0.5, pattern=pattern, scope=scope)
+    assert masks["w"].shape == shape
+    assert masks["v"].shape == (4, 4)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("scope", ["tensor", {"type": "global", "floor": 0.2, "ceiling": 0.8}, "row"])
+def test_scores_that_cannot_be_ranked_name_the_tensor(bad: float, pattern: Any, scope: Any) -> None:
+    if scope == "row" and pattern in ("row", "column"):
+        scope = "erk"
+    tensor = torch.randn(8, 8)
+    tensor[3, 3] = bad
+    with pytest.raises(ScoreError, match=r"model\.w: the scores hold (NaN|infinite)"):
+        compete({"model.w": tensor, "v": torch.randn(8, 8)}, 0.3, pattern=pattern, scope=scope)
+
+
+# ---------------------------------------------------------------- scopes
+
+
+def slow_bounds(tensors: dict[str, Tensor], sparsity: float, floor: float, ceiling: float) -> dict[str, Tensor]:
+    """Solve by fixing: whoever leaves the bounds is put on them, and the rest solved again."""
+    counts = {name: math.ceil(floor * tensor.numel() - 1e-9) for name, tensor in tensors.items()}
+    if sum(counts.values()) < budget(sparsity, sum(t.numel() for t in tensors.values())):
+        counts = _fixed(tensors, sparsity, floor, ceiling)
+    masks = {}
+    for name, tensor in tensors.items():
+        mask = torch.ones(tensor.numel(), dtype=torch.bool)
+        mask[tensor.abs().flatten().argsort(stable=True)[: counts[name]]] = False
+        masks[name] = mask.view(tensor.shape)
+    return masks
+
+
+def _fixed(tensors: dict[str, Tensor], sparsity: float, floor: float, ceiling: float) -> dict[str, int]:
+    """Return how many weights of every tensor are pruned."""
+    counts: dict[str, int] = {}
+    while True:
+        free = {name: tensor.abs().flatten() for name, tensor in tensors.items() if name not in counts}
+        left = budget(sparsity, sum(t.numel() for t in tensors.values())) - sum(counts.values())
+        ranked = sorted(
+            ((float(value), place, name) for place, (name, flat) in enumerate(free.items()) for value in flat),
+            key=lambda entry: (entry[0], entry[1]),
+        )
+        found = {name: sum(entry[2] == name for entry in ranked[:left]) for name in free}
+        low = {name: math.ceil(floor * flat.numel() - 1e-9) for name, flat in free.items()}
+        high = {name: math.floor(ceiling * flat.numel() + 1e-9) for name, flat in free.items()}
+        # the side that is violated by more is fixed first, as water-filling does
+        above = {n: high[n] for n in free if found[n] > high[n]}
+        below = {n: low[n] for n in free if found[n] < low[n]}
+        if not above and not below:
+            return counts | found
+        excess = sum(found[n] - high[n] for n in above)
+        lack = sum(low[n] - found[n] for n in below)
+        counts |= above if excess >= lack else below
+
+
+@given(st.integers(0, 2**31), st.floats(0, 0.9), st.floats(0, 0.5), st.floats(0.9, 1))
+@settings(max_examples=100, deadline=None)
+def test_floor_and_ceiling_are_fixing_and_solving_again(
+    seed: int, sparsity: float, floor: float, ceiling: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: torch.randn(4, 25, generator=generator) * scale
+        for name, scale in zip("abcd", (1, 2, 9, 0.1), strict=True)
+    }
+    floor = min(floor, sparsity)
+    scope = {"type": "global", "floor": floor, "ceiling": ceiling}
+    masks = compete(tensors, sparsity, scope=scope)
+    for name, wanted in slow_bounds(tensors, sparsity, floor, ceiling).items():
+        assert torch.equal(masks[name], wanted)
+        pruned = int((~masks[name]).sum())
+        assert math.ceil(floor * 100 - 1e-9) <= pruned <= math.floor(ceiling * 100 + 1e-9)
+
+
+@pytest.mark.parametrize("scope", ["global", "erk"])
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "row", {"type": "block", "shape": [4, 4]}])
+def test_masks_nest_under_floors_and_ceilings(scope: str, pattern: Any) -> None:
+    torch.manual_seed(0)
+    tensors = {"a": torch.randn(16, 16), "b": torch.randn(32, 16) * 5, "c": torch.randn(16, 64) * 0.2}
+    most = 0.5 if pattern == "2:4" else 0.9
+    before: dict[str, Tensor] = {}
+    for step in range(11):
+        bounds = {"type": scope, "floor": 0.2 * most, "ceiling": most}
+        masks = compete(tensors, most * step / 10, pattern=pattern, scope=bounds)
+        for name, old in before.items():
+            assert not bool((masks[name] & ~old).any())
+        before = masks
+
+
+@pytest.mark.parametrize("scope", ["global", {"type": "global", "floor": 0.1, "ceiling": 0.8}])
+@pytest.mark.parametrize("pattern", ["column", "row", {"type": "block", "shape": [5, 3], "ragged": "pad"}])
+def test_masks_nest_where_groups_are_of_different_sizes(pattern: Any, scope: Any) -> None:
+    """Pruned groups are all zero: ranked by index alone, some would come back."""
+    torch.manual_seed(0)
+    weights = [
+        weight_of("a", torch.randn(8, 10)),
+        weight_of("b", torch.randn(20, 10)),
+        weight_of("c", torch.randn(12, 7)),
+    ]
+    axes = Criterion.parse("magnitude"), Pattern.parse(pattern), Scope.parse(scope)
+    bundles, _ = axes[1].bundles(weights, None)
+    competition = Competition.of(bundles, *axes)
+    before: dict[str, Tensor] | None = None
+    for step in range(41):
+        masks = competition.masks(lambda arena, s=step / 50: s, before)  # type: ignore[misc]
+        for name, old in (before or {}).items():
+            assert not bool((masks[name] & ~old).any())
+        for weight in weights:
+            weight.parameter.data *= masks[weight.name]
+        size = max(bundle.size for bundle in bundles)
+        pruned = sum(int((~mask).sum()) for mask in masks.values())
+        assert budget(step / 50, 364) <= pruned < budget(step / 50, 364) + 3 * size
+        before = masks
+
+
+def test_erk_gives_small_tensors_more() -> None:
+    torch.manual_seed(0)
+    tensors = {"small": torch.randn(16, 16), "large": torch.randn(128, 256), "conv": torch.randn(32, 16, 3, 3)}
+    masks = compete(tensors, 0.9, scope="erk")
+    density = {name: float(mask.float().mean()) for name, mask in masks.items()}
+    # by hand: density = ε (sum of dimensions) / (their product), at most 1; small tensors saturate first
+    raw = {"small": 32 / 256, "large": 384 / 32768, "conv": 54 / 4608}
+    kept = 0.1 * (256 + 32768 + 4608)
+    scale = (kept - 256) / (384 + 54)
+    assert scale * raw["small"] > 1
+    assert density["small"] == 1
+    assert density["large"] == pytest.approx(scale * raw["large"], abs=1 / 32768)
+    assert density["conv"] == pytest.approx(scale * raw["conv"], abs=1 / 4608)
+    assert sum(int(mask.sum()) for mask in masks.values()) == pytest.approx(kept, abs=2)
+
+
+# ---------------------------------------------------------------- criteria
+
+
+def test_random_is_uniform_seeded_and_the_same_everywhere() -> None:
+    tensor = torch.ones(200, 500)
+    masks = [compete({"w": tensor}, 0.3, {"type": "random", "seed": seed})["w"] for seed in (0, 0, 1)]
+    assert torch.equal(masks[0], masks[1])
+    agree = float((masks[0] == masks[2]).float().mean())
+    assert agree == pytest.approx(0.3**2 + 0.7**2, abs=0.01)
+    assert int((~masks[0]).sum()) == 30_000
+    per_row = (~masks[0]).float().mean(1)
+    assert float(per_row.std()) == pytest.approx(math.sqrt(0.3 * 0.7 / 500), rel=0.2)
+    other = compete({"v": tensor}, 0.3, "random")["v"]
+    assert float((other == masks[0]).float().mean()) == pytest.approx(0.58, abs=0.01)
+
+
+def test_random_scores_equal_integer_arithmetic() -> None:
+    """So that any machine, device and torch draws the same mask."""
+    from zlib import crc32
+
+    from sparsify.criteria.base import Place
+    from sparsify.criteria.random import Random
+
+    def mixed(number: int) -> int:
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+            number = ((number ^ (number >> shift)) * factor) % 2**32
+        return number ^ (number >> 16)
+
+    key = crc32(b"7/layer.weight")
+    indices = [3 + 5 * row * 4 + column for row in range(6) for column in range(4)]
+    wanted = [((mixed((mixed(i) + key) % 2**32) >> 8) + 1) / 2**24 for i in indices]
+    scores = Random(seed=7).score(torch.ones(6, 4), Place("layer.weight", 3, stride=5))
+    assert scores.flatten().tolist() == wanted
+
+
+def test_random_prunes_what_is_zero_first() -> None:
+    tensor = torch.randn(40, 40)
+    tensor[:, :10] = 0
+    mask = compete({"w": tensor}, 0.25, "random")["w"]
+    assert not mask[:, :10].any()
+    assert mask[:, 10:].all()
