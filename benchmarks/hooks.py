@@ -27,21 +27,31 @@ RECIPE = """
 version: 1
 modifiers:
   - type: prune
-    targets: "bert.encoder"
     pattern: {pattern}
     scope: {scope}
-    sparsity: {{from: 0.05, to: {to}}}
+    sparsity: {{from: {start}, to: {to}}}
     window: {{begin: 0, end: 100000, every: {every}}}
 """
 
 CASES = {
-    "unstructured tensor every 50": ("unstructured", "tensor", 0.9, 50),
-    "unstructured tensor every 1": ("unstructured", "tensor", 0.9, 1),
-    "unstructured global every 1": ("unstructured", "global", 0.9, 1),
-    "block 4x1 every 1": ("{type: block, shape: [4, 1]}", "tensor", 0.9, 1),
-    "block 32x32 every 1": ("{type: block, shape: [32, 32]}", "global", 0.9, 1),
-    "2:4 every 50": ("2:4", "tensor", 0.5, 50),
-    "2:4 every 1": ("2:4", "tensor", 0.5, 1),
+    "unstructured tensor every 50": ("unstructured", "tensor", 0.05, 0.9, 50),
+    "unstructured tensor every 1": ("unstructured", "tensor", 0.05, 0.9, 1),
+    "unstructured global every 1": ("unstructured", "global", 0.05, 0.9, 1),
+    "unstructured erk every 1": ("unstructured", "erk", 0.05, 0.9, 1),
+    "unstructured row every 1": ("unstructured", "row", 0.05, 0.9, 1),
+    "random tensor every 50": ("unstructured", "tensor", 0.05, 0.9, 50),
+    "block 4x1 every 50": ("{type: block, shape: [4, 1]}", "tensor", 0.05, 0.9, 50),
+    "block 4x1 every 1": ("{type: block, shape: [4, 1]}", "tensor", 0.05, 0.9, 1),
+    "block 32x32 every 1": ("{type: block, shape: [32, 32]}", "global", 0.05, 0.9, 1),
+    "row every 1": ("row", "tensor", 0.05, 0.9, 1),
+    "column every 1": ("column", "tensor", 0.05, 0.9, 1),
+    "2:4 every 50": ("2:4", "tensor", 0.05, 0.5, 50),
+    "2:4 every 1": ("2:4", "tensor", 0.05, 0.5, 1),
+    "2:4 late (from 0.4) every 1": ("2:4", "tensor", 0.4, 0.5, 1),
+    "head every 50": ("head", "global", 0.05, 0.9, 50),
+    "head every 1": ("head", "global", 0.05, 0.9, 1),
+    "neuron every 50": ("neuron", "global", 0.05, 0.9, 50),
+    "neuron every 1": ("neuron", "global", 0.05, 0.9, 1),
 }
 
 
@@ -87,12 +97,14 @@ def main() -> None:
     torch.manual_seed(0)
     base = build(arguments.layers)
     steps = {"dense": stepper(base, None, torch.optim.AdamW(base.parameters(), lr=1e-5))}
-    for name, (pattern, scope, to, every) in CASES.items():
+    for name, (pattern, scope, start, to, every) in CASES.items():
         if arguments.only and arguments.only not in name:
             continue
         model = copy.deepcopy(base)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-        text = RECIPE.format(pattern=pattern, scope=scope, to=to, every=every)
+        text = RECIPE.format(pattern=pattern, scope=scope, start=start, to=to, every=every)
+        if "random" in name:
+            text = text.replace("pattern:", "criterion: random\n    pattern:", 1)
         manager = Manager(Recipe.parse(text)).apply(model, optimizer, total_steps=200_000)
         steps[name] = stepper(model, manager, optimizer)
     times: dict[str, list[float]] = {name: [] for name in steps}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsify.masking.bits import bits
+from sparsify.bits import bits
 
 PIECE = 1 << 20
 """How much of a mask is widened to integers at a time."""

@@ -16,8 +16,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from sparsify.bits import key, unkey
 from sparsify.errors import ScoreError
-from sparsify.masking.bits import key, unkey
 
 CHUNK = {"cpu": 1 << 19}
 """Scores held at a time; small enough to stay in a CPU's cache, larger on other devices."""

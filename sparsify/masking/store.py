@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsify.bits import bits
 from sparsify.errors import StateError
 from sparsify.layers import Weight
-from sparsify.masking.bits import bits
 from sparsify.masking.project import project_
 
 

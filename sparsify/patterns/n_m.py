@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -9,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
+from sparsify.bits import bits, key
 from sparsify.layers import Weight
 from sparsify.patterns.base import Pattern
 from sparsify.spec import fail_at, full_match, integral
@@ -62,12 +65,38 @@ class NM(Pattern):
         return self.m
 
     def guard(self, scores: Tensor) -> Tensor:
-        members = scores.reshape(-1, self.m).t().contiguous()  # [m, groups]: every comparison is one long row
-        count = torch.int8 if self.m < 128 else torch.int16
-        ahead = torch.arange(self.m, dtype=count, device=scores.device).unsqueeze(1).repeat(1, members.shape[1])
-        for low in range(self.m):  # how many of its group come before each weight; a later one wins a tie
-            for high in range(low + 1, self.m):
-                wins = (members[high] >= members[low]).view(torch.int8)
-                ahead[low] += wins
-                ahead[high] -= wins
-        return members.masked_fill_(ahead < self.n, float("inf")).t().reshape(scores.shape)
+        groups = scores.reshape(-1, self.m)
+        if self.m not in _WORDS:
+            order = groups.sort(dim=1, stable=True).indices
+            return groups.scatter(1, order[:, self.m - self.n :], math.inf)
+        kept = _losses(groups) < self.n
+        guarded = bits(groups).mul(~kept).add_(kept, alpha=key(math.inf, groups.dtype))
+        return guarded.view(groups.dtype)
+
+
+_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Groups of so many bytes are added as one number."""
+
+
+def _losses(groups: Tensor) -> Tensor:
+    """Return, for scores [k, m], in how many pairs of its group each is the lower one (int8; a later one wins a tie).
+
+    Neighbours at every distance are compared in long rows. The answers are bytes, a group's a word, in which byte i
+    says whether i loses to i + distance; what i does not lose, the other does. Bytes end between 0 and m − 1, so that
+    whole words can be added and subtracted.
+    """
+    width = groups.shape[1]
+    flat, word = groups.reshape(-1), _WORDS[width]
+    low = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+    total = torch.full((len(groups),), _bytes(range(width)), dtype=word, device=flat.device)
+    for distance in range(1, width):
+        torch.le(flat[:-distance], flat[distance:], out=low[:-distance])
+        loses = low.view(word) & _bytes([1] * (width - distance))
+        total += loses
+        total -= loses << 8 * distance
+    return total.view(torch.int8).view(groups.shape)
+
+
+def _bytes(values: Iterable[int]) -> int:
+    """Return the number whose bytes, from the lowest, are `values`."""
+    return sum(value << 8 * place for place, value in enumerate(values))
