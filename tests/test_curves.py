@@ -105,6 +105,7 @@ def test_windows_that_cannot_be(window: dict[str, object], span: Span, message: 
         ("exponential", [0.0, 0.43765867480965, 0.68377223398316, 0.82217205899612, 0.9]),
         ({"type": "multistep", "steps": [[0.25, 0.5], [0.75, 0.9]]}, [0.0, 0.45, 0.45, 0.81, 0.9]),
         ("constant", [0.9] * 5),
+        ("one-shot", [0.9] * 5),
     ],
 )
 def test_the_values_of_each_curve(curve: object, values: list[float]) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from sparsify import Recipe
+from sparsify.anatomy import architecture
 from sparsify.cli.app import app
+from sparsify.criteria import Criterion
+from sparsify.patterns import Pattern
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -20,6 +23,9 @@ def test_the_blocks_of_a_page(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for root in (Criterion, Pattern):  # what an example defines is gone after it
+        monkeypatch.setattr(root, "_members", dict(root.members()))
+    monkeypatch.setattr(architecture, "_known", {family.name: family for family in architecture.architectures()})
     text = page.read_text(encoding="utf-8")
     namespace: dict[str, object] = {}
     for match in BLOCK.finditer(text):

@@ -211,6 +211,16 @@ def test_a_constant_curve_is_no_cliff(mlp: nn.Module) -> None:
     assert list(plan.modifiers[0].window.updates()) == [5]
 
 
+def test_one_shot_and_locks_have_one_update(mlp: nn.Module) -> None:
+    shot = "{to: 0.5, curve: one-shot}"
+    assert list(Plan.of(recipe(sparsity=shot, window="{begin: 5}"), mlp).modifiers[0].window.updates()) == [5]
+    constant = Plan.of(recipe(sparsity="{to: 0.5, curve: constant}", window="{begin: 5, end: 9, every: 2}"), mlp)
+    assert list(constant.modifiers[0].window.updates()) == [5, 7, 9]
+    for fields in ({"sparsity": shot}, {"sparsity": "", "criterion": "existing"}):
+        with pytest.raises(PlanError, match="has one update, at `begin`: leave `end` out"):
+            Plan.of(recipe(window="{begin: 5, end: 9}", **fields), mlp)
+
+
 def test_all_problems_are_reported_at_once(mlp: nn.Module) -> None:
     both = Recipe.parse(
         "version: 1\nmodifiers:\n"

@@ -1,6 +1,6 @@
 """Architectures by role: the one place that knows them. One family a file, in `families`."""
 
-from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, architectures
+from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, architectures, register
 from sparsify.anatomy.parts import ROLES, Anatomy, Attention, FeedForward, Layer
 from sparsify.anatomy.read import read
 
@@ -15,4 +15,5 @@ __all__ = [
     "Layer",
     "architectures",
     "read",
+    "register",
 ]

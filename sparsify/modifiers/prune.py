@@ -133,19 +133,22 @@ class Prune(Modifier):
         )
 
     def _window(self, context: PlanContext) -> StepWindow | None:
-        """Resolve the window; a curve that jumps, or a lock, has one update, at its beginning."""
-        jumps = self.sparsity is None or self.sparsity.curve.jumps
+        """Resolve the window; a lock and a curve of one shot have one update, at its beginning."""
+        once = self.sparsity is None or self.sparsity.curve.once
         written = self.window
-        if jumps and written.end is None:
+        if once and written.end is not None:
+            what = "a lock" if self.sparsity is None else f"the curve {self.sparsity.curve.type!r}"
+            context.problem(f"{what} has one update, at `begin`: leave `end` out", "window", "end")
+            return None
+        if once or (self.sparsity and self.sparsity.curve.jumps and written.end is None):
             written = written.model_copy(update={"end": written.begin})
         try:
             window = context.span.window(written)
         except ClockError as error:
             context.problem(str(error), "window", *([error.key] if error.key else []))
             return None
-        if jumps:
-            return StepWindow(window.begin, window.begin, window.every)
-        assert self.sparsity is not None
+        if self.sparsity is None or self.sparsity.curve.jumps:
+            return window
         if window.end == window.begin:
             context.problem(f"the window is empty: it begins and ends at step {window.begin}", "window")
         elif window.count() < 3 and self.sparsity.from_ != self.sparsity.to:

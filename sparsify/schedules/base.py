@@ -14,6 +14,9 @@ class Curve(Family):
     jumps: ClassVar[bool] = False
     """True for a curve that is meant to be a cliff, so that the plan does not complain of one."""
 
+    once: ClassVar[bool] = False
+    """True for a curve that has one update, at the beginning of its window."""
+
     def fraction(self, progress: float) -> float:
         """Return the part of the way that is done, in [0, 1], at `progress` in (0, 1); monotone."""
         raise NotImplementedError(type(self).__name__)

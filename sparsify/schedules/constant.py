@@ -1,4 +1,4 @@
-"""The constant curve: everything at the beginning of the window."""
+"""The constant curve: the whole sparsity all through the window."""
 
 from typing import ClassVar, Literal
 
@@ -6,7 +6,10 @@ from sparsify.schedules.base import Curve
 
 
 class Constant(Curve):
-    """One shot: the final value from the first step of the window on."""
+    """The final value from the first step of the window on.
+
+    With an `end`, weights are ranked anew at every update; without, once, at the beginning.
+    """
 
     type: Literal["constant"] = "constant"
     jumps: ClassVar[bool] = True
