@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from torch import nn
@@ -11,7 +13,7 @@ from torch import nn
 from sparsify.anatomy import read
 from sparsify.errors import PlanError, Problem
 from sparsify.layers import shared_rows, unwrap
-from sparsify.modifiers.base import ModifierPlan, PlanContext
+from sparsify.modifiers.base import ModifierPlan, PlanContext, TensorPlan
 from sparsify.modifiers.clock import ClockError, Span
 from sparsify.recipe import Recipe, Stage
 from sparsify.recipe.problems import in_order
@@ -105,20 +107,18 @@ class Plan:
         return f"{name} ({self.recipe.sha256[:12]}) on {self.model}, {self.parameters:,} parameters, {steps}"
 
     def rows(self, modifier: ModifierPlan) -> list[tuple[str, ...]]:
-        """Return (tensor, shape, target, expected non-zeros) of a modifier, as text, the sum last."""
-        rows = [
-            (
-                tensor.name,
-                "×".join(map(str, tensor.shape)),
-                _target(tensor.target) if tensor.nonzeros is not None else "",
-                _count(tensor.nonzeros, "competes" if modifier.nonzeros is not None else "unknown"),
-            )
-            for tensor in modifier.tensors
-        ]
+        """Return (tensor or block, shape or groups, target, expected non-zeros) as text, the sum last."""
+        bundles = [list(tensors) for _, tensors in groupby(modifier.tensors, lambda tensor: tensor.bundle)]
+        rows = [_row(tensors, "competes" if modifier.nonzeros is not None else "unknown") for tensors in bundles]
         elements = sum(tensor.elements for tensor in modifier.tensors)
-        target = _target(modifier.tensors[0].target) if modifier.tensors else ""
+        targets = {tensor.target for tensor in modifier.tensors}
+        if len(targets) == 1:
+            target = _target(targets.pop())
+        else:
+            target = "" if modifier.nonzeros is None else _target(1 - modifier.nonzeros / max(elements, 1))
         total = _count(modifier.nonzeros, "unknown without weights")
-        return [*rows, (f"{len(rows)} tensors", f"{elements:,} weights", target, total)]
+        what = f"{len(rows)} " + ("tensor" if len(rows) == len(modifier.tensors) else "block") + "s" * (len(rows) != 1)
+        return [*rows, (what, f"{elements:,} weights", target, total)]
 
     def title(self, modifier: ModifierPlan) -> str:
         """Return one line about a modifier."""
@@ -148,8 +148,8 @@ class Plan:
         yield f"[bold]{escape(self.headline())}[/bold]"
         for modifier in self.modifiers:
             table = Table(title=escape(self.title(modifier)), title_justify="left", title_style="cyan")
-            table.add_column("tensor", overflow="fold")
-            for column in ("shape", "target", "expected non-zeros"):
+            table.add_column("tensor or block", overflow="fold")
+            for column in ("shape or groups", "target", "expected non-zeros"):
                 table.add_column(column, justify="right")
             *rows, total = self.rows(modifier)
             for row in rows:
@@ -159,6 +159,15 @@ class Plan:
             yield table
         for note in self.notes:
             yield f"[yellow]note:[/yellow] {escape(note)}"
+
+
+def _row(tensors: Sequence[TensorPlan], otherwise: str) -> tuple[str, ...]:
+    """Return the row of a tensor, or of several that are pruned together."""
+    first = tensors[0]
+    known = [tensor.nonzeros for tensor in tensors if tensor.nonzeros is not None]
+    target = _target(first.target) if known else ""
+    shape = "×".join(map(str, first.shape)) if len(tensors) == 1 else f"{first.groups} in {len(tensors)} tensors"
+    return first.bundle, shape, target, _count(sum(known) if known else None, otherwise)
 
 
 def _target(target: float | None) -> str:

@@ -275,6 +275,21 @@ def test_heads_of_t5_are_the_same_in_every_layer() -> None:
     assert all(bundle.count == 2 and len(bundle.parts) == 8 for bundle in bundles)
 
 
+def test_the_plan_shows_blocks_and_their_groups() -> None:
+    text = str(planned("llama", pattern="neuron"))
+    assert "model.layers.0.mlp  64 in 3 tensors" in text
+    assert "2 blocks" in text
+    assert "73.33%" not in str(planned("bert", scope="erk", sparsity="0.8")).splitlines()[-1]
+    assert "80.0" in str(planned("bert", scope="erk", sparsity="0.8")).splitlines()[-1]
+
+
+def test_coarse_groups_are_noted() -> None:
+    assert planned("bert", pattern="head", sparsity="0.4").notes == (
+        "main/prune: whole groups make 50.00% of the 40.00% asked for",
+    )
+    assert planned("bert", pattern="head", sparsity="0.5").notes == ()
+
+
 def test_grouped_queries_lose_whole_groups_or_a_quota() -> None:
     for grouped, tensors in (("whole", 4), ("quota", 2)):
         plan = planned("llama", pattern=f"{{type: head, grouped: {grouped}}}")

@@ -89,6 +89,35 @@ TILES: dict[str, Any] = {
 }
 
 
+@st.composite
+def tensors_and_blocks(draw: st.DrawFn) -> tuple[dict[str, Tensor], list[int], str, float]:
+    """Draw tensors of any kind, dtype and stride with many ties, the shape of blocks, a reduction, a sparsity."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    tensors = {}
+    for name in "abc"[: draw(st.integers(1, 3))]:
+        shape = draw(st.lists(st.integers(1, 7), min_size=2, max_size=4))
+        tensor = torch.randint(-4, 5, shape, generator=generator)
+        tensor = tensor.to(draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16])))
+        tensors[name] = tensor.transpose(0, 1) if draw(st.booleans()) else tensor
+    sides = [draw(st.integers(1, 4)), draw(st.integers(1, 4))]
+    return tensors, sides, draw(st.sampled_from(["mean", "sum", "max"])), draw(st.floats(0, 1))
+
+
+@given(tensors_and_blocks(), st.sampled_from(["global", "tensor"]))
+@settings(max_examples=150, deadline=None)
+def test_any_shape_dtype_and_tie_is_as_the_reference(
+    case: tuple[dict[str, Tensor], list[int], str, float], scope: str
+) -> None:
+    tensors, sides, how, sparsity = case
+    single = sides == [1, 1]
+    pattern = "unstructured" if single else {"type": "block", "shape": sides, "ragged": "pad", "reduce": how}
+    tiles = {name: list(groups(name, tensor, sides[0], 1, sides[1])) for name, tensor in tensors.items()}
+    arenas = [[g for own in tiles.values() for g in own]] if scope == "global" else list(tiles.values())
+    masks = compete(tensors, sparsity, pattern=pattern, scope=scope)
+    for name, wanted in slow(tensors, arenas, "max" if single else how, sparsity).items():
+        assert torch.equal(masks[name], wanted)
+
+
 @pytest.mark.parametrize("scope", ["global", "tensor"])
 @pytest.mark.parametrize("how", ["mean", "sum", "max", "l2"])
 @pytest.mark.parametrize("pattern", [*TILES, (4, 1), (1, 4), (2, 2), (5, 3), (8, 16)])

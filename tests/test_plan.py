@@ -7,6 +7,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from sparsify import Plan, PlanError, Recipe
@@ -75,6 +77,44 @@ def test_selectors(targets: list[str], exclude: list[str], names: list[str]) -> 
     assert matched(targets, exclude) == names
 
 
+NAMES = [name for name, _ in Net().named_modules() if name]
+SELECTORS = st.sampled_from(NAMES + [f"{name}.weight" for name in LINEARS]) | st.sampled_from(
+    [
+        "*",
+        "layers.*",
+        "*.query",
+        "*.weight",
+        "layers.?",
+        "l*",
+        "type:Linear",
+        "type:Block",
+        "re:layers\\.\\d\\.up",
+        "re:.*",
+    ]
+)
+
+
+@given(st.lists(SELECTORS, min_size=1, max_size=3), st.lists(SELECTORS, max_size=2))
+@settings(max_examples=200, deadline=None)
+def test_targets_are_a_union_less_a_union(targets: list[str], exclude: list[str]) -> None:
+    """Whatever a selector means alone, several mean together; order is the model's."""
+    model = Net()
+
+    def alone(selector: str) -> set[str]:
+        return {weight.name for weight in Targets(model).select([selector])}
+
+    finder = Targets(model)
+    found = [weight.name for weight in finder.select(targets, exclude)]
+    wanted = set().union(*map(alone, targets)) - set().union(*map(alone, exclude))
+    assert found == [
+        f"{name}.weight" for name in ["embed", *LINEARS, "conv", "classifier"] if f"{name}.weight" in wanted
+    ]
+    empty = [s for s in [*targets, *exclude] if not alone(s)]
+    assert len([p for p in finder.problems if "everything" not in p.message]) == len(empty)
+    for selector in set(targets) & {"layers.*", "*", "type:Linear", "re:.*"}:
+        assert not {"embed.weight"} & alone(selector), "a table is never meant by the way"
+
+
 @pytest.mark.parametrize(
     ("targets", "exclude", "message"),
     [
@@ -118,6 +158,8 @@ def test_the_plan_says_what_will_happen() -> None:
         "elements": 128,
         "target": 0.75,
         "expected_nonzeros": 32,
+        "bundle": "layers.0.up.weight",
+        "groups": 128,
     }
     facts = {key: data["modifiers"][0][key] for key in ("criterion", "pattern", "scope", "curve", "updates")}
     assert facts == {

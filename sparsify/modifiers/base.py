@@ -57,6 +57,12 @@ class TensorPlan:
     nonzeros: int | None
     """Expected non-zero weights at the end; None where tensors compete or weights are unknown."""
 
+    bundle: str
+    """The tensors of one bundle are pruned together: a tensor's own name, or that of an attention block, …"""
+
+    groups: int
+    """How many groups live or die in it."""
+
 
 @dataclass(frozen=True)
 class ModifierPlan:
@@ -101,6 +107,8 @@ class ModifierPlan:
                     "elements": tensor.elements,
                     "target": tensor.target,
                     "expected_nonzeros": tensor.nonzeros,
+                    "bundle": tensor.bundle,
+                    "groups": tensor.groups,
                 }
                 for tensor in self.tensors
             ],

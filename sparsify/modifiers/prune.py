@@ -28,6 +28,8 @@ from sparsify.spec import fail_at
 from sparsify.targets import Targets
 
 TOLERANCE = 1e-9
+COARSE = 0.005
+"""By how much a model may become sparser than asked for without a note."""
 
 
 class Prune(Modifier):
@@ -114,6 +116,7 @@ class Prune(Modifier):
             context.problem(reason, "sparsity")
             return None
         tensors, nonzeros = expect(competition, target)
+        _note_coarseness(context, target, nonzeros, sum(tensor.elements for tensor in tensors))
         facts = {
             "criterion": self.criterion.label(),
             "pattern": self.pattern.label(),
@@ -191,6 +194,14 @@ class Prune(Modifier):
             others = [name for name in shared.get(id(weight.parameter), ()) if name != weight.name]
             if others:
                 context.notes.append(f"{weight.name} is tied to {', '.join(others)}: one tensor, one mask")
+
+
+def _note_coarseness(context: PlanContext, target: float | None, nonzeros: int | None, elements: int) -> None:
+    """Say so where whole groups make a model sparser than was asked for."""
+    if target is not None and nonzeros is not None and elements:
+        reached = 1 - nonzeros / elements
+        if reached > target + COARSE:
+            context.notes.append(f"{context.key}: whole groups make {reached:.2%} of the {target:.2%} asked for")
 
 
 def _some(names: Sequence[str]) -> str:

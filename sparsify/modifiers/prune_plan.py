@@ -9,7 +9,7 @@ from sparsify.masking import Competition
 from sparsify.masking.store import MaskStore
 from sparsify.modifiers.base import ModifierPlan, TensorPlan
 from sparsify.modifiers.prune_run import PruneRun
-from sparsify.patterns.bundle import Part
+from sparsify.patterns.bundle import Bundle, Part
 from sparsify.schedules import EXISTING, Ramp
 
 
@@ -53,20 +53,22 @@ def expect(competition: Competition, target: float | None) -> tuple[tuple[Tensor
             if len(share.members) == 1:
                 groups[share.members[0]] = competition.bundles[share.members[0]].count - pruned
     tensors = [
-        _tensor(part, targets.get(index), groups[index] * bundle.quota if index in groups else None)
+        _tensor(bundle, part, targets.get(index), groups.get(index))
         for index, bundle in enumerate(competition.bundles)
         for part in bundle.parts
     ]
     return tuple(tensors), total
 
 
-def _tensor(part: Part, target: float | None, tiles: int | None) -> TensorPlan:
-    """Return the plan of a tensor of which `tiles` tiles are kept, where that is known."""
+def _tensor(bundle: Bundle, part: Part, target: float | None, groups: int | None) -> TensorPlan:
+    """Return the plan of a tensor in a bundle of which `groups` groups are kept, where that is known."""
     return TensorPlan(
         name=part.weight.name,
         shape=part.weight.shape,
         dtype=str(part.weight.parameter.dtype).removeprefix("torch."),
         elements=part.weight.geometry.elements,
         target=target,
-        nonzeros=None if tiles is None else tiles * math.prod(part.tile),
+        nonzeros=None if groups is None else groups * bundle.quota * math.prod(part.tile),
+        bundle=bundle.name,
+        groups=bundle.count,
     )
