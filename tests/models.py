@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsify.demo.resnet import ResNet
+
 Inputs = dict[str, Tensor]
 
 
@@ -21,8 +23,8 @@ def _seq2seq() -> Inputs:
     return {"input_ids": tokens, "decoder_input_ids": tokens.flip(1)}
 
 
-def _image(size: int, key: str = "pixel_values") -> Callable[[], Inputs]:
-    return lambda: {key: torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))}
+def _image(size: int) -> Callable[[], Inputs]:
+    return lambda: {"pixel_values": torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))}
 
 
 @dataclass(frozen=True)
@@ -40,41 +42,6 @@ _ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
 _T5 = {"d_model": 32, "d_kv": 16, "num_layers": 2, "num_heads": 2, "d_ff": 64, "vocab_size": 40}
 _SIDES = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in
           (("layers", 2), ("attention_heads", 2), ("ffn_dim", 64))}  # fmt: skip
-
-
-class BasicBlock(nn.Module):
-    """A residual block as everyone writes it."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output."""
-        out = torch.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
-
-
-class ResNet(nn.Module):
-    """A small residual network by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 8, 3, 1, 1, bias=False)
-        self.layer1 = nn.Sequential(BasicBlock(8, 8))
-        self.layer2 = nn.Sequential(BasicBlock(8, 16, 2))
-        self.fc = nn.Linear(16, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits."""
-        hidden: Tensor = self.layer2(self.layer1(torch.relu(self.conv1(x))))
-        return self.fc(hidden.mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
 class TorchEncoder(nn.Module):
@@ -122,7 +89,7 @@ MODELS: dict[str, Model] = {
         {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 1], "layer_type": "bottleneck"},
         _image(32),
     ),
-    "resnet-by-hand": Model("", {}, _image(8, "x"), ResNet),
+    "resnet-by-hand": Model("", {}, lambda: {"pixel_values": _image(8)()["pixel_values"][:, :1]}, ResNet),
 }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "torch": {"layers": 2, "heads": (2, 2), "attention": 4, "ffn": 2, "head": []},
     "resnet": {"layers": 4, "head": ["classifier.1"]},
     "resnet-bottleneck": {"layers": 2, "head": ["classifier.1"]},
-    "resnet-by-hand": {"layers": 2, "head": ["fc"]},
+    "resnet-by-hand": {"layers": 6, "head": ["classifier"]},
 }  # fmt: skip
 TRANSFORMERS = [name for name in EXPECTED if not name.startswith("resnet")]
 
@@ -216,6 +216,7 @@ def test_layers_are_counted_in_every_stack(layers: str, found: list[int]) -> Non
         ("gpt2", {"pattern": "head", "sparsity": "0.9", "scope": "global"}, "and 1 more: at most 0.5 can be pruned"),
         ("bert", {"pattern": "{type: block, shape: [5, 3], ragged: pad}", "scope": "row"}, "all groups must be of one size"),
         ("bert", {"scope": "{type: global, ceiling: 0.4}"}, "the scope allows a sparsity of at most 0.4, got 0.5"),
+        ("bert", {"scope": "{type: erk, floor: 0.9, ceiling: 0.5}"}, "the floor 0.9 is above the ceiling"),
         ("bert", {"scope": "row", "pattern": "neuron"}, "the scope 'row' ranks what is inside a row; a neuron is not"),
     ],
 )  # fmt: skip
@@ -232,6 +233,7 @@ def test_unknown_models_work_by_name_and_type_and_say_so_otherwise() -> None:
         ({"targets": ""}, "`targets` is needed for Sequential, whose architecture is not known; it has: 0, 1"),
         ({"targets": "ffn"}, "'ffn' is a role, but the architecture of Sequential is not known"),
         ({"layers": "0"}, "the architecture of Sequential is not known, so its layers are not"),
+        ({"scope": "{type: global, within: role}"}, "within: role needs an architecture that is known"),
         ({"pattern": "head"}, "the pattern 'head' needs an architecture that is known"),
     ):
         with pytest.raises(PlanError) as error:

@@ -20,6 +20,7 @@ SAMPLED_COLUMNS = 8
 
 
 def of_groups(ranking: Ranking) -> Contender:
+    """Return a contender of a bundle's groups."""
     bundle = ranking.bundle
     return Contender.of(
         bundle.name, ranking.scores, bundle.size, sizes=bundle.sizes, protected=bundle.least > 0 or ranking.gone

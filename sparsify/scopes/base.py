@@ -61,6 +61,10 @@ class Scope(Family):
         """Return the highest sparsity that the scope can reach."""
         return 1.0
 
+    def needs(self) -> str:
+        """Return what of the scope needs a known architecture; empty if nothing does."""
+        return ""
+
 
 class Pooled(Scope):
     """The base of scopes in which entrants share a budget unequally."""
@@ -101,3 +105,6 @@ class Pooled(Scope):
 
     def highest(self) -> float:
         return self.ceiling
+
+    def needs(self) -> str:
+        return f"within: {self.within}" if self.within else ""
