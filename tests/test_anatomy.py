@@ -86,6 +86,40 @@ def test_attention_and_ffn_have_their_shapes(name: str) -> None:
     assert not Targets(model, anatomy).problems
 
 
+@pytest.mark.parametrize(
+    ("kind", "like", "more"),
+    [
+        ("ElectraForSequenceClassification", "bert", {"embedding_size": 16}),
+        ("CamembertForSequenceClassification", "roberta", {}),
+        ("XLMRobertaForSequenceClassification", "roberta", {}),
+        ("DeiTForImageClassification", "vit", {}),
+        ("MistralForCausalLM", "llama", {}),
+        ("Qwen2ForCausalLM", "llama", {}),
+        ("Qwen3ForCausalLM", "llama", {"head_dim": 8}),
+        ("GemmaForCausalLM", "llama", {"head_dim": 8}),
+        ("Gemma2ForCausalLM", "llama", {"head_dim": 8}),
+        ("MT5ForConditionalGeneration", "t5-gated", {}),
+        ("MBartForConditionalGeneration", "bart", {}),
+    ],
+)
+def test_relatives_are_known(kind: str, like: str, more: dict[str, Any]) -> None:
+    import transformers
+
+    model = getattr(transformers, kind)
+    with torch.device("meta"):
+        relative = read(model(model.config_class(**MODELS[like].config, **more)))
+    known = anatomy_of(like)[1]
+    assert relative is not None
+    assert len(relative.layers) == len(known.layers)
+    for mine, theirs in ((relative.attentions, known.attentions), (relative.feed_forwards, known.feed_forwards)):
+        assert [[role for role, _ in block.roles()] for block in mine] == [  # type: ignore[attr-defined]
+            [role for role, _ in block.roles()]
+            for block in theirs  # type: ignore[attr-defined]
+        ]
+    assert [block.least for block in relative.attentions] == [block.least for block in known.attentions]
+    assert not any("embed" in weight.name for weight in relative.task_head)
+
+
 @pytest.mark.parametrize("name", TRANSFORMERS)
 @pytest.mark.parametrize("pattern", ["head", "neuron", "{type: head, grouped: quota}"])
 def test_what_is_pruned_has_no_effect(name: str, pattern: str) -> None:

@@ -46,8 +46,9 @@ class FeedForwardPaths:
 class Architecture:
     """A family of architectures, recognised by the class names of its layers.
 
-    `embeddings` are classes of modules that hold embeddings beside `nn.Embedding`. `others` are (role, path with
-    `*`) of convolutions. `stacked` says that layers are counted in each container, not through the whole model.
+    `embeddings` are classes, or names, of modules that belong to the embeddings beside `nn.Embedding`. `others`
+    are (role, path with `*`) of convolutions. `stacked` says that layers are counted in each container, not through
+    the whole model.
     """
 
     name: str

@@ -33,8 +33,8 @@ def read(model: nn.Module) -> Anatomy | None:
     homes = tuple(name for family, _ in found for name in family.embeddings)
     tables = {
         id(parameter)
-        for module in model.modules()
-        if isinstance(module, nn.Embedding) or _is_a(module, homes)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) or _is_home(name, module, homes)
         for parameter in module.parameters()
     }
     embeddings = [weight for weight in outside if id(weight.parameter) in tables or weight.layout == "conv"]
@@ -85,7 +85,8 @@ def _attention(paths: AttentionPaths, name: str, stack: str, layer: nn.Module) -
         return None
     if paths.fused:
         whole = _weight(name, layer, paths.fused)
-        assert whole is not None, f"{name} has no {paths.fused}"
+        if whole is None or whole.geometry.rows != 3 * output.geometry.columns:
+            return None
         third = whole.geometry.rows // 3
         query, key, value = (whole.rows(part * third, (part + 1) * third) for part in range(3))
     else:
@@ -145,7 +146,12 @@ def _is_a(module: nn.Module, names: tuple[str, ...]) -> bool:
 
 def _in_a_home(weight: Weight, model: nn.Module, homes: tuple[str, ...]) -> bool:
     parts = weight.name.split(".")
-    return any(_is_a(model.get_submodule(".".join(parts[:depth])), homes) for depth in range(1, len(parts)))
+    names = (".".join(parts[:depth]) for depth in range(1, len(parts)))
+    return any(_is_home(name, model.get_submodule(name), homes) for name in names)
+
+
+def _is_home(name: str, module: nn.Module, homes: tuple[str, ...]) -> bool:
+    return _is_a(module, homes) or name.rpartition(".")[2] in homes
 
 
 def _below(name: str, root: str) -> bool:

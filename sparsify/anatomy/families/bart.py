@@ -1,4 +1,4 @@
-"""BART: an encoder and a decoder."""
+"""BART and mBART: an encoder and a decoder."""
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
 
@@ -11,14 +11,14 @@ def _attention(block: str, least: int = 0) -> AttentionPaths:
         output=f"{block}.out_proj",
         head_size=f"{block}.head_dim",
         least=least,
-        least_in=("BartDecoderLayer",),
+        least_in=("BartDecoderLayer", "MBartDecoderLayer"),
     )
 
 
 BART = register(
     Architecture(
         name="bart",
-        layers=("BartEncoderLayer", "BartDecoderLayer"),
+        layers=("BartEncoderLayer", "BartDecoderLayer", "MBartEncoderLayer", "MBartDecoderLayer"),
         # cached generation goes wrong without a head in the decoder's self-attention
         attentions=(_attention("self_attn", least=1), _attention("encoder_attn")),
         feed_forwards=(FeedForwardPaths(up="fc1", down="fc2"),),

@@ -19,6 +19,7 @@ BERT = register(
         feed_forwards=(FeedForwardPaths(up="intermediate.dense", down="output.dense"),),
         embeddings=(
             "BertEmbeddings", "RobertaEmbeddings", "ElectraEmbeddings", "CamembertEmbeddings", "XLMRobertaEmbeddings",
+            "embeddings_project",  # ELECTRA's
         ),
     )
 )  # fmt: skip

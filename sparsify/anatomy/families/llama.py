@@ -7,6 +7,7 @@ LLAMA = register(
         name="llama",
         layers=(
             "LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "GemmaDecoderLayer",
+            "Gemma2DecoderLayer",
         ),
         # with no group left in the first layer the cache would not know its length
         attentions=(

@@ -1,4 +1,4 @@
-"""T5: the layers of a stack share a table of position biases, and so their heads."""
+"""T5 and mT5: the layers of a stack share a table of position biases, and so their heads."""
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
 
@@ -23,7 +23,7 @@ def _feed_forward(place: int) -> tuple[FeedForwardPaths, FeedForwardPaths]:
 T5 = register(
     Architecture(
         name="t5",
-        layers=("T5Block",),
+        layers=("T5Block", "MT5Block"),
         attentions=(_attention("layer.0.SelfAttention"), _attention("layer.1.EncDecAttention")),
         feed_forwards=(*_feed_forward(1), *_feed_forward(2)),
     )

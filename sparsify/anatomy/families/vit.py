@@ -1,11 +1,11 @@
-"""The vision transformer."""
+"""The vision transformer: ViT and DeiT."""
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
 
 VIT = register(
     Architecture(
         name="vit",
-        layers=("ViTLayer",),
+        layers=("ViTLayer", "DeiTLayer"),
         attentions=(
             AttentionPaths(
                 query="attention.q_proj",
@@ -16,6 +16,6 @@ VIT = register(
             ),
         ),
         feed_forwards=(FeedForwardPaths(up="mlp.fc1", down="mlp.fc2"),),
-        embeddings=("ViTEmbeddings",),
+        embeddings=("ViTEmbeddings", "DeiTEmbeddings"),
     )
 )
