@@ -4,7 +4,8 @@ The demo's set-up: 40 epochs densely from scratch, then 40 again from those weig
 model for all recipes of a seed. `again` is the dense model trained on without a recipe: what the second training
 alone is worth.
 
-    python benchmarks/digits.py [--model vit|resnet] [--only NAME …] [--seeds 0 1 2] [--epochs 40] [--json FILE]
+    python benchmarks/digits.py [--model vit|resnet] [--only NAME …] [--seeds 0 1 2] [--epochs 40]
+        [--sparsity S] [--json FILE]
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ modifiers:
 """
 
 
-def cases(model: str) -> dict[str, Recipe]:
-    """Return the recipes to try, by what they are called in the table."""
+def cases(model: str, sparsity: float | None) -> dict[str, Recipe]:
+    """Return the recipes to try, by what they are called in the table; all with a sparsity at another one."""
     if model == "resnet":
         return {
             "unstructured 90 % (`gmp`)": Recipe.load("gmp", sparsity=0.9),
@@ -42,7 +43,10 @@ def cases(model: str) -> dict[str, Recipe]:
             "2:4 (`2-4`)": Recipe.load("2-4"),
         }
     ours = (name for name, (label, _) in names().items() if label == "built in" and name not in ("demo", "lock"))
-    return {name: Recipe.load(name) for name in sorted(ours)}
+    recipes = {name: Recipe.load(name) for name in sorted(ours)}
+    if sparsity is None:
+        return recipes
+    return {name: Recipe.load(name, sparsity=sparsity) for name, r in recipes.items() if "sparsity" in r.variables}
 
 
 def main() -> None:
@@ -52,6 +56,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="parts of names of cases")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--sparsity", type=float, help="instead of the recipes' own")
     parser.add_argument("--json", type=Path, help="write the figures to a file")
     arguments = parser.parse_args()
     data = digits()
@@ -62,7 +67,7 @@ def main() -> None:
         dense = build(seed)
         train(dense, data, arguments.epochs, seed)
         found.setdefault("dense", []).append(accuracy(dense, data[1]))
-        for name, recipe in {"again": None, **cases(arguments.model)}.items():
+        for name, recipe in {"again": None, **cases(arguments.model, arguments.sparsity)}.items():
             if arguments.only and not any(part in name for part in arguments.only):
                 continue
             start = time.perf_counter()

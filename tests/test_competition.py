@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sparsify import ScoreError
 from sparsify.criteria import Criterion
+from sparsify.criteria.base import Place
 from sparsify.masking import Competition, budget, selection
 from sparsify.patterns import Pattern
 from sparsify.scopes import Scope
@@ -30,8 +31,7 @@ def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparsify.masking.groups.PIECE", 64)
 
 
-Place = tuple[str, int, int, int]
-Group = list[Place]
+Group = list[tuple[str, int, int, int]]
 """(tensor, row, tap, column) of every weight."""
 
 
@@ -94,10 +94,10 @@ def tensors_and_blocks(draw: st.DrawFn) -> tuple[dict[str, Tensor], list[int], s
     """Draw tensors of any kind, dtype and stride with many ties, the shape of blocks, a reduction, a sparsity."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     tensors = {}
+    dtype = draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]))
     for name in "abc"[: draw(st.integers(1, 3))]:
         shape = draw(st.lists(st.integers(1, 7), min_size=2, max_size=4))
-        tensor = torch.randint(-4, 5, shape, generator=generator)
-        tensor = tensor.to(draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16])))
+        tensor = torch.randint(-4, 5, shape, generator=generator).to(dtype)
         tensors[name] = tensor.transpose(0, 1) if draw(st.booleans()) else tensor
     sides = [draw(st.integers(1, 4)), draw(st.integers(1, 4))]
     return tensors, sides, draw(st.sampled_from(["mean", "sum", "max"])), draw(st.floats(0, 1))
@@ -420,7 +420,6 @@ def test_random_scores_equal_integer_arithmetic() -> None:
     """So that any machine, device and torch draws the same mask."""
     from zlib import crc32
 
-    from sparsify.criteria.base import Place
     from sparsify.criteria.random import Random
 
     def mixed(number: int) -> int:
@@ -441,3 +440,47 @@ def test_random_prunes_what_is_zero_first() -> None:
     mask = compete({"w": tensor}, 0.25, "random")["w"]
     assert not mask[:, :10].any()
     assert mask[:, 10:].all()
+
+
+@pytest.fixture
+def row_share(monkeypatch: pytest.MonkeyPatch) -> type[Criterion]:
+    """A criterion that looks at whole rows, as a plug-in could bring one; gone after the test."""
+    monkeypatch.setattr(Criterion, "_members", dict(Criterion.members()))
+
+    class RowShare(Criterion):
+        type: Literal["row-share"] = "row-share"
+        whole_rows: ClassVar[bool] = True
+
+        def score(self, weight: Tensor, place: Place) -> Tensor:
+            assert weight.dim() == 2
+            return weight.abs() / weight.abs().amax(dim=1, keepdim=True).clamp_min(1)
+
+    return RowShare
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+@pytest.mark.parametrize("pattern", ["unstructured", "1:2", {"type": "block", "shape": [2, 2]}, "row", "column"])
+@pytest.mark.parametrize("scope", ["tensor", "global", "row"])
+@pytest.mark.usefixtures("tiny_chunks", "row_share")
+def test_a_criterion_may_look_at_whole_rows(kind: str, pattern: Any, scope: str) -> None:
+    """It gives the mask that magnitude gives on tensors whose rows were divided beforehand."""
+    if scope == "row" and pattern in ("row", "column"):
+        pattern = "unstructured"
+    torch.manual_seed(0)
+    tensors = TENSORS[kind]()
+    divided = {
+        name: t / t.abs().flatten(1).amax(1).clamp_min(1).view(-1, *[1] * (t.dim() - 1)) for name, t in tensors.items()
+    }
+    for sparsity in (0.2, 0.45):
+        mine = compete(tensors, sparsity, "row-share", pattern, scope)
+        wanted = compete(divided, sparsity, "magnitude", pattern, scope)
+        assert all(torch.equal(mine[name], wanted[name]) for name in tensors)
+
+
+@pytest.mark.usefixtures("row_share")
+def test_whole_rows_at_full_size() -> None:
+    tensor = torch.randn(300, 3000) * torch.rand(300, 1) * 5
+    divided = tensor / tensor.abs().amax(1, keepdim=True).clamp_min(1)
+    for pattern in ("unstructured", "2:4"):
+        mine = compete({"w": tensor}, 0.4, "row-share", pattern)["w"]
+        assert torch.equal(mine, compete({"w": divided}, 0.4, "magnitude", pattern)["w"])
