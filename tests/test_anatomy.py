@@ -291,7 +291,27 @@ def test_a_known_encoder_in_a_model_of_one_s_own() -> None:
     assert short(anatomy.task_head) == ["scorer", "encoder.pooler.dense"]
 
 
+def test_a_single_layer_is_a_model_too() -> None:
+    layer = nn.TransformerEncoderLayer(32, 2, 64, batch_first=True)
+    plan = Plan.of(recipe(targets="attention.key"), layer, total_steps=99)
+    assert names(plan) == ["self_attn.in_proj_weight[32:64]"]
+    assert not read(layer).task_head  # type: ignore[union-attr]
+
+
 def test_a_class_of_the_same_name_but_another_make_is_unknown() -> None:
+    class BertSelfAttention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    class BertLayer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.ModuleDict({"self": BertSelfAttention()})
+            self.attention["output"] = nn.ModuleDict({"dense": nn.Linear(8, 8)})
+
+    assert read(nn.Sequential(BertLayer())) is None, "it does not say how large a head is"
+
     class TransformerBlock(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -72,7 +72,7 @@ def _layer(family: Architecture, name: str, stack: str, index: int, module: nn.M
     taken = {id(weight.parameter) for _, weight in blocks.roles()}
     others = []
     for below, part in module.named_modules():
-        for weight in weights(f"{name}.{below}" if below else name, part):
+        for weight in weights(_join(name, below), part):
             if id(weight.parameter) not in taken and weight.layout != "embedding":
                 role = next((role for role, path in family.others if fnmatchcase(below, path)), "")
                 others.append((role if weight.layout == "conv" else "", weight))
@@ -94,15 +94,18 @@ def _attention(paths: AttentionPaths, name: str, stack: str, layer: nn.Module) -
         if None in found:
             return None
         query, key, value = (weight for weight in found if weight is not None)
-    block = _common(paths.fused or paths.query, paths.output)
+    head_size = _attribute(layer, paths.head_size)
+    if head_size is None:
+        return None
+    block = _common(paths.fused or paths.query, paths.output) or "attention"
     bound = not paths.least_in or _is_a(layer, paths.least_in)
     return Attention(
-        name=f"{name}.{block}",
+        name=_join(name, block),
         query=query,
         key=key,
         value=value,
         output=output,
-        head_size=int(attrgetter(paths.head_size)(layer)),
+        head_size=head_size,
         least=paths.least if bound else 0,
         shared=f"{stack}: {block}" if paths.shared else "",
     )
@@ -125,17 +128,24 @@ def _feed_forwards(paths: FeedForwardPaths, name: str, layer: nn.Module) -> Iter
         up, down, gate = (_weight(name, layer, path.replace("*", place)) for path in (paths.up, paths.down, paths.gate))
         if up is not None and down is not None:
             block = before + place if star else _common(paths.up, paths.down) or "ffn"
-            yield FeedForward(f"{name}.{block}", up, down, gate)
+            yield FeedForward(_join(name, block), up, down, gate)
 
 
 def _weight(name: str, layer: nn.Module, path: str) -> Weight | None:
     module = _module(layer, path) if path else None
-    return next(weights(f"{name}.{path}", module), None) if module is not None else None
+    return next(weights(_join(name, path), module), None) if module is not None else None
 
 
 def _module(root: nn.Module, path: str) -> nn.Module | None:
     try:
         return root.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _attribute(root: nn.Module, path: str) -> int | None:
+    try:
+        return int(attrgetter(path)(root))
     except AttributeError:
         return None
 
@@ -155,4 +165,8 @@ def _is_home(name: str, module: nn.Module, homes: tuple[str, ...]) -> bool:
 
 
 def _below(name: str, root: str) -> bool:
-    return name.startswith(f"{root}.")
+    return not root or name.startswith(f"{root}.")
+
+
+def _join(root: str, path: str) -> str:
+    return f"{root}.{path}" if root and path else root or path
