@@ -45,6 +45,8 @@ def of_weights(bundle: Bundle, criterion: Criterion, pattern: Pattern) -> Conten
         scores = criterion.score(piece, Place(weight.name, first * unit, stride))
         if period > 1:
             check_scores(weight.name, scores)
+            if scores.data_ptr() == piece.data_ptr():
+                scores = scores.clone()
             scores = pattern.guard(scores.reshape(-1, period))
         if step > 1:
             return scores.reshape(-1)[::columns]
@@ -85,5 +87,6 @@ def rows_of(contender: Contender, width: int) -> Iterator[Tensor]:
     step = max(contender.chunk // max(width, 1), 1) * max(width, 1)
     for start in range(0, contender.count, step):
         scores = contender.read(start, min(start + step, contender.count), 1).view(-1, width)
-        check_scores(contender.name, scores, contender.protected)
+        if not contender.protected:
+            check_scores(contender.name, scores)
         yield scores

@@ -34,7 +34,8 @@ class Contender:
 
     `read(start, stop, step)` returns the scores of groups start, start + step, … < stop as a 1-D tensor
     of dtype `dtype` (with step > 1 it may return neighbours instead: only samples are read so).
-    `protected` says that infinite scores are legal and mean: never pruned (+), pruned first (−).
+    `protected` says that infinite scores are legal and mean: never pruned (+), pruned first (−); whoever reads has
+    checked the others.
     """
 
     name: str
@@ -128,7 +129,8 @@ def _sweep(arena: _Arena, masks: list[Tensor], low: float, high: float) -> bool:
     for owner, (contender, mask) in enumerate(zip(arena.contenders, masks, strict=True)):
         inside = torch.empty(min(contender.chunk, contender.count), dtype=torch.bool, device=contender.device)
         for start, scores in contender.chunks(arena.dtype):
-            check_scores(contender.name, scores, contender.protected)
+            if not contender.protected:
+                check_scores(contender.name, scores)
             part = mask[start : start + scores.numel()]
             torch.gt(scores, low, out=part)
             if contender.sizes is None:

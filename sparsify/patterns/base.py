@@ -72,7 +72,10 @@ class Pattern(Family):
         return 1
 
     def guard(self, scores: Tensor) -> Tensor:
-        """Return the scores [k, period] with +inf for what takes no part in the competition and is never pruned."""
+        """Return the scores [k, period] with +inf for what takes no part in the competition and is never pruned.
+
+        `scores` may be written to.
+        """
         return scores
 
 

@@ -70,8 +70,8 @@ class NM(Pattern):
             order = groups.sort(dim=1, stable=True).indices
             return groups.scatter(1, order[:, self.m - self.n :], math.inf)
         kept = _losses(groups) < self.n
-        guarded = bits(groups).mul(~kept).add_(kept, alpha=key(math.inf, groups.dtype))
-        return guarded.view(groups.dtype)
+        bits(groups).mul_(~kept).add_(kept, alpha=key(math.inf, groups.dtype))
+        return groups
 
 
 _WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -82,12 +82,13 @@ def _losses(groups: Tensor) -> Tensor:
     """Return, for scores [k, m], in how many pairs of its group each is the lower one (int8; a later one wins a tie).
 
     Neighbours at every distance are compared in long rows. The answers are bytes, a group's a word, in which byte i
-    says whether i loses to i + distance; what i does not lose, the other does. Bytes end between 0 and m − 1, so that
+    says whether i loses to i + distance (of the last, what has no such neighbour is cut off); what i does not lose, the
+    other does. Bytes end between 0 and m − 1, so that
     whole words can be added and subtracted.
     """
     width = groups.shape[1]
     flat, word = groups.reshape(-1), _WORDS[width]
-    low = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+    low = torch.empty(flat.numel(), dtype=torch.bool, device=flat.device)
     total = torch.full((len(groups),), _bytes(range(width)), dtype=word, device=flat.device)
     for distance in range(1, width):
         torch.le(flat[:-distance], flat[distance:], out=low[:-distance])
