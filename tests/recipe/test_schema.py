@@ -25,6 +25,7 @@ from tests.recipe.test_recipe import FULL
 ROOT = Path(__file__).parents[2]
 
 BEYOND_A_SCHEMA = {
+    "layers-backwards", "scope-floor-above-ceiling", "scope-ceiling-below-target", "row-scope-columns", "lock-n-m",
     "sparsity-falls", "existing-with-sparsity", "missing-sparsity", "modifier-without-fields",
     "nm-keeps-all", "nm-more-than-all", "nm-too-sparse",
     "targets-broken-regex", "targets-doubtful-regex", "targets-endless-regex", "targets-endless-nested", "targets-endless-backreference",
@@ -133,5 +134,6 @@ LISTED = (
     "unknown variable", "is not a number", "sparsity falls", "keeps everything", "a sparsity of at most",
     "takes no sparsity", "missing key 'sparsity'", "two stages", "only one stage", "no recipe is called",
     "can extend by name only", "has no bounds", "is above max", "must be at most 0.99", "must be one of",
+    "run backwards", "is above the ceiling", "ranks what is inside a row", "it cannot make",
 )  # fmt: skip
 """The kinds of `ONLY_PYDANTIC`, as they are worded."""
