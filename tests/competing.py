@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparsify.criteria import Criterion
@@ -34,3 +35,17 @@ def compete(
     bundles, misfits = axes[1].bundles([weight_of(*item) for item in tensors.items()], None)
     assert not misfits
     return Competition.of(bundles, *axes).masks(lambda arena: sparsity)
+
+
+def whole(*shape: int) -> Tensor:
+    """Return small whole numbers: sums are exact, and ties are many."""
+    return torch.randint(-9, 9, shape).double()
+
+
+TENSORS = {
+    "linear": lambda: {"a": whole(16, 32), "b": whole(32, 16)},
+    "conv1d": lambda: {"a": whole(8, 6, 3), "b": whole(6, 4, 1)},
+    "conv2d": lambda: {"a": whole(8, 4, 3, 3), "b": whole(4, 8, 1, 2)},
+    "conv3d": lambda: {"a": whole(4, 2, 2, 2, 2)},
+}
+"""Two tensors of a kind."""

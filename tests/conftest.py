@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from sparsify.masking import selection
+
 
 @pytest.fixture(autouse=True)
 def _same_start():
@@ -23,3 +25,12 @@ def _same_start():
 def mlp() -> nn.Module:
     """Return a small model: 16 → 32 → 8 → 4."""
     return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+@pytest.fixture
+def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Force every path of the fast code on small inputs."""
+    monkeypatch.setattr(selection, "CHUNK", {"cpu": 56})
+    monkeypatch.setattr(selection, "SMALL", 12)
+    monkeypatch.setattr(selection, "SAMPLE", 24)
+    monkeypatch.setattr("sparsify.masking.groups.PIECE", 64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -15,21 +15,10 @@ from torch import Tensor
 
 from sparsify import ScoreError
 from sparsify.criteria import Criterion
-from sparsify.criteria.base import Place
-from sparsify.masking import Competition, budget, selection
+from sparsify.masking import Competition, budget
 from sparsify.patterns import Pattern
 from sparsify.scopes import Scope
-from tests.competing import compete, weight_of
-
-
-@pytest.fixture
-def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Force every path of the fast code on small inputs."""
-    monkeypatch.setattr(selection, "CHUNK", {"cpu": 56})
-    monkeypatch.setattr(selection, "SMALL", 12)
-    monkeypatch.setattr(selection, "SAMPLE", 24)
-    monkeypatch.setattr("sparsify.masking.groups.PIECE", 64)
-
+from tests.competing import TENSORS, compete, weight_of, whole
 
 Group = list[tuple[str, int, int, int]]
 """(tensor, row, tap, column) of every weight."""
@@ -71,17 +60,6 @@ def slow(tensors: dict[str, Tensor], arenas: list[list[Group]], how: str, sparsi
     }
 
 
-def whole(*shape: int) -> Tensor:
-    """Return small whole numbers: sums are exact, and ties are many."""
-    return torch.randint(-9, 9, shape).double()
-
-
-TENSORS = {
-    "linear": lambda: {"a": whole(16, 32), "b": whole(32, 16)},
-    "conv1d": lambda: {"a": whole(8, 6, 3), "b": whole(6, 4, 1)},
-    "conv2d": lambda: {"a": whole(8, 4, 3, 3), "b": whole(4, 8, 1, 2)},
-    "conv3d": lambda: {"a": whole(4, 2, 2, 2, 2)},
-}
 TILES: dict[str, Any] = {
     "unstructured": lambda t, c: (1, 1, 1),
     "row": lambda t, c: (1, t, c),
@@ -283,204 +261,3 @@ def test_scores_that_cannot_be_ranked_name_the_tensor(bad: float, pattern: Any, 
     tensor[3, 3] = bad
     with pytest.raises(ScoreError, match=r"model\.w: the scores hold (NaN|infinite)"):
         compete({"model.w": tensor, "v": torch.randn(8, 8)}, 0.3, pattern=pattern, scope=scope)
-
-
-# ---------------------------------------------------------------- scopes
-
-
-def slow_bounds(tensors: dict[str, Tensor], sparsity: float, floor: float, ceiling: float) -> dict[str, Tensor]:
-    """Solve by fixing: whoever leaves the bounds is put on them, and the rest solved again."""
-    counts = {name: math.ceil(floor * tensor.numel() - 1e-9) for name, tensor in tensors.items()}
-    if sum(counts.values()) < budget(sparsity, sum(t.numel() for t in tensors.values())):
-        counts = _fixed(tensors, sparsity, floor, ceiling)
-    masks = {}
-    for name, tensor in tensors.items():
-        mask = torch.ones(tensor.numel(), dtype=torch.bool)
-        mask[tensor.abs().flatten().argsort(stable=True)[: counts[name]]] = False
-        masks[name] = mask.view(tensor.shape)
-    return masks
-
-
-def _fixed(tensors: dict[str, Tensor], sparsity: float, floor: float, ceiling: float) -> dict[str, int]:
-    """Return how many weights of every tensor are pruned."""
-    counts: dict[str, int] = {}
-    while True:
-        free = {name: tensor.abs().flatten() for name, tensor in tensors.items() if name not in counts}
-        left = budget(sparsity, sum(t.numel() for t in tensors.values())) - sum(counts.values())
-        ranked = sorted(
-            ((float(value), place, name) for place, (name, flat) in enumerate(free.items()) for value in flat),
-            key=lambda entry: (entry[0], entry[1]),
-        )
-        found = {name: sum(entry[2] == name for entry in ranked[:left]) for name in free}
-        low = {name: math.ceil(floor * flat.numel() - 1e-9) for name, flat in free.items()}
-        high = {name: math.floor(ceiling * flat.numel() + 1e-9) for name, flat in free.items()}
-        # the side that is violated by more is fixed first, as water-filling does
-        above = {n: high[n] for n in free if found[n] > high[n]}
-        below = {n: low[n] for n in free if found[n] < low[n]}
-        if not above and not below:
-            return counts | found
-        excess = sum(found[n] - high[n] for n in above)
-        lack = sum(low[n] - found[n] for n in below)
-        counts |= above if excess >= lack else below
-
-
-@given(st.integers(0, 2**31), st.floats(0, 0.9), st.floats(0, 0.5), st.floats(0.9, 1))
-@settings(max_examples=100, deadline=None)
-def test_floor_and_ceiling_are_fixing_and_solving_again(
-    seed: int, sparsity: float, floor: float, ceiling: float
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {
-        name: torch.randn(4, 25, generator=generator) * scale
-        for name, scale in zip("abcd", (1, 2, 9, 0.1), strict=True)
-    }
-    floor = min(floor, sparsity)
-    scope = {"type": "global", "floor": floor, "ceiling": ceiling}
-    masks = compete(tensors, sparsity, scope=scope)
-    for name, wanted in slow_bounds(tensors, sparsity, floor, ceiling).items():
-        assert torch.equal(masks[name], wanted)
-        pruned = int((~masks[name]).sum())
-        assert math.ceil(floor * 100 - 1e-9) <= pruned <= math.floor(ceiling * 100 + 1e-9)
-
-
-@pytest.mark.parametrize("scope", ["global", "erk"])
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "row", {"type": "block", "shape": [4, 4]}])
-def test_masks_nest_under_floors_and_ceilings(scope: str, pattern: Any) -> None:
-    torch.manual_seed(0)
-    tensors = {"a": torch.randn(16, 16), "b": torch.randn(32, 16) * 5, "c": torch.randn(16, 64) * 0.2}
-    most = 0.5 if pattern == "2:4" else 0.9
-    before: dict[str, Tensor] = {}
-    for step in range(11):
-        bounds = {"type": scope, "floor": 0.2 * most, "ceiling": most}
-        masks = compete(tensors, most * step / 10, pattern=pattern, scope=bounds)
-        for name, old in before.items():
-            assert not bool((masks[name] & ~old).any())
-        before = masks
-
-
-@pytest.mark.parametrize("scope", ["global", {"type": "global", "floor": 0.1, "ceiling": 0.8}])
-@pytest.mark.parametrize("pattern", ["column", "row", {"type": "block", "shape": [5, 3], "ragged": "pad"}])
-def test_masks_nest_where_groups_are_of_different_sizes(pattern: Any, scope: Any) -> None:
-    """Pruned groups are all zero: ranked by index alone, some would come back."""
-    torch.manual_seed(0)
-    weights = [
-        weight_of("a", torch.randn(8, 10)),
-        weight_of("b", torch.randn(20, 10)),
-        weight_of("c", torch.randn(12, 7)),
-    ]
-    axes = Criterion.parse("magnitude"), Pattern.parse(pattern), Scope.parse(scope)
-    bundles, _ = axes[1].bundles(weights, None)
-    competition = Competition.of(bundles, *axes)
-    before: dict[str, Tensor] | None = None
-    for step in range(41):
-        masks = competition.masks(lambda arena, s=step / 50: s, before)  # type: ignore[misc]
-        for name, old in (before or {}).items():
-            assert not bool((masks[name] & ~old).any())
-        for weight in weights:
-            weight.parameter.data *= masks[weight.name]
-        size = max(bundle.size for bundle in bundles)
-        pruned = sum(int((~mask).sum()) for mask in masks.values())
-        assert budget(step / 50, 364) <= pruned < budget(step / 50, 364) + 3 * size
-        before = masks
-
-
-def test_erk_gives_small_tensors_more() -> None:
-    torch.manual_seed(0)
-    tensors = {"small": torch.randn(16, 16), "large": torch.randn(128, 256), "conv": torch.randn(32, 16, 3, 3)}
-    masks = compete(tensors, 0.9, scope="erk")
-    density = {name: float(mask.float().mean()) for name, mask in masks.items()}
-    # by hand: density = ε (sum of dimensions) / (their product), at most 1; small tensors saturate first
-    raw = {"small": 32 / 256, "large": 384 / 32768, "conv": 54 / 4608}
-    kept = 0.1 * (256 + 32768 + 4608)
-    scale = (kept - 256) / (384 + 54)
-    assert scale * raw["small"] > 1
-    assert density["small"] == 1
-    assert density["large"] == pytest.approx(scale * raw["large"], abs=1 / 32768)
-    assert density["conv"] == pytest.approx(scale * raw["conv"], abs=1 / 4608)
-    assert sum(int(mask.sum()) for mask in masks.values()) == pytest.approx(kept, abs=2)
-
-
-# ---------------------------------------------------------------- criteria
-
-
-def test_random_is_uniform_seeded_and_the_same_everywhere() -> None:
-    tensor = torch.ones(200, 500)
-    masks = [compete({"w": tensor}, 0.3, {"type": "random", "seed": seed})["w"] for seed in (0, 0, 1)]
-    assert torch.equal(masks[0], masks[1])
-    agree = float((masks[0] == masks[2]).float().mean())
-    assert agree == pytest.approx(0.3**2 + 0.7**2, abs=0.01)
-    assert int((~masks[0]).sum()) == 30_000
-    per_row = (~masks[0]).float().mean(1)
-    assert float(per_row.std()) == pytest.approx(math.sqrt(0.3 * 0.7 / 500), rel=0.2)
-    other = compete({"v": tensor}, 0.3, "random")["v"]
-    assert float((other == masks[0]).float().mean()) == pytest.approx(0.58, abs=0.01)
-
-
-def test_random_scores_equal_integer_arithmetic() -> None:
-    """So that any machine, device and torch draws the same mask."""
-    from zlib import crc32
-
-    from sparsify.criteria.random import Random
-
-    def mixed(number: int) -> int:
-        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-            number = ((number ^ (number >> shift)) * factor) % 2**32
-        return number ^ (number >> 16)
-
-    key = crc32(b"7/layer.weight")
-    indices = [3 + 5 * row * 4 + column for row in range(6) for column in range(4)]
-    wanted = [((mixed((mixed(i) + key) % 2**32) >> 8) + 1) / 2**24 for i in indices]
-    scores = Random(seed=7).score(torch.ones(6, 4), Place("layer.weight", 3, stride=5))
-    assert scores.flatten().tolist() == wanted
-
-
-def test_random_prunes_what_is_zero_first() -> None:
-    tensor = torch.randn(40, 40)
-    tensor[:, :10] = 0
-    mask = compete({"w": tensor}, 0.25, "random")["w"]
-    assert not mask[:, :10].any()
-    assert mask[:, 10:].all()
-
-
-@pytest.fixture
-def row_share(monkeypatch: pytest.MonkeyPatch) -> type[Criterion]:
-    """A criterion that looks at whole rows, as a plug-in could bring one; gone after the test."""
-    monkeypatch.setattr(Criterion, "_members", dict(Criterion.members()))
-
-    class RowShare(Criterion):
-        type: Literal["row-share"] = "row-share"
-        whole_rows: ClassVar[bool] = True
-
-        def score(self, weight: Tensor, place: Place) -> Tensor:
-            assert weight.dim() == 2
-            return weight.abs() / weight.abs().amax(dim=1, keepdim=True).clamp_min(1)
-
-    return RowShare
-
-
-@pytest.mark.parametrize("kind", TENSORS)
-@pytest.mark.parametrize("pattern", ["unstructured", "1:2", {"type": "block", "shape": [2, 2]}, "row", "column"])
-@pytest.mark.parametrize("scope", ["tensor", "global", "row"])
-@pytest.mark.usefixtures("tiny_chunks", "row_share")
-def test_a_criterion_may_look_at_whole_rows(kind: str, pattern: Any, scope: str) -> None:
-    """It gives the mask that magnitude gives on tensors whose rows were divided beforehand."""
-    if scope == "row" and pattern in ("row", "column"):
-        pattern = "unstructured"
-    torch.manual_seed(0)
-    tensors = TENSORS[kind]()
-    divided = {
-        name: t / t.abs().flatten(1).amax(1).clamp_min(1).view(-1, *[1] * (t.dim() - 1)) for name, t in tensors.items()
-    }
-    for sparsity in (0.2, 0.45):
-        mine = compete(tensors, sparsity, "row-share", pattern, scope)
-        wanted = compete(divided, sparsity, "magnitude", pattern, scope)
-        assert all(torch.equal(mine[name], wanted[name]) for name in tensors)
-
-
-@pytest.mark.usefixtures("row_share")
-def test_whole_rows_at_full_size() -> None:
-    tensor = torch.randn(300, 3000) * torch.rand(300, 1) * 5
-    divided = tensor / tensor.abs().amax(1, keepdim=True).clamp_min(1)
-    for pattern in ("unstructured", "2:4"):
-        mine = compete({"w": tensor}, 0.4, "row-share", pattern)["w"]
-        assert torch.equal(mine, compete({"w": divided}, 0.4, "magnitude", pattern)["w"])

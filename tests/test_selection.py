@@ -37,14 +37,6 @@ def check(scores: list[Tensor], sizes: list[int], elements: int) -> list[Tensor]
     return masks
 
 
-@pytest.fixture
-def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Force every path of the fast code on small inputs: brackets, misses, crowds, many chunks."""
-    monkeypatch.setattr(selection, "CHUNK", {"cpu": 56})
-    monkeypatch.setattr(selection, "SMALL", 12)
-    monkeypatch.setattr(selection, "SAMPLE", 24)
-
-
 @st.composite
 def arenas(draw: st.DrawFn) -> tuple[list[Tensor], list[int], float]:
     """Draw tensors of scores, sizes of their groups, and a sparsity; often with ties, also all equal."""

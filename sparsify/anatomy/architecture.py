@@ -63,10 +63,9 @@ class Architecture:
 _known: dict[str, Architecture] = {}
 
 
-def register(family: Architecture) -> Architecture:
-    """Make a family known; a plug-in's module calls it. Returns the family."""
+def register(family: Architecture) -> None:
+    """Make a family known; the module of a plug-in calls it."""
     _known[family.name] = family
-    return family
 
 
 def architectures() -> Iterable[Architecture]:

@@ -15,7 +15,7 @@ def _attention(block: str, least: int = 0) -> AttentionPaths:
     )
 
 
-BART = register(
+register(
     Architecture(
         name="bart",
         layers=("BartEncoderLayer", "BartDecoderLayer", "MBartEncoderLayer", "MBartDecoderLayer"),

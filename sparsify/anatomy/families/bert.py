@@ -2,7 +2,7 @@
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
 
-BERT = register(
+register(
     Architecture(
         name="bert",
         layers=("BertLayer", "RobertaLayer", "ElectraLayer", "CamembertLayer", "XLMRobertaLayer"),

@@ -2,7 +2,7 @@
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
 
-DISTILBERT = register(
+register(
     Architecture(
         name="distilbert",
         layers=("TransformerBlock",),

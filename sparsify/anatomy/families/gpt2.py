@@ -2,7 +2,7 @@
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
 
-GPT2 = register(
+register(
     Architecture(
         name="gpt2",
         layers=("GPT2Block",),

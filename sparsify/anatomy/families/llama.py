@@ -2,7 +2,7 @@
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
 
-LLAMA = register(
+register(
     Architecture(
         name="llama",
         layers=(

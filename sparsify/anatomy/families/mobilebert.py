@@ -2,7 +2,7 @@
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
 
-MOBILEBERT = register(
+register(
     Architecture(
         name="mobilebert",
         layers=("MobileBertLayer",),

@@ -2,7 +2,7 @@
 
 from sparsify.anatomy.architecture import Architecture, register
 
-RESNET = register(
+register(
     Architecture(
         name="resnet",
         layers=("ResNetBasicLayer", "ResNetBottleNeckLayer", "BasicBlock", "Bottleneck"),

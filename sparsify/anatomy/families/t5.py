@@ -20,7 +20,7 @@ def _feed_forward(place: int) -> tuple[FeedForwardPaths, FeedForwardPaths]:
     return FeedForwardPaths(f"{at}.wi", f"{at}.wo"), FeedForwardPaths(f"{at}.wi_1", f"{at}.wo", gate=f"{at}.wi_0")
 
 
-T5 = register(
+register(
     Architecture(
         name="t5",
         layers=("T5Block", "MT5Block"),

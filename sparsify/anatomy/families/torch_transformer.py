@@ -2,7 +2,7 @@
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
 
-TORCH = register(
+register(
     Architecture(
         name="torch_transformer",
         layers=("TransformerEncoderLayer", "TransformerDecoderLayer"),

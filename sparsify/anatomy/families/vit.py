@@ -2,7 +2,7 @@
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
 
-VIT = register(
+register(
     Architecture(
         name="vit",
         layers=("ViTLayer", "DeiTLayer"),
