@@ -24,23 +24,24 @@ class Spanning(Grouped):
         if anatomy is None:
             return [], [Misfit(f"the pattern {self.type!r} needs an architecture that is known")]
         bundles = list(self.blocks(anatomy))
-        meant, cut = [], []
+        meant: list[Bundle] = []
+        cut: dict[int, list[str]] = {}
         for bundle in bundles:
             matrices = [part.weight for part in bundle.parts if part.weight.layout != "bias"]
             hit = sum(shared_rows(matrix, weights) for matrix in matrices)
             if hit == sum(matrix.geometry.rows for matrix in matrices):
                 meant.append(bundle)
             elif hit:
-                cut.append(bundle.name)
+                cut.setdefault(len(matrices), []).append(bundle.name)
         covered = anatomy.role(self.role)
         strange = tuple(weight.name for weight in weights if not shared_rows(weight, covered))
         misfits = []
         if strange:
             reason = f"is in no {self.role} block, so it has no {self.type}s (write `targets: {self.role}`)"
             misfits.append(Misfit(reason, strange, "targets"))
-        if cut:
-            reason = f"targeted in part, but a {self.type} spans the whole block (write `targets: {self.role}`)"
-            misfits.append(Misfit(reason, tuple(cut), "targets"))
+        for count, names in cut.items():
+            reason = f"targeted in part, but a {self.type} spans {count} matrices (write `targets: {self.role}`)"
+            misfits.append(Misfit(reason, tuple(names), "targets"))
         return meant, misfits
 
 
