@@ -243,6 +243,7 @@ def test_layers_are_counted_in_every_stack(layers: str, found: list[int]) -> Non
         ("bert", {"targets": "classifier", "layers": "0"}, "nothing that is targeted lies in these layers"),
         ("bert", {"pattern": "head", "targets": "attention.query"}, "targeted in part, but a head spans 4 matrices"),
         ("t5", {"pattern": "head", "layers": "0"}, "encoder.block: layer.0.SelfAttention, decoder.block: layer.0.SelfAttention"),
+        ("llama", {"pattern": "{type: head, grouped: quota}", "targets": "attention.key"}, "no tensor that belongs to a head is targeted"),
         ("t5", {"pattern": "head", "layers": "0"}, "targeted in part, but a head spans 8 matrices"),
         ("bert", {"pattern": "head", "targets": "ffn"}, "is in no attention block, so it has no heads"),
         ("bert", {"pattern": "filter"}, "is no convolution, so it has no filters"),

@@ -42,6 +42,9 @@ class Spanning(Grouped):
         for count, names in cut.items():
             reason = f"targeted in part, but a {self.type} spans {count} matrices (write `targets: {self.role}`)"
             misfits.append(Misfit(reason, tuple(names), "targets"))
+        if not meant and not misfits:  # what is targeted lies beside the groups, as key and value do beside a quota
+            reason = f"no tensor that belongs to a {self.type} is targeted (write `targets: {self.role}`)"
+            misfits.append(Misfit(reason, key="targets"))
         return meant, misfits
 
 
