@@ -158,6 +158,8 @@ def check(case: tuple[Axes, str, Curve]) -> bool:
             assert isinstance(plan, PrunePlan)
             if plan.window.due(manager.step) and manager.target is not None:
                 check_exact(plan, manager.target, masks)
+            for weight, mask in ((weight, mask) for _, weight, mask in manager._masks):
+                assert not bool(weight.tensor[~mask].any()), "outside the step the parameters are the sparse model"
             for name, mask in before.items():
                 assert not bool((masks[name] & ~mask).any()), "masks nest under projection"
             before = masks
@@ -242,4 +244,4 @@ def test_what_is_allowed_is_most() -> None:
     for scope in Scope.samples():
         pattern = next(axes[1] for axes in AXES if axes[1].type == "unstructured")
         allowed = [kind for kind in KINDS if check(((magnitude, pattern, scope), kind, CURVES[0]))]
-        assert set(allowed) == (KNOWN if scope.needs() else set(KINDS)), scope
+        assert set(allowed) == (KNOWN if scope.needs_anatomy() else set(KINDS)), scope

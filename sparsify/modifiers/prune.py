@@ -183,8 +183,8 @@ class Prune(Modifier):
         if self.scope.by_row:
             ragged = tuple(bundle.name for bundle in bundles if bundle.sizes is not None)
             misfits += [Misfit("in a row, all groups must be of one size", ragged, "scope")] if ragged else []
-        if self.scope.needs() and context.anatomy is None:
-            misfits.append(Misfit(f"{self.scope.needs()} needs an architecture that is known", key="scope"))
+        if self.scope.needs_anatomy() and context.anatomy is None:
+            misfits.append(Misfit(f"{self.scope.needs_anatomy()} needs an architecture that is known", key="scope"))
         for misfit in misfits:
             context.problem(f"{_some(misfit.names)}: {misfit.reason}" if misfit.names else misfit.reason, misfit.key)
         self._note_ties(context, weights)

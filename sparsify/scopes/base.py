@@ -61,7 +61,7 @@ class Scope(Family):
         """Return the highest sparsity that the scope can reach."""
         return 1.0
 
-    def needs(self) -> str:
+    def needs_anatomy(self) -> str:
         """Return what of the scope needs a known architecture; empty if nothing does."""
         return ""
 
@@ -106,5 +106,5 @@ class Pooled(Scope):
     def highest(self) -> float:
         return self.ceiling
 
-    def needs(self) -> str:
+    def needs_anatomy(self) -> str:
         return f"within: {self.within}" if self.within else ""
