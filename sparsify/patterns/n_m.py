@@ -83,8 +83,7 @@ def _losses(groups: Tensor) -> Tensor:
 
     Neighbours at every distance are compared in long rows. The answers are bytes, a group's a word, in which byte i
     says whether i loses to i + distance (of the last, what has no such neighbour is cut off); what i does not lose, the
-    other does. Bytes end between 0 and m − 1, so that
-    whole words can be added and subtracted.
+    other does. Bytes end between 0 and m − 1, so that whole words can be added and subtracted.
     """
     width = groups.shape[1]
     flat, word = groups.reshape(-1), _WORDS[width]
