@@ -63,6 +63,14 @@ class SparsityError(SparsifyError):
     """The model does not have the sparsity that the recipe asked for."""
 
 
+class DataError(SparsifyError):
+    """Data that cannot be read or used; the text says in which file and line."""
+
+
+class TrainingError(SparsifyError):
+    """A training that cannot begin, or cannot go on."""
+
+
 class ScoreError(SparsifyError):
     """Scores that cannot be ranked (NaN or infinite)."""
 

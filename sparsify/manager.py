@@ -40,6 +40,7 @@ class Manager:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self._phase: Phase = "new"
+        self._attached: nn.Module | None = None
         self._masks = MaskStore()
         self._runs: list[Run] = []
         self._step = 0
@@ -54,6 +55,24 @@ class Manager:
         return cls(Recipe.load(path_or_name, **variables))
 
     # ------------------------------------------------------------------ before training
+
+    def attach(self, model: nn.Module) -> Manager:
+        """Make the changes of structure that the recipe asks for, before any saved state is loaded; return self.
+
+        `apply` does it where it was not done: only a loop that loads a state into the model first needs it.
+        """
+        self._expect("attach", "new")
+        for stage in self.recipe.resolve().staged():
+            for modifier in stage.modifiers:
+                modifier.restructure(unwrap(model))
+        self._attached = unwrap(model)
+        return self
+
+    def again(self) -> Manager:
+        """Return a new manager for another training of the same model: its structure is not changed twice."""
+        other = Manager(self.recipe)
+        other._attached = self._attached
+        return other
 
     def apply(
         self,
@@ -70,12 +89,14 @@ class Manager:
 
         `total_steps` (or `steps_per_epoch` and `epochs`) count optimizer steps: with gradient accumulation,
         batches ÷ accumulation. With `scaler`, gradients are unscaled for you in `on_before_optimizer_step`.
-        `bindings` are the objects that the recipe declares (`teacher=…`). Raises PlanError; nothing is
+        `bindings` are the objects that the recipe declares (`teacher=…`). Raises PlanError; no weight is
         changed then.
         """
         if self._phase != "new":
             raise HookError("apply() was called before; make a new Manager for another model")
         self._bindings = _checked(self.recipe, bindings)
+        if self._attached is not unwrap(model):
+            self.attach(model)
         self._plan = Plan.of(
             self.recipe, model, total_steps=total_steps, steps_per_epoch=steps_per_epoch, epochs=epochs
         )
@@ -118,6 +139,11 @@ class Manager:
         """The sparsity that the schedules ask for now; None before the first window, or without a target."""
         known = [value for run in self._runs if (value := run.sparsity(self._step)) is not None]
         return max(known) if known else None
+
+    @property
+    def last_update(self) -> int:
+        """Completed steps after which the model has the sparsity that was asked for."""
+        return max((run.last_update() for run in self._runs), default=0)
 
     # ------------------------------------------------------------------ the hooks
 
@@ -202,19 +228,20 @@ class Manager:
 
     # ------------------------------------------------------------------ after training
 
-    def finalize(self, directory: str | Path | None = None) -> Density:
+    def finalize(self, directory: str | Path | None = None, *, partial: bool = False) -> Density:
         """Make the last update if only skipped steps kept it from happening, verify, detach; once.
 
         With `directory`, writes `recipe.yaml` (resolved) and `report.json` there, also when it then
         raises. Returns the density counted in the tensors. Raises SparsityError, with a table, if the
-        training ended before the recipe did or a tensor has fewer zeros than asked for. The model is
-        sparse, and keeps its names, either way.
+        training ended before the recipe did or a tensor has fewer zeros than asked for. `partial` accepts
+        an early end; tensors are then compared with what was asked for by then. The model is sparse, and
+        keeps its names, either way.
         """
         self._expect("finalize", "idle", "open", "ready")
         if self._phase != "idle":
             self._roll_back()
         skipped = self._attempts - self._step
-        last = max((run.last_update() for run in self._runs), default=0)
+        last = self.last_update
         if self._step < last <= self._step + skipped:
             self._update(last)
         self._masks.project()
@@ -226,7 +253,8 @@ class Manager:
             completed=self._step,
             skipped=skipped,
             last_update=last,
-            short=[shortfall for run in self._runs for shortfall in run.verify(self._step)],
+            partial=partial,
+            short=[shortfall for run in self._runs for shortfall in run.verify(partial=partial)],
         )
         if directory is not None:
             outcome.write(Path(directory))

@@ -27,6 +27,9 @@ class Outcome:
     completed: int
     skipped: int
     last_update: int
+    partial: bool
+    """Whether a training that ended early is accepted."""
+
     short: Sequence[Shortfall]
 
     @property
@@ -37,7 +40,7 @@ class Outcome:
     def complaint(self) -> str:
         """Return why the model is not what the recipe asked for, with a table; empty if it is."""
         lines = []
-        if not self.finished:
+        if not self.finished and not self.partial:
             lines.append(
                 f"training ended after {self.completed} steps; "
                 f"the recipe's last update is due at step {self.last_update}"
@@ -56,6 +59,7 @@ class Outcome:
             "torch": torch.__version__,
             "recipe": {"name": self.plan.recipe.name, "sha256": self.plan.recipe.sha256},
             "steps": {"completed": self.completed, "skipped": self.skipped},
+            "finished": self.finished,
             "verified": not self.complaint(),
             "density": self.density.to_dict(),
             "plan": self.plan.to_dict(),

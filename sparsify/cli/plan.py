@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from sparsify.cli.common import AsJson, Sets, guarded, out, parse_sets
-from sparsify.cli.models import skeleton
 from sparsify.plan import Plan
+from sparsify.pretrained import skeleton
 from sparsify.recipe import Recipe
 
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps in all.")]

@@ -158,8 +158,8 @@ class Run:
         """Return the sparsity wanted when `step` steps are completed, or None before the window."""
         return None
 
-    def verify(self, step: int) -> list[Shortfall]:
-        """Compare what was asked for, up to `step`, with the tensors themselves."""
+    def verify(self, *, partial: bool = False) -> list[Shortfall]:
+        """Compare what was asked for, in the end or (`partial`) by the last update, with the tensors themselves."""
         return []
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,6 +188,9 @@ class Modifier(Family):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] | None = None
     """By default the type; state and reports are kept under it."""
+
+    def restructure(self, model: nn.Module) -> None:
+        """Change what the model is made of, once, before it is planned, wrapped, or given a saved state."""
 
     def plan(self, context: PlanContext) -> ModifierPlan | None:
         """Return the plan, or None after reporting problems to the context."""

@@ -75,12 +75,13 @@ class PruneRun(Run):
         progress = self.plan.window.progress(step)
         return self.ramp.at(progress, zeros / max(self.competition.elements(members), 1))
 
-    def verify(self, step: int) -> list[Shortfall]:
+    def verify(self, *, partial: bool = False) -> list[Shortfall]:
         if self.done < 0:
             return []
+        upto = self.done if partial else self.plan.window.end
         short = []
         for arena in self.competition.arenas:
-            for members, wanted in self._asked(arena):
+            for members, wanted in self._asked(arena, upto):
                 found = self._zeros(members)
                 if found < wanted:
                     name = self.competition.bundles[members[0]].name
@@ -88,11 +89,11 @@ class PruneRun(Run):
                     short.append(Shortfall(label, wanted, found, self.competition.elements(members), self.key))
         return short
 
-    def _asked(self, arena: Arena) -> list[tuple[Arena, int]]:
-        """Return the zeros asked for at the end, by those that share them."""
+    def _asked(self, arena: Arena, step: int) -> list[tuple[Arena, int]]:
+        """Return the zeros asked for by `step`, by those that share them."""
         if self._keeps_zeros:
             return [(arena, sum(self.existing[self.competition.bundles[index].name] for index in arena))]
-        shares = self.competition.shares(arena, self._wanted(arena, self.plan.window.end))
+        shares = self.competition.shares(arena, self._wanted(arena, step))
         return [(share.members, self.competition.asked(share)) for share in shares]
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def skeleton(name: str) -> nn.Module:
         import transformers
     except ModuleNotFoundError:
         raise PlanError("--model needs transformers: pip install 'sparsify-torch[transformers]'") from None
-    config = _config(name)
+    config = config_of(name)
     kind = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
     with torch.device("meta"):
         model = kind(config) if kind is not None else transformers.AutoModel.from_config(config)
@@ -28,7 +28,7 @@ def skeleton(name: str) -> nn.Module:
     return model
 
 
-def _config(name: str) -> object:
+def config_of(name: str) -> object:
     from transformers import AutoConfig, logging
 
     logging.set_verbosity_error()

@@ -1,0 +1,170 @@
+"""`sparsify train`"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsify.cli.common import Sets, guarded, out, parse_sets
+from sparsify.errors import SparsifyError, did_you_mean
+from sparsify.recipe import Recipe
+
+TEXT, IMAGE = "text-classification", "image-classification"
+SCHEDULES = ("linear", "cosine", "constant_with_warmup")
+NEEDS = ("accelerate", "datasets", "sklearn", "transformers")
+STOPPED = 130
+
+DATA = "csv, tsv, json lines, parquet, or a dataset: NAME, NAME:CONFIG, NAME@SPLIT; for images also class folders."
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in choices:
+            raise typer.BadParameter(f"{value!r} is none of them{did_you_mean(value, choices)}")
+        return value
+
+    return check
+
+
+def _positive(value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise typer.BadParameter(f"must be a number above 0, got {value}")
+    return value
+
+
+def _text(flag: str, metavar: str, text: str) -> Any:
+    return typer.Option(flag, metavar=metavar, help=text)
+
+
+def _number(flag: str, text: str, least: float = 1, most: float | None = None, metavar: str | None = None) -> Any:
+    return typer.Option(flag, help=text, min=least, max=most, metavar=metavar)
+
+
+Task = Annotated[str, typer.Option("--task", metavar="TASK", callback=_one_of(TEXT, IMAGE), help=f"{TEXT} or {IMAGE}.")]
+Rate = Annotated[float, typer.Option("--lr", callback=_positive, help="Highest learning rate (AdamW).")]
+Epochs = Annotated[float, typer.Option("--epochs", callback=_positive, help="Passes over the training data.")]
+Curve = Annotated[
+    str, typer.Option("--schedule", callback=_one_of(*SCHEDULES), help=f"Of the learning rate: {', '.join(SCHEDULES)}.")
+]
+
+
+@guarded
+def train(
+    task: Task,
+    model: Annotated[str, _text("--model", "NAME_OR_DIR", "A model of transformers.")],
+    train_data: Annotated[str, _text("--train", "FILE_OR_DATASET", DATA)],
+    eval_data: Annotated[str, _text("--eval", "FILE_OR_DATASET", "Likewise, to evaluate on.")],
+    out_dir: Annotated[Path, _text("--out", "DIR", "Where to write model, recipe and report.")],
+    recipe: Annotated[
+        str | None, _text("--recipe", "RECIPE", "By path or name; without one, training is dense.")
+    ] = None,
+    sets: Sets = None,
+    epochs: Epochs = 3.0,
+    batch_size: Annotated[int, _number("--batch-size", "Rows in a batch, on each device.")] = 32,
+    accumulate: Annotated[int, _number("--accumulate", "Batches for one optimizer step.")] = 1,
+    lr: Rate = 5e-5,
+    schedule: Curve = "linear",
+    warmup: Annotated[
+        float, _number("--warmup", "Fraction of the steps in which the learning rate rises.", 0, 1)
+    ] = 0.06,
+    weight_decay: Annotated[float, _number("--weight-decay", "Of AdamW.", 0)] = 0.01,
+    max_grad_norm: Annotated[float, _number("--max-grad-norm", "Gradients are clipped to it; 0: never.", 0)] = 1.0,
+    max_length: Annotated[int, _number("--max-length", "Tokens after which a text is cut.", 4)] = 128,
+    seed: Annotated[int, _number("--seed", "For new weights, order of the data, dropout.", 0)] = 0,
+    freeze: Annotated[
+        list[str] | None,
+        _text("--freeze", "SELECTOR", "Leave as it is: embeddings, a role, or modules by name; repeatable."),
+    ] = None,
+    label_column: Annotated[
+        str | None, _text("--label-column", "NAME", "Where the label is; without a header, columns are 0, 1, …")
+    ] = None,
+    text_column: Annotated[
+        list[str] | None, _text("--text-column", "NAME", "Where the text is; twice for a pair.")
+    ] = None,
+    image_column: Annotated[
+        str | None, _text("--image-column", "NAME", "Where the image, or its file's name, is.")
+    ] = None,
+    eval_every: Annotated[int | None, _number("--eval-every", "By default every epoch.", metavar="STEPS")] = None,
+    save_every: Annotated[
+        int | None, _number("--save-every", "Steps between two checkpoints; by default an epoch.", metavar="STEPS")
+    ] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="End with the best evaluation at the target sparsity, not with the last.")
+    ] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where that is safe (autocast).")] = False,
+    log_to: Annotated[
+        list[str] | None, _text("--log-to", "LOGGER", "tensorboard, wandb, mlflow, …; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over an earlier run in --out.")] = False,
+    keep_checkpoints: Annotated[
+        bool, typer.Option("--keep-checkpoints", help="Do not delete them at the end.")
+    ] = False,
+) -> None:
+    """Train a model under a recipe on your data: a transformers folder, recipe.yaml and report.json come out."""
+    if sets and recipe is None:
+        raise typer.BadParameter("there is no --recipe whose variables it could set", param_hint="--set")
+    if best and save_every:
+        reason = "with --best, checkpoints are written at evaluations: use --eval-every"
+        raise typer.BadParameter(reason, param_hint="--save-every")
+    if resume and overwrite:
+        raise typer.BadParameter("either --resume or --overwrite", param_hint="--resume")
+    loaded = Recipe.load(recipe, **parse_sets(sets)) if recipe is not None else None
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        raise SparsifyError(f"training needs {', '.join(missing)}: pip install 'sparsify-torch[train]'")
+    from sparsify.train.keeper import Stopped
+    from sparsify.train.run import run
+    from sparsify.train.settings import Settings
+
+    columns = text_column if task == TEXT else [image_column] if image_column else None
+    asked = Settings(
+        task=task,
+        model=model,
+        train=train_data,
+        eval=eval_data,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        lr=lr,
+        schedule=schedule,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        max_length=max_length,
+        seed=seed,
+        freeze=tuple(freeze or ()),
+        label_column=label_column,
+        input_columns=tuple(columns or ()),
+        eval_every=eval_every,
+        save_every=save_every,
+        best=best,
+        bf16=bf16,
+        log_to=tuple(log_to or ()),
+        keep_checkpoints=keep_checkpoints,
+    )
+    console = out()
+    try:
+        report = run(asked, loaded, out_dir, resume=resume, overwrite=overwrite, console=console)
+    except Stopped as stopped:
+        words = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
+        command = shlex.join(["sparsify", *words, "--resume"])
+        typer.echo(f"stopped after step {stopped.step}; everything is saved. Go on with:\n  {command}", err=True)
+        raise typer.Exit(STOPPED) from None
+    console.print(_summary(report, out_dir))
+
+
+def _summary(report: dict[str, Any], directory: Path) -> str:
+    metrics, density, seconds = report["training"]["metrics"], report["density"], report["training"]["seconds"]
+    lines = [f"accuracy {metrics['accuracy']:.2%}, f1 {metrics['f1']:.4f}; {seconds:.0f} s of training"]
+    if report["recipe"]:
+        targeted, model = density["targeted"]["sparsity"], density["model"]["sparsity"]
+        lines.append(f"zeros: {targeted:.2%} of the targeted weights, {model:.2%} of the model")
+    lines.append(f"Written to {directory}/. Next: sparsify report {directory}")
+    return "\n".join(lines)

@@ -1,0 +1,62 @@
+"""What the terminal shows while a model is trained: a bar with sparsity and time left, a line at every evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+REFRESH = 0.5
+"""Seconds between two looks at the sparsity."""
+
+
+class Display(TrainerCallback):  # type: ignore[misc]
+    """Shows steps, loss, sparsity and time left; `sparsity` is asked for at most twice a second."""
+
+    def __init__(self, console: Console, sparsity: Callable[[], float] | None) -> None:
+        self.console, self.sparsity = console, sparsity
+        steps = (
+            TextColumn("{task.fields[shown]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("steps,"),
+        )
+        times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left"))
+        self.progress = Progress(*steps, *times, console=console, transient=True)
+        self.loss = float("nan")
+        self.looked = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Show the bar."""
+        self.bar = self.progress.add_task("", total=state.max_steps, completed=state.global_step, shown="training")
+        self.progress.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Advance."""
+        self.progress.update(self.bar, completed=state.global_step)
+        if time.monotonic() - self.looked > REFRESH and self.console.is_terminal:
+            self.looked = time.monotonic()
+            self.progress.update(self.bar, shown=self._shown())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Take up the loss."""
+        self.loss = (logs or {}).get("loss", self.loss)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
+        """Print a line."""
+        found = {key.removeprefix("eval_"): value for key, value in (metrics or {}).items()}
+        named = ("accuracy", "f1", "loss")
+        text = ", ".join(f"{key} {found[key]:.4f}" for key in named if key in found)
+        self.console.print(f"step {state.global_step:>6}, epoch {state.epoch or 0:5.2f}: {text}; {self._shown()}")
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self.progress.stop()
+
+    def _shown(self) -> str:
+        loss = f"training loss {self.loss:.3f}" if self.loss == self.loss else "training"
+        return loss if self.sparsity is None else f"{loss}, sparsity {self.sparsity():6.2%}"

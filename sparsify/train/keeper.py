@@ -1,0 +1,103 @@
+"""What keeps a run safe: whole checkpoints, two of them; a stop on request; no step with a loss that is no number."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from sparsify.errors import TrainingError
+from sparsify.integrations.transformers import checkpoints
+
+KEPT = 2
+"""Whole checkpoints that are kept beside the best one: the last, and the one before while the last is written."""
+
+
+class Stopped(Exception):  # noqa: N818 (not an error)
+    """The run was asked to stop; its state is saved."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+class Keeper(TrainerCallback):  # type: ignore[misc]
+    """Marks checkpoints as whole, deletes old ones, and stops where it is asked to or has to."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the first SIGINT or SIGTERM for a wish to save and stop; the second acts as ever."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def stop(number: int, frame: Any) -> None:
+            self.asked = True
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+        for number in before:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Watch the loss of every forward of the training."""
+
+        def check(module: Any, inputs: Any, output: Any) -> None:
+            loss = getattr(output, "loss", None)
+            if module.training and loss is not None and not math.isfinite(loss.item()):
+                raise TrainingError(f"the loss is {loss.item()} in step {state.global_step + 1}{_hint(args, state)}")
+
+        self.handle = model.register_forward_hook(check)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Have a checkpoint written if a stop is wanted."""
+        if self.asked:
+            control.should_save = True
+        return control
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Mark the checkpoint, delete old ones, stop if that is wanted."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        for name, parameter in model.named_parameters():
+            if not torch.isfinite(parameter.detach()).all():
+                shutil.rmtree(folder, ignore_errors=True)
+                raise TrainingError(f"{name} is not finite after step {state.global_step}{_hint(args, state)}")
+        if not (folder / checkpoints.MARKER).is_file():
+            checkpoints.mark(folder)
+        best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else ""
+        whole = [path for path in checkpoints.checkpoints(args.output_dir) if (path / checkpoints.MARKER).is_file()]
+        for old in whole[:-KEPT]:
+            if old.name != best:
+                (old / checkpoints.MARKER).unlink()
+                shutil.rmtree(old, ignore_errors=True)
+        if self.asked:
+            raise Stopped(state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop watching."""
+        self.handle.remove()
+
+
+def _hint(args: Any, state: Any) -> str:
+    last = checkpoints.last_whole(args.output_dir)
+    kept = f"; the last good checkpoint is {last}" if last else "; there is no checkpoint yet"
+    rate = next((entry["learning_rate"] for entry in reversed(state.log_history) if "learning_rate" in entry), None)
+    now = f" (it is {rate:.2g} now)" if rate else ""
+    return f"{kept}. Try a lower --lr{now}, a longer --warmup, or look at the data"

@@ -1,0 +1,204 @@
+"""A run from beginning to end: model and data, the stock Trainer, a folder that `from_pretrained` loads without us."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sparsify.errors import SparsifyError, StateError, TrainingError
+from sparsify.integrations.transformers import SparsifyCallback, last_whole
+from sparsify.plan import Plan
+from sparsify.recipe import Recipe
+from sparsify.train import image, result, settings, text
+from sparsify.train.display import Display
+from sparsify.train.keeper import Keeper
+from sparsify.train.metrics import classification
+from sparsify.train.model import freeze
+from sparsify.train.settings import Settings
+from sparsify.train.task import Prepared, Task, prepare
+
+TASKS: dict[str, Task] = {task.name: task for task in (text.TASK, image.TASK)}
+CHECKPOINTS = "checkpoints"
+LOGS = 200
+"""About how many points the curves have."""
+
+
+def run(
+    asked: Settings,
+    recipe: Recipe | None,
+    directory: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train under `recipe` (dense without one) and write `directory`; return the report.
+
+    The folder gets the model, what goes with it, `recipe.yaml` and `report.json`, which is written last. Raises
+    DataError and PlanError before anything is trained or written; StateError for a folder that cannot be written to, or
+    whose run is another; TrainingError; SparsityError if the model falls short; `keeper.Stopped` on Ctrl-C, with
+    everything saved.
+    """
+    import transformers
+
+    console = console or Console(quiet=True)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    if not resume:
+        _refuse_to_overwrite(directory, overwrite)
+    transformers.set_seed(asked.seed)
+    prepared = prepare(TASKS[asked.task], asked)
+    if frozen := freeze(prepared.model, asked.freeze):
+        prepared.notes.append(f"{frozen:,} parameters are frozen")
+    per_epoch = prepared.steps(asked)
+    total = math.ceil(asked.epochs * per_epoch)
+    plan = Plan.of(recipe, prepared.model, total_steps=total, steps_per_epoch=per_epoch) if recipe else None
+    described = {"name": recipe.name, "sha256": plan.recipe.sha256} if recipe and plan else None
+    if resume:
+        settings.check(directory, asked, described, prepared.data)
+        if (directory / result.REPORT).is_file():
+            raise StateError(f"{directory}: the run is finished, there is nothing to resume")
+    else:
+        _clear(directory)
+        settings.write(directory, asked, described, prepared.data)
+    for note in [*prepared.notes, *(plan.notes if plan else ())]:
+        console.print(note, style="dim")
+    console.print(plan.headline() if plan else f"dense training, {total} steps")
+    return _train(asked, recipe, prepared, directory, total, console, resume)
+
+
+def _refuse_to_overwrite(directory: Path, overwrite: bool) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise StateError(f"{directory} is a file; --out wants a folder")
+    if not directory.is_dir() or not any(directory.iterdir()):
+        return
+    if not (directory / settings.FILE).is_file():
+        raise StateError(f"{directory} is not empty, and holds no run of ours: choose another folder")
+    if not overwrite:
+        raise StateError(f"{directory} holds a run already: add --resume to go on, or --overwrite to begin anew")
+
+
+def _clear(directory: Path) -> None:
+    """Empty the folder of an earlier run, the record of it last."""
+    try:
+        paths = list(directory.iterdir()) if directory.is_dir() else []
+        for path in sorted(paths, key=lambda path: path.name == settings.FILE):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as error:
+        raise StateError(f"{error.filename} cannot be removed: {error.strerror}") from None
+
+
+def _train(
+    asked: Settings,
+    recipe: Recipe | None,
+    prepared: Prepared,
+    directory: Path,
+    total: int,
+    console: Console,
+    resume: bool,
+) -> dict[str, Any]:
+    import transformers
+
+    sparsifier = SparsifyCallback(recipe) if recipe else None
+    keeper = Keeper()
+    display = Display(console, (lambda: sparsifier.manager.sparsity) if sparsifier else None)
+    trainer = transformers.Trainer(
+        model=prepared.model,
+        args=_arguments(asked, prepared, directory, total),
+        train_dataset=prepared.train,
+        eval_dataset=prepared.evaluation,
+        data_collator=prepared.collate,
+        processing_class=prepared.processor,
+        compute_metrics=classification,
+        callbacks=[callback for callback in (sparsifier, keeper, display) if callback],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    checkpoint = _last(directory, console) if resume else None
+    try:
+        with keeper.listening():
+            trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except SparsifyError:
+        raise
+    except Exception as error:
+        if not _about_files(error):
+            raise
+        raise TrainingError(_unwritten(error, directory)) from None
+    finally:
+        display.stop()
+    trainer.remove_callback(display)
+    metrics = trainer.evaluate()
+    report = result.report(asked, prepared, trainer, trained, metrics, directory / CHECKPOINTS)
+    result.write(directory, trainer.model, prepared.processor, report, directory / CHECKPOINTS)
+    if not asked.keep_checkpoints:
+        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+    return report
+
+
+def _arguments(asked: Settings, prepared: Prepared, directory: Path, total: int) -> Any:
+    """Return the Trainer's arguments.
+
+    Everything happens at steps: an evaluation at an epoch's end would come after the checkpoint of that step, and a
+    resumed run would leave it out, with the random numbers that it draws.
+    """
+    import torch
+    from transformers import TrainingArguments
+
+    evaluate = min(asked.eval_every or prepared.steps(asked), total)
+    return TrainingArguments(
+        output_dir=str(directory / CHECKPOINTS),
+        num_train_epochs=asked.epochs,
+        per_device_train_batch_size=asked.batch_size,
+        per_device_eval_batch_size=2 * asked.batch_size,
+        gradient_accumulation_steps=asked.accumulate,
+        learning_rate=asked.lr,
+        lr_scheduler_type=asked.schedule,
+        warmup_steps=round(asked.warmup * total),
+        weight_decay=asked.weight_decay,
+        max_grad_norm=asked.max_grad_norm,
+        seed=asked.seed,
+        bf16=asked.bf16,
+        train_sampling_strategy="sequential",
+        logging_strategy="steps",
+        logging_steps=max(total // LOGS, 1),
+        logging_nan_inf_filter=False,
+        eval_strategy="steps",
+        eval_steps=evaluate,
+        save_strategy="steps",
+        save_steps=evaluate if asked.best else min(asked.save_every or prepared.steps(asked), total),
+        load_best_model_at_end=asked.best,
+        metric_for_best_model="accuracy" if asked.best else None,
+        greater_is_better=True if asked.best else None,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to=list(asked.log_to) or "none",
+    )
+
+
+def _last(directory: Path, console: Console) -> Path | None:
+    """Return the checkpoint to go on from."""
+    checkpoint: Path | None = last_whole(directory / CHECKPOINTS)
+    console.print(f"going on from {checkpoint}" if checkpoint else "there is no checkpoint yet: beginning anew")
+    return checkpoint
+
+
+def _about_files(error: Exception) -> bool:
+    """Whether an error is about writing: torch and safetensors wrap those of the system in their own."""
+    return isinstance(error, OSError) or any(
+        word in f"{type(error).__name__} {error}"
+        for word in ("SafetensorError", "PytorchStreamWriter", "inline_container")
+    )
+
+
+def _unwritten(error: Exception, directory: Path) -> str:
+    reason = str(getattr(error, "strerror", None) or error).strip().splitlines()[0][:200]
+    free = shutil.disk_usage(directory).free // 1_000_000 if directory.is_dir() else 0
+    last = last_whole(directory / CHECKPOINTS)
+    where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+    writable = "" if os.access(directory, os.W_OK) else "; the folder may not be written to"
+    room = f"{free} MB free{writable}"
+    return f"{directory}: a checkpoint cannot be written: {reason} ({room}); {where}. Then go on with --resume"
