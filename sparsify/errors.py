@@ -71,6 +71,10 @@ class TrainingError(SparsifyError):
     """A training that cannot begin, or cannot go on."""
 
 
+class ExportError(SparsifyError):
+    """A model that cannot be exported, or whose export is not the same model."""
+
+
 class ScoreError(SparsifyError):
     """Scores that cannot be ranked (NaN or infinite)."""
 

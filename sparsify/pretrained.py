@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,19 +17,48 @@ def skeleton(name: str) -> nn.Module:
 
     `name` is a folder with `config.json`, or a hub name. Raises PlanError.
     """
-    try:
-        import transformers
-    except ModuleNotFoundError:
-        raise PlanError("--model needs transformers: pip install 'sparsify-torch[transformers]'") from None
+    transformers = _library()
     config = config_of(name)
-    kind = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
+    kind = _class_of(config)
     with torch.device("meta"):
         model = kind(config) if kind is not None else transformers.AutoModel.from_config(config)
     assert isinstance(model, nn.Module)
     return model
 
 
-def config_of(name: str) -> object:
+def load(directory: str | Path) -> nn.Module:
+    """Return the model of a folder in float32, ready for inference. Raises PlanError."""
+    transformers = _library()
+    config = config_of(str(directory))
+    try:
+        model = (_class_of(config) or transformers.AutoModel).from_pretrained(directory, config=config)
+    except Exception as error:  # the library raises of every kind
+        raise PlanError(f"{directory}: the model cannot be loaded: {first_line(error)}") from None
+    assert isinstance(model, nn.Module)
+    return model.float().eval()
+
+
+def _library() -> Any:
+    try:
+        import transformers
+    except ModuleNotFoundError:
+        raise PlanError("models need transformers: pip install 'sparsify-torch[transformers]'") from None
+    return transformers
+
+
+def _class_of(config: Any) -> Any:
+    """Return the class that a configuration names, or None."""
+    return getattr(_library(), (getattr(config, "architectures", None) or [""])[0], None)
+
+
+def first_line(error: Exception) -> str:
+    """Return what a library's error says, in a line."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def config_of(name: str) -> Any:
+    """Return the configuration of a folder or hub name. Raises PlanError."""
     from transformers import AutoConfig, logging
 
     logging.set_verbosity_error()
@@ -44,5 +74,4 @@ def config_of(name: str) -> object:
         return AutoConfig.from_pretrained(name)
     except Exception as error:
         offline = " (offline: HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PlanError(f"{name}: no configuration to be had{offline}: {reason[:200]}") from None
+        raise PlanError(f"{name}: no configuration to be had{offline}: {first_line(error)}") from None

@@ -1,7 +1,7 @@
 """The stock Trainer under a recipe: one more callback, nothing else.
 
 Run it as it is, `python -m sparsify.integrations.transformers.example`, or take the line marked with ← into your own
-script. A small BERT learns to tell which of two words a sentence has more often; stop it and start it again, and it goes
+script. A small BERT learns to tell which of two words a sentence has more often; stop it and start it again: it goes
 on from the last whole checkpoint.
 """
 

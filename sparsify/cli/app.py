@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sparsify._version import __version__
-from sparsify.cli import demo, plan, recipes, schema, train, validate
+from sparsify.cli import demo, diff, export, plan, recipes, report, schema, train, validate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +36,9 @@ def _main(
 app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
+app.command("report")(report.report)
+app.command("diff")(diff.diff)
+app.command("export")(export.export)
 app.add_typer(recipes.app, name="recipes")
 app.command("schema")(schema.schema)
 app.command("demo")(demo.demo)

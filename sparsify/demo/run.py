@@ -162,16 +162,11 @@ def _write(outcome: Outcome, directory: Path) -> None:
     write_text(directory / "report.json", json.dumps(report, indent=2) + "\n")
     title = f"sparsify demo: {outcome.plan.recipe.name}"
     history = outcome.history
-    curves = Curves(history.sparsity, history.target, history.accuracy, reference=outcome.dense.accuracy)
+    target = [(step, value) for step, value in enumerate(history.target, 1) if value is not None]
+    sparsity = list(enumerate(history.sparsity, 1))
+    curves = Curves(sparsity, target, history.accuracy, reference=outcome.dense.accuracy)
     picture = draw(title, curves, outcome.sparse.density.tensors)
     write_whole(directory / "picture.png", lambda file: file.write(picture.png))
-    text = page(
-        title,
-        LEAD,
-        outcome.header(),
-        outcome.rows(),
-        picture.svg,
-        str(outcome.plan),
-        (directory / "recipe.yaml").read_text(),
-    )
+    sections = (("Plan", str(outcome.plan)), ("Recipe, resolved", (directory / "recipe.yaml").read_text()))
+    text = page(title, LEAD, [(outcome.header(), outcome.rows())], picture.svg, sections)
     write_text(directory / "index.html", text)

@@ -19,10 +19,9 @@ pre {{ background: #f6f8fa; padding: 1rem; overflow-x: auto; font-size: 13px; }}
 </style></head><body>
 <h1>{title}</h1>
 <p>{lead}</p>
-{table}
+{tables}
 {svg}
-<h2>Plan</h2><pre>{plan}</pre>
-<h2>Recipe, resolved</h2><pre>{recipe}</pre>
+{sections}
 </body></html>
 """
 
@@ -30,20 +29,22 @@ pre {{ background: #f6f8fa; padding: 1rem; overflow-x: auto; font-size: 13px; }}
 def page(
     title: str,
     lead: str,
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    tables: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]],
     svg: str,
-    plan: str,
-    recipe: str,
+    sections: Sequence[tuple[str, str]],
 ) -> str:
-    """Return the page as HTML text; everything but `svg` is escaped."""
+    """Return the page as HTML text. `tables` are (header, rows), `sections` (heading, text as it stands).
+
+    Everything but `svg` is escaped.
+    """
     return _PAGE.format(
         title=escape(title),
         lead=escape(lead),
-        table=_table(header, rows),
+        tables="\n".join(_table(header, rows) for header, rows in tables),
         svg=svg[svg.index("<svg") :],
-        plan=escape(plan),
-        recipe=escape(recipe),
+        sections="\n".join(
+            f"<h2>{escape(heading)}</h2><pre>{escape(text)}</pre>" for heading, text in sections if text
+        ),
     )
 
 

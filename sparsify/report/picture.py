@@ -1,4 +1,4 @@
-"""Pictures of a run: sparsity over time, and per tensor. PNG, and SVG inside a self-contained page."""
+"""Pictures of a run: sparsity and metric over time, and sparsity by role and layer, or by tensor. PNG and SVG."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from sparsify.density import Count
 
 BLUE, ORANGE, GREY = "#2a6fbb", "#e07b39", "#8a8f98"
 
+Points = Sequence[tuple[int, float]]
+"""(completed steps, value)."""
+
 
 @dataclass(frozen=True)
 class Curves:
-    """What is drawn over optimizer steps (entry i belongs to i + 1 completed steps)."""
+    """What is drawn over optimizer steps."""
 
-    sparsity: Sequence[float]
-    target: Sequence[float | None] = ()
-    metric: Sequence[tuple[int, float]] = ()
+    sparsity: Points = ()
+    target: Points = ()
+    metric: Points = ()
     metric_name: str = "accuracy"
     reference: float | None = None
     """The dense model's metric, drawn as a line."""
@@ -32,48 +35,52 @@ class Picture:
     svg: str = field(repr=False)
 
 
-def draw(title: str, curves: Curves, tensors: Mapping[str, Count]) -> Picture:
-    """Draw the schedule with the metric above, and every tensor's sparsity below."""
+def draw(
+    title: str, curves: Curves, tensors: Mapping[str, Count], grid: Mapping[str, Mapping[str, Count]] | None = None
+) -> Picture:
+    """Draw the schedule with the metric above; below it `grid` (role → layer → count), or a bar for every tensor."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(
-        {"font.size": 10, "axes.spines.top": False, "svg.fonttype": "none", "svg.hashsalt": "sparsify"}
-    ):
-        height = 3.6 + 0.22 * max(len(tensors), 4)
-        figure = Figure(figsize=(10, height), dpi=120, layout="constrained")
-        upper, lower = figure.subplots(2, 1, height_ratios=[3.2, 0.22 * max(len(tensors), 4) + 0.6])
+    style = {"font.size": 10, "axes.spines.top": False, "svg.fonttype": "none", "svg.hashsalt": "sparsify"}
+    with mpl.rc_context(style):
+        lines = len(grid) * 1.8 if grid else len(tensors)
+        below = 0.22 * max(lines, 4)
+        figure = Figure(figsize=(10, 3.6 + below), dpi=120, layout="constrained")
+        upper, lower = figure.subplots(2, 1, height_ratios=[3.2, below + 0.6])
         figure.suptitle(title, fontweight="bold")
         _schedule(upper, curves)
-        _tensors(lower, tensors)
+        if grid:
+            _grid(lower, grid)
+        else:
+            _tensors(lower, tensors)
         return Picture(_render(figure, "png"), _render(figure, "svg").decode())
 
 
+def _percent(digits: int) -> Any:
+    return lambda value, _: f"{value:.{digits}%}"
+
+
 def _schedule(axes: Any, curves: Curves) -> None:
-    steps = range(1, len(curves.sparsity) + 1)
-    wanted = [(step, value) for step, value in zip(steps, curves.target, strict=False) if value is not None]
-    if wanted:
-        axes.plot(*zip(*wanted, strict=True), color=GREY, linewidth=4, alpha=0.4, label="sparsity asked for")
-    axes.plot(steps, curves.sparsity, color=BLUE, label="sparsity in the masks")
+    if curves.target:
+        axes.plot(*zip(*curves.target, strict=True), color=GREY, linewidth=4, alpha=0.4, label="sparsity asked for")
+    if curves.sparsity:
+        axes.plot(*zip(*curves.sparsity, strict=True), color=BLUE, label="sparsity in the masks")
     axes.set(xlabel="optimizer step", ylabel="sparsity", ylim=(-0.02, 1.02))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.yaxis.set_major_formatter(_percent(0))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    handles = list(axes.get_lines())
     if curves.metric:
         beside = axes.twinx()
-        beside.plot(
-            *zip(*curves.metric, strict=True),
-            color=ORANGE,
-            marker="o",
-            markersize=3,
-            label=curves.metric_name,
-        )
+        points = zip(*curves.metric, strict=True)
+        beside.plot(*points, color=ORANGE, marker="o", markersize=3, label=curves.metric_name)
         if curves.reference is not None:
             beside.axhline(curves.reference, color=ORANGE, linestyle=":", label=f"{curves.metric_name}, dense")
         beside.set_ylabel(curves.metric_name)
-        beside.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
-        handles = [line for part in (axes, beside) for line in part.get_lines()]
+        beside.yaxis.set_major_formatter(_percent(1))
+        handles += beside.get_lines()
+    if handles:
         axes.legend(handles, [line.get_label() for line in handles], loc="lower right", frameon=False)
-    else:
-        axes.legend(loc="lower right", frameon=False)
 
 
 def _tensors(axes: Any, tensors: Mapping[str, Count]) -> None:
@@ -85,6 +92,34 @@ def _tensors(axes: Any, tensors: Mapping[str, Count]) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value <= 1 else "")
     axes.tick_params(axis="y", labelsize=8)
     axes.margins(y=0.01)
+
+
+def _grid(axes: Any, grid: Mapping[str, Mapping[str, Count]]) -> None:
+    """Draw a field for every role and layer, the darker the sparser, with the figure in it."""
+    roles = list(grid)
+    layers = list(dict.fromkeys(layer for row in grid.values() for layer in row))
+    for y, role in enumerate(roles):
+        for x, layer in enumerate(layers):
+            count = grid[role].get(layer)
+            if count is None:
+                continue
+            value = count.sparsity
+            axes.add_patch(_square(x, y, value))
+            ink = "white" if value > 0.55 else "black"
+            size = 9 if len(layers) <= 12 else 6
+            axes.text(x, y, f"{100 * value:.1f}", ha="center", va="center", fontsize=size, color=ink)
+    axes.set(xlim=(-0.5, len(layers) - 0.5), ylim=(len(roles) - 0.5, -0.5), xlabel="layer; zeros in percent")
+    axes.set_xticks(range(len(layers)), layers)
+    axes.set_yticks(range(len(roles)), roles)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _square(x: int, y: int, value: float) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=BLUE, alpha=0.06 + 0.94 * value, linewidth=0)
 
 
 def _render(figure: Any, form: str) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsify.errors import DataError, did_you_mean
+from sparsify.pretrained import first_line
 
 EVALUATION = ("validation", "dev", "test")
 """Splits to evaluate on, the first that there is, unless one is named."""
@@ -31,8 +32,7 @@ def load(source: str, split: str) -> dict[str, Any]:
             found = datasets.load_dataset(name, config or None)
     except Exception as error:  # the library raises of every kind
         offline = " (offline: HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(f"{name}: no such file, and no dataset to be had{offline}: {reason[:300]}") from None
+        raise DataError(f"{name}: no such file, and no dataset to be had{offline}: {first_line(error)}") from None
     return {"name": source, **columns_of(_split(source, found, wanted, split))}
 
 

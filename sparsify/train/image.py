@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.errors import DataError, PlanError
+from sparsify.pretrained import first_line
 from sparsify.train import table
 from sparsify.train.columns import IMAGES
 from sparsify.train.settings import Settings
@@ -91,8 +92,7 @@ def encode(settings: Settings, config: Any, model: nn.Module, train: Side, evalu
     try:
         processor = AutoImageProcessor.from_pretrained(settings.model)
     except Exception as error:  # the library raises of every kind
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PlanError(f"{settings.model}: no image processor to be had: {reason[:200]}") from None
+        raise PlanError(f"{settings.model}: no image processor to be had: {first_line(error)}") from None
     mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
     first, second = (Images(side, processor, mode) for side in (train, evaluation))
     for images in (first, second):

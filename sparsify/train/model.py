@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsify.anatomy import ROLES, read
 from sparsify.errors import PlanError, did_you_mean
-from sparsify.pretrained import config_of
+from sparsify.pretrained import config_of, first_line
 from sparsify.selectors import matcher
 from sparsify.train.labels import Labels
 
@@ -55,8 +55,7 @@ def load(name: str, task: str, config: Any, labels: Labels) -> tuple[nn.Module, 
             name, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except Exception as error:  # the library raises of every kind
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PlanError(f"{name}: the model cannot be loaded: {reason[:300]}") from None
+        raise PlanError(f"{name}: the model cannot be loaded: {first_line(error)}") from None
     fresh = sorted({*info["missing_keys"], *(_key(entry) for entry in info["mismatched_keys"])})
     notes = []
     if fresh:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from sparsify.errors import DataError, PlanError
+from sparsify.pretrained import first_line
 from sparsify.train import table
 from sparsify.train.columns import TEXTS
 from sparsify.train.settings import Settings
@@ -38,8 +39,7 @@ def _tokenizer(name: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name)
     except Exception as error:  # the library raises of every kind
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PlanError(f"{name}: no tokenizer to be had: {reason[:200]}") from None
+        raise PlanError(f"{name}: no tokenizer to be had: {first_line(error)}") from None
 
 
 def _tokenize(tokenizer: Any, side: Side, most: int, datasets: Any) -> Any:

@@ -1,0 +1,120 @@
+"""`sparsify diff A B`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from sparsify.cli.common import AsJson, guarded, out, print_json
+from sparsify.errors import RecipeError, SparsifyError
+from sparsify.recipe import Recipe
+from sparsify.recipe.library import SUFFIXES, names
+from sparsify.report.difference import ABSENT, Change, Overlap, Weights, documents, together, weights
+from sparsify.report.saved import Saved, find
+
+What = tuple[str, Any]
+"""(`recipe`, a Recipe), (`plan`, plain data) or (`checkpoint`, a Saved)."""
+
+
+@guarded
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="A recipe, a plan (JSON), or a folder or file of weights.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another of the same kind.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what differs between two recipes, two plans, or two checkpoints (how far their masks agree)."""
+    (kind, before), (other, after) = _read(first), _read(second)
+    if kind != other:
+        raise SparsifyError(f"{first} is a {kind}, {second} a {other}: only two of a kind can be compared")
+    if kind == "checkpoint":
+        _weights(weights(before, after), as_json)
+        return
+    if kind == "recipe":
+        same = before.resolve().sha256 == after.resolve().sha256
+        _changes(documents(*(json.loads(r.resolve().canonical()) for r in (before, after))), as_json, same)
+    else:
+        _changes(documents(before, after), as_json, before == after)
+
+
+def _read(name: str) -> What:
+    path = Path(name)
+    if path.suffix == ".json":
+        return "plan", _plan(path)
+    if path.suffix.lower() in SUFFIXES or (name in names() and not path.exists()):
+        return "recipe", Recipe.load(name)
+    if path.exists():
+        saved: Saved = find(path)
+        return "checkpoint", saved
+    try:
+        return "recipe", Recipe.load(name)
+    except RecipeError as error:
+        raise SparsifyError(f"{name} is neither a file, a folder nor a recipe: {error}") from None
+
+
+def _plan(path: Path) -> Any:
+    """Return a plan from `sparsify plan --json`, or from a report.json."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SparsifyError(f"{path} cannot be read: {error}") from None
+    if isinstance(data, dict) and "plan" in data:
+        data = data["plan"]
+    if not isinstance(data, dict) or "modifiers" not in data:
+        raise SparsifyError(f"{path} is no plan (`sparsify plan … --json`) and no report.json with one")
+    return data
+
+
+def _changes(changes: list[Change], as_json: bool, same: bool) -> None:
+    if as_json:
+        print_json([{"path": c.path, "before": c.before, "after": c.after} for c in changes])
+        return
+    if not changes:
+        typer.echo("the same in everything that has consequences" if same else "no difference in what is done")
+        return
+    table = Table("where", "A", "B")
+    for column in table.columns:
+        column.overflow = "fold"
+    for change in changes:
+        table.add_row(*(escape(str(text)) for text in (change.path, change.before, change.after)))
+    out().print(table)
+
+
+def _weights(found: Weights, as_json: bool) -> None:
+    if as_json:
+        print_json(found.to_dict())
+        return
+    table = Table("tensor", "zeros in A", "zeros in B", "Jaccard", "by chance", "overlap", "same values")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    sparse = found.sparse()
+    for overlap in sparse:
+        table.add_row(*_cells(overlap))
+    if sparse:
+        table.add_section()
+        table.add_row(*_cells(together(f"{len(sparse)} tensors with zeros", sparse)))
+    rest = [overlap for overlap in found.overlaps if overlap not in sparse]
+    if rest:
+        table.add_row(*_cells(together(f"{len(rest)} dense tensors", rest)))
+    out().print(table)
+    out().print("Jaccard: kept in both ÷ kept in either. Overlap: kept in both ÷ the smaller of the two.", style="dim")
+    for label, absent in (("A", found.only_before), ("B", found.only_after)):
+        if absent:
+            typer.echo(f"only in {label}: {_some(absent)}")
+    if found.reshaped:
+        typer.echo(f"of different shapes: {_some(found.reshaped)}")
+
+
+def _cells(overlap: Overlap) -> tuple[str, ...]:
+    zeros = [f"{1 - kept / max(overlap.elements, 1):.2%}" for kept in (overlap.kept_before, overlap.kept_after)]
+    dense = overlap.kept_both == overlap.elements
+    indices = [ABSENT] * 3 if dense else [f"{x:.3f}" for x in (overlap.jaccard, overlap.by_chance, overlap.overlap)]
+    return escape(overlap.name), *zeros, *indices, f"{overlap.equal / max(overlap.elements, 1):.1%}"
+
+
+def _some(items: tuple[str, ...]) -> str:
+    return ", ".join(items[:4]) + (f" and {len(items) - 4} more" if len(items) > 4 else "")

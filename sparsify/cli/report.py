@@ -1,0 +1,111 @@
+"""`sparsify report DIR`"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sparsify.checkpoint import write_text, write_whole
+from sparsify.cli.common import AsJson, guarded, out, print_json
+from sparsify.density import Count
+from sparsify.errors import SparsifyError
+from sparsify.report.folder import FolderReport, read
+from sparsify.report.page import page
+
+NEEDS = ("matplotlib", "safetensors", "transformers", "zstandard")
+
+COLUMNS = ("counted in", "weights", "not zero", "zeros", "what that is")
+
+
+@guarded
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of transformers, such as train's --out.")],
+    as_json: AsJson = False,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained page.")] = None,
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Write a picture.")] = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="Show every tensor.")] = False,
+) -> None:
+    """Count what is zero in a saved model, by tensor, role and whole; with bytes on disk and the training's curves."""
+    missing = [name for name in NEEDS if find_spec(name) is None]
+    if missing:
+        raise SparsifyError(f"a report needs {', '.join(missing)}: pip install 'sparsify-torch[report,transformers]'")
+    found = read(directory)
+    if html is not None:
+        write_text(html, _page(found))
+    if png is not None:
+        write_whole(png, lambda file: file.write(found.picture().png))
+    if as_json:
+        print_json(found.to_dict())
+        return
+    console = out()
+    _show(console, found, tensors)
+    for written in filter(None, (html, png)):
+        console.print(f"Written to {written}")
+
+
+def _show(console: Console, found: FolderReport, tensors: bool) -> None:
+    console.print(f"[bold]{escape(found.title())}[/bold]")
+    table = Table(*COLUMNS)
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for row in found.densities():
+        table.add_row(*row)
+    console.print(table)
+    if found.census.grid:
+        console.print(_grid(found))
+    if tensors or not found.census.grid:
+        console.print(_counts("tensor", found.census.tensors))
+    for name, value in found.facts():
+        console.print(f"{name:<16} {value}")
+    for note in found.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+
+
+def _grid(found: FolderReport) -> Table:
+    """Return zeros in percent, a row a role and a column a layer."""
+    grid = found.census.grid
+    layers = list(dict.fromkeys(layer for row in grid.values() for layer in row))
+    table = Table("zeros in % by role", "all", *layers)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for role, row in grid.items():
+        cells = [f"{100 * row[layer].sparsity:.1f}" if layer in row else "" for layer in layers]
+        table.add_row(role, f"{100 * found.census.roles[role].sparsity:.1f}", *cells)
+    return table
+
+
+def _counts(name: str, counts: dict[str, Count]) -> Table:
+    table = Table(name, "weights", "not zero", "zeros")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for key, count in counts.items():
+        table.add_row(escape(key), f"{count.elements:,}", f"{count.nonzeros:,}", f"{count.sparsity:.2%}")
+    return table
+
+
+def _page(found: FolderReport) -> str:
+    counts = [
+        (name, f"{count.elements:,}", f"{count.nonzeros:,}", f"{count.sparsity:.2%}")
+        for name, count in found.census.tensors.items()
+    ]
+    tables: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = [
+        (COLUMNS, found.densities()),
+        (("", ""), found.facts()),
+        (("tensor", "weights", "not zero", "zeros"), counts),
+    ]
+    sections = [
+        ("Plan", str(found.plan) if found.plan else ""),
+        ("Recipe, resolved", found.recipe.dump() if found.recipe else ""),
+        ("Notes", "\n".join(found.notes)),
+    ]
+    lead = (
+        "Zeros are counted in the saved files; a dense format stores them, so only compression makes the file smaller."
+    )
+    return page(found.title(), lead, tables, found.picture().svg, sections)

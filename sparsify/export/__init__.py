@@ -1,0 +1,1 @@
+"""What leaves PyTorch: ONNX. Needs the extra `export`."""

@@ -1,0 +1,158 @@
+"""A model's folder → ONNX, checked: against ONNX Runtime on random inputs, and zero by zero."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsify.errors import ExportError, StateError
+from sparsify.export.signature import SHAPES, Signature, signature_of
+from sparsify.masking import count_zeros
+from sparsify.pretrained import load
+
+OPSET = 18
+TOLERANCE = 1e-4
+EXTERNAL = 1_900_000_000
+"""Bytes of weights above which they go to a file beside: a protobuf message ends at 2 GB."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how far it is from the model."""
+
+    path: Path
+    opset: int
+    inputs: dict[str, list[str | int]]
+    outputs: tuple[str, ...]
+    bytes: int
+    external: bool
+    difference: float
+    """The largest absolute difference to the model's outputs, over all inputs tried."""
+
+    tried: list[tuple[int, ...]]
+    zeros: int
+    """Zeros in the weights; as many as in the model."""
+
+
+def export(directory: str | Path, path: str | Path, *, opset: int = OPSET, tolerance: float = TOLERANCE) -> Exported:
+    """Export a folder of transformers to `path`; batch, and for texts the sequence, may vary.
+
+    The file appears when it has been checked. Raises ExportError for a model that cannot be exported, or whose graph
+    gives other results (over `tolerance`, absolute, for outputs of size 1) or has lost zeros.
+    """
+    directory, path = Path(directory), Path(path)
+    if path.suffix != ".onnx":
+        raise ExportError(f"{path}: the name must end in .onnx")
+    model = load(directory)
+    signature = signature_of(model, directory)
+    external = sum(p.numel() * p.element_size() for p in model.parameters()) > EXTERNAL
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            _write(model, signature, made, opset, external)
+            zeros = _check_zeros(model, made)
+            difference, tried = _check_results(model, signature, made, tolerance)
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file == made):  # the graph last
+                os.replace(file, path.parent / file.name)
+    except OSError as error:
+        raise StateError(f"{path} cannot be written: {error.strerror or error}") from None
+    files = [path, *([path.parent / f"{path.name}.data"] if external else [])]
+    size = sum(file.stat().st_size for file in files)
+    inputs = {name: _shape(signature, name) for name in signature.axes}
+    return Exported(path, opset, inputs, signature.outputs, size, external, difference, tried, zeros)
+
+
+def _shape(signature: Signature, name: str) -> list[str | int]:
+    axes = list(signature.axes[name].values())
+    return [*axes, *(signature.image or ())]
+
+
+def _write(model: nn.Module, signature: Signature, path: Path, opset: int, external: bool) -> None:
+    inputs = signature.sample(*SHAPES[0], seed=0)
+    shapes = {
+        name: {axis: torch.export.Dim(label) for axis, label in axes.items()} for name, axes in signature.axes.items()
+    }
+    config: Any = model.config
+    config.return_dict = False
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter's own, about names of axes and its trees
+            logger.setLevel(logging.ERROR)
+            torch.onnx.export(
+                model,
+                (),
+                str(path),
+                kwargs=inputs,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=list(inputs),
+                output_names=list(signature.outputs),
+                opset_version=opset,
+                external_data=external,
+                verbose=False,
+            )
+    except OSError:
+        raise
+    except Exception as error:  # the exporter raises of every kind
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {reason[:300]}") from None
+    finally:
+        logger.setLevel(level)
+        config.return_dict = True
+
+
+def _check_zeros(model: nn.Module, path: Path) -> int:
+    """Raise ExportError unless every sparse matrix of the model is in the graph with as many zeros; return their sum."""
+    import onnx
+
+    found: dict[str, tuple[int, int]] = {}
+    for tensor in onnx.load(str(path)).graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        found[tensor.name] = (int(array.size), int((array == 0).sum()))
+    rest, zeros = Counter(found.values()), 0
+    for name, parameter in model.named_parameters():
+        wanted = (parameter.numel(), count_zeros(parameter))
+        zeros += wanted[1]
+        if parameter.dim() < 2 or not wanted[1] or found.get(name) == wanted:
+            continue
+        if not rest[wanted]:  # transposed ones have another name
+            raise ExportError(f"{name} has {wanted[1]:,} zeros of {wanted[0]:,}, but no tensor of the graph has")
+        rest[wanted] -= 1
+    return zeros
+
+
+def _check_results(
+    model: nn.Module, signature: Signature, path: Path, tolerance: float
+) -> tuple[float, list[tuple[int, ...]]]:
+    """Return the largest difference to ONNX Runtime, and the shapes tried. Raises ExportError for one too large."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst, tried = 0.0, []
+    for seed, (batch, length) in enumerate(SHAPES):
+        inputs = signature.sample(batch, length, seed)
+        tried.append(tuple(next(iter(inputs.values())).shape))
+        with torch.no_grad():
+            wanted = model(**inputs, return_dict=True)
+        got = session.run(list(signature.outputs), {name: tensor.numpy() for name, tensor in inputs.items()})
+        for name, array in zip(signature.outputs, got, strict=True):
+            reference = wanted[name]
+            off = (torch.from_numpy(array) - reference).abs().max().item()
+            if not off <= tolerance * max(1.0, reference.abs().max().item()):
+                raise ExportError(
+                    f"ONNX Runtime differs by {off:.3g} in {name} for inputs {tried[-1]} (over {tolerance:g})"
+                )
+            worst = max(worst, off)
+    return worst, tried

@@ -1,0 +1,96 @@
+"""What a model of transformers takes and gives: names, shapes, which axes may vary."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify.errors import ExportError
+
+TEXT = ("input_ids", "attention_mask", "token_type_ids")
+SHAPES = ((2, 9), (1, 8), (3, 17), (2, 64))
+"""(batch, sequence) that are tried; the first is what the graph is traced with."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs by name, each with its varying axes (axis → name), and the names of the outputs."""
+
+    axes: Mapping[str, Mapping[int, str]]
+    outputs: tuple[str, ...]
+    image: tuple[int, int, int] | None
+    """Channels, height, width of an image model."""
+
+    vocabulary: int = 0
+    longest: int = 0
+    """The most tokens that the model has positions for."""
+
+    def sample(self, batch: int, length: int, seed: int) -> dict[str, Tensor]:
+        """Return random inputs; of texts, the second half of the first row is padding."""
+        generator = torch.Generator().manual_seed(seed)
+        if self.image is not None:
+            return {"pixel_values": torch.randn(batch, *self.image, generator=generator)}
+        length = min(length, self.longest)
+        made: dict[str, Tensor] = {}
+        for name in self.axes:
+            if name.endswith("input_ids"):
+                made[name] = torch.randint(self.vocabulary, (batch, length), generator=generator)
+            else:
+                made[name] = torch.full((batch, length), int(name.endswith("attention_mask")))
+        if "attention_mask" in made and length > 3 and batch > 1:
+            made["attention_mask"][0, length // 2 :] = 0
+        return made
+
+
+def signature_of(model: nn.Module, directory: Path) -> Signature:
+    """Read the signature off a model and what lies beside it. Raises ExportError unless it takes text or images."""
+    takes = inspect.signature(model.forward).parameters
+    config: Any = model.config
+    if "pixel_values" in takes and "input_ids" not in takes:
+        size = getattr(config, "image_size", None) or _processor_size(directory)
+        height, width = (size, size) if isinstance(size, int) else size
+        channels = int(getattr(config, "num_channels", 3))
+        signature = Signature({"pixel_values": {0: "batch"}}, (), (channels, int(height), int(width)))
+    elif "input_ids" in takes:
+        names = [name for name in TEXT if name in takes and name in _tokenizer_inputs(directory)]
+        if getattr(config, "is_encoder_decoder", False) and "SequenceClassification" not in type(model).__name__:
+            names.append("decoder_input_ids")
+        positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
+        padded = 2 if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") else 0
+        axes = {name: {0: "batch", 1: "decoder_sequence" if "decoder" in name else "sequence"} for name in names}
+        signature = Signature(axes, (), None, int(config.vocab_size), int(positions) - padded)
+    else:
+        raise ExportError(f"{type(model).__name__} takes {', '.join(takes)}: only text and image models are exported")
+    with torch.no_grad():
+        found = model(**signature.sample(*SHAPES[0], seed=0), return_dict=True)
+    outputs = tuple(name for name, value in found.items() if isinstance(value, Tensor))
+    return Signature(signature.axes, outputs, signature.image, signature.vocabulary, signature.longest)
+
+
+def _tokenizer_inputs(directory: Path) -> tuple[str, ...]:
+    """Return what the tokenizer makes; everything where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return tuple(AutoTokenizer.from_pretrained(directory).model_input_names)
+    except Exception:  # the library raises of every kind
+        return TEXT
+
+
+def _processor_size(directory: Path) -> tuple[int, int]:
+    from transformers import AutoImageProcessor
+
+    try:
+        size = AutoImageProcessor.from_pretrained(directory).size
+    except Exception as error:  # the library raises of every kind
+        raise ExportError(
+            f"{directory}: neither config nor image processor says how large images are: {error}"
+        ) from None
+    side = size.get("shortest_edge", 224)
+    return int(size.get("height", side)), int(size.get("width", side))

@@ -1,0 +1,117 @@
+"""Counting the zeros in saved files: by tensor, by role and layer, and as whole densities under named conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparsify.anatomy import read
+from sparsify.density import Count
+from sparsify.layers import Weight, aliases, all_weights
+from sparsify.masking import count_zeros
+from sparsify.report.saved import Saved
+
+CONVENTIONS = {
+    "targeted": "what the recipe targets",
+    "encoder linear": "linear weights inside the layers, without embeddings, task head, biases and norms",
+    "encoder": "everything inside the layers, with biases and norms",
+    "linear": "weights of all linear and convolutional layers",
+    "model": "every parameter, with embeddings",
+}
+
+
+@dataclass
+class Census:
+    """Counts of a saved model. `roles` and `grid` are empty where the architecture is unknown."""
+
+    tensors: dict[str, Count] = field(default_factory=dict)
+    roles: dict[str, Count] = field(default_factory=dict)
+    grid: dict[str, dict[str, Count]] = field(default_factory=dict)
+    """role → layer → count."""
+
+    conventions: dict[str, Count] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {
+            "density": {name: count.to_dict() for name, count in self.conventions.items()},
+            "roles": {name: count.to_dict() for name, count in self.roles.items()},
+            "layers": {
+                role: {layer: count.to_dict() for layer, count in row.items()} for role, row in self.grid.items()
+            },
+            "tensors": {name: count.to_dict() for name, count in self.tensors.items()},
+        }
+
+
+def count(saved: Saved, model: nn.Module | None, targeted: Iterable[Weight] = ()) -> Census:
+    """Count the zeros in the files of `saved`, each tensor read once.
+
+    `model` has the architecture (the meta device will do), `targeted` are weights of it.
+    """
+    census = Census()
+    counted: dict[str, Count] = {}
+    wanted = _regions(model, targeted)
+    parameters = dict(model.named_parameters(remove_duplicate=False)) if model is not None else {}
+    for name, tensor in saved.tensors():
+        if not tensor.is_floating_point() or (parameters and name not in parameters):
+            continue
+        census.tensors[name] = _count(tensor)
+        for weight in wanted.get(name, ()):
+            counted[weight.name] = _count(weight.region(tensor))
+    census.conventions["model"] = total(census.tensors.values())
+    if model is not None:
+        _by_structure(census, model, counted, list(targeted))
+    return census
+
+
+def total(counts: Iterable[Count]) -> Count:
+    """Return the sum."""
+    counts = list(counts)
+    return Count(sum(c.elements for c in counts), sum(c.nonzeros for c in counts))
+
+
+def _regions(model: nn.Module | None, targeted: Iterable[Weight]) -> dict[str, list[Weight]]:
+    """Return saved name → weights in it: linear layers, roles, targets; under every name of a tied parameter."""
+    if model is None:
+        return {}
+    anatomy = read(model)
+    inside = [weight for layer in anatomy.layers for _, weight in layer.roles()] if anatomy else []
+    names = aliases(model)
+    found: dict[str, dict[str, Weight]] = {}
+    for weight in (*all_weights(model, embeddings=True), *inside, *targeted):
+        for name in names.get(id(weight.parameter), [weight.parameter_name]):
+            found.setdefault(name, {})[weight.name] = weight
+    return {name: list(each.values()) for name, each in found.items()}
+
+
+def _by_structure(census: Census, model: nn.Module, counted: dict[str, Count], targeted: list[Weight]) -> None:
+    of = census.conventions
+    anatomy = read(model)
+    if targeted:
+        of["targeted"] = total(counted[weight.name] for weight in targeted if weight.name in counted)
+    if anatomy is not None:
+        stacks = {layer.stack for layer in anatomy.layers}
+        for layer in anatomy.layers:
+            label = str(layer.index) if len(stacks) == 1 else f"{layer.stack.split('.')[-2]} {layer.index}"
+            for role, weight in layer.roles():
+                if weight.name in counted:
+                    row = census.grid.setdefault(role or "other", {})
+                    row[label] = total([row.get(label, Count(0, 0)), counted[weight.name]])
+        census.roles = {role: total(row.values()) for role, row in census.grid.items()}
+        of["encoder linear"] = total(census.roles.values())
+        within = tuple(f"{layer.name}." for layer in anatomy.layers)
+        of["encoder"] = total(c for name, c in census.tensors.items() if name.startswith(within))
+        for role in ("embeddings", "task_head"):
+            names = {weight.name for weight in anatomy.role(role)} & set(counted)
+            if names:
+                census.roles[role] = total(counted[name] for name in names)
+    linear = {weight.name for weight in all_weights(model)} & set(counted)
+    of["linear"] = total(counted[name] for name in linear)
+    census.conventions = {name: of[name] for name in CONVENTIONS if name in of}
+
+
+def _count(tensor: Tensor) -> Count:
+    return Count(tensor.numel(), tensor.numel() - count_zeros(tensor))

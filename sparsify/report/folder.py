@@ -1,0 +1,157 @@
+"""A model's folder, read back: zeros counted in its files, bytes, metrics and curves, for people and programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sparsify.density import Count
+from sparsify.errors import SparsifyError, StateError
+from sparsify.plan import Plan
+from sparsify.pretrained import skeleton
+from sparsify.recipe import Recipe
+from sparsify.report import saved
+from sparsify.report.census import CONVENTIONS, Census, count
+from sparsify.report.picture import Curves, Picture, draw
+from sparsify.report.size import Size, size_of
+
+FORMAT = 1
+REPORT, RECIPE = "report.json", "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What can be said about a folder with a model."""
+
+    directory: Path
+    census: Census
+    size: Size
+    recipe: Recipe | None
+    plan: Plan | None
+    written: dict[str, Any]
+    """`report.json`, if there is one."""
+
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the last evaluation."""
+        metrics: dict[str, float] = self.written.get("training", {}).get("metrics", {})
+        return metrics
+
+    def curves(self) -> Curves:
+        """Return sparsity, target and metric over the training."""
+        name = next((key for key in ("eval_accuracy", "eval_f1", "eval_loss") if any(self._points(key))), "")
+        return Curves(
+            list(self._points("sparsity")), list(self._points("target_sparsity")), list(self._points(name)), name[5:]
+        )
+
+    def _points(self, key: str) -> Iterator[tuple[int, float]]:
+        for entry in self.written.get("history", []):
+            if key in entry:
+                yield int(entry["step"]), float(entry[key])
+
+    def title(self) -> str:
+        """Return a line about the whole."""
+        name = self.recipe.name if self.recipe else "no recipe"
+        return f"{self.directory} ({name})"
+
+    def picture(self) -> Picture:
+        """Draw curves and layers."""
+        shown = {name: c for name, c in self.census.tensors.items() if name.endswith("weight")}
+        return draw(self.title(), self.curves(), shown, self.census.grid or None)
+
+    def densities(self) -> list[tuple[str, ...]]:
+        """Return (convention, weights, not zero, zeros, what is counted) as text."""
+        found = self.census.conventions
+        return [(name, *_shown(found[name]), CONVENTIONS[name]) for name in CONVENTIONS if name in found]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return (name, value) of what is not a density."""
+        rows = [(name, f"{value:.4f}") for name, value in self.metrics.items() if name in ("accuracy", "f1", "loss")]
+        training = self.written.get("training", {})
+        if training:
+            rows.append(("training", f"{training['steps']} steps, {training['seconds']:.0f} s"))
+        rows.append(("weights on disk", f"{self.size.raw:,} bytes"))
+        times = self.size.raw / max(self.size.zstd, 1)
+        rows.append(("compressed", f"{self.size.zstd:,} bytes (zstd, level {self.size.level}; {times:.2f}× smaller)"))
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        curves = self.curves()
+        return {
+            "format": FORMAT,
+            "directory": str(self.directory),
+            "recipe": {"name": self.recipe.name, "sha256": self.recipe.resolve().sha256} if self.recipe else None,
+            "metrics": self.metrics,
+            **self.census.to_dict(),
+            "bytes": self.size.to_dict(),
+            "curves": {
+                name: [list(point) for point in points]
+                for name, points in (
+                    ("sparsity", curves.sparsity),
+                    ("target", curves.target),
+                    (curves.metric_name or "metric", curves.metric),
+                )
+            },
+            "notes": self.notes,
+        }
+
+
+def read(directory: str | Path) -> FolderReport:
+    """Read a folder of transformers; what `sparsify train` wrote beside the model is used if it is there.
+
+    Raises StateError for a folder without weights, or with files that are damaged.
+    """
+    directory = Path(directory)
+    files = saved.find(directory)
+    written = _written(directory / REPORT)
+    notes: list[str] = []
+    model = _architecture(directory, notes)
+    recipe = Recipe.load(directory / RECIPE) if (directory / RECIPE).is_file() else None
+    plan = _plan(recipe, model, written.get("plan", {}), notes) if recipe and model is not None else None
+    targeted = [weight for modifier in plan.modifiers for weight in modifier.weights] if plan else []
+    census = count(files, model, targeted)
+    return FolderReport(directory, census, size_of(files.files), recipe, plan, written, notes)
+
+
+def _written(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StateError(f"{path} cannot be read: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _architecture(directory: Path, notes: list[str]) -> nn.Module | None:
+    """Return the model without its weights, or None, with a note, where it cannot be made."""
+    if not (directory / "config.json").is_file():
+        notes.append("there is no config.json: only tensors are counted, by name")
+        return None
+    try:
+        return skeleton(str(directory))
+    except SparsifyError as error:
+        notes.append(f"only tensors are counted: {error}")
+        return None
+
+
+def _plan(recipe: Recipe, model: nn.Module, planned: dict[str, Any], notes: list[str]) -> Plan | None:
+    try:
+        return Plan.of(
+            recipe, model, total_steps=planned.get("total_steps"), steps_per_epoch=planned.get("steps_per_epoch")
+        )
+    except SparsifyError as error:
+        notes.append(f"recipe.yaml does not fit the model here: {str(error).splitlines()[0]}")
+        return None
+
+
+def _shown(count: Count) -> tuple[str, str, str]:
+    return f"{count.elements:,}", f"{count.nonzeros:,}", f"{count.sparsity:.2%}"
