@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,16 @@ class Outcome:
             "density": self.density.to_dict(),
             "plan": self.plan.to_dict(),
         }
-        write_text(directory / "recipe.yaml", self.plan.recipe.dump())
+        write_text(
+            directory / "recipe.yaml", f"# sha256 {self.plan.recipe.sha256}\n# {_versions()}\n{self.plan.recipe.dump()}"
+        )
         write_text(directory / "report.json", json.dumps(report, indent=2) + "\n")
+
+
+def _versions() -> str:
+    """Return what the recipe was run with."""
+    known = {name: getattr(sys.modules.get(name), "__version__", None) for name in ("torch", "transformers")}
+    return ", ".join([f"sparsify {__version__}", *(f"{name} {version}" for name, version in known.items() if version)])
 
 
 _CHANGED = "fewer zeros than asked for (were weights changed behind the manager's back?)"

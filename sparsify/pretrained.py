@@ -51,7 +51,7 @@ def _class_of(config: Any) -> Any:
     return getattr(_library(), (getattr(config, "architectures", None) or [""])[0], None)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return what a library's error says, in a line."""
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -27,6 +27,10 @@ def demo(
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("runs/demo"),
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs of each of the two trainings.")] = EPOCHS,
     seed: Annotated[int, typer.Option("--seed", help="For weights and batches.")] = 0,
+    files: Annotated[
+        Path | None,
+        typer.Option("--files", metavar="DIR", help="Only write images and the untrained model, for `sparsify train`."),
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Prune a small vision transformer on real images, in about a minute, without network or files."""
@@ -36,10 +40,17 @@ def demo(
         raise SparsifyError(f"the demo needs {', '.join(missing)}: pip install 'sparsify-torch[demo]'")
     from transformers.utils.logging import disable_progress_bar
 
+    from sparsify.demo.files import write_files
     from sparsify.demo.run import LEAD, run
 
     disable_progress_bar()
     console = out()
+    if files is not None:
+        places = " ".join(f"--{name} {path}" for name, path in write_files(files, seed).items())
+        console.print(
+            f"Written to {files}/. Next: sparsify train --task image-classification {places} --out runs/digits"
+        )
+        return
     console.print(LEAD, style="dim")
     outcome = run(
         loaded,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.errors import ExportError
+from sparsify.pretrained import first_line
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
 SHAPES = ((2, 9), (1, 8), (3, 17), (2, 64))
@@ -90,7 +91,7 @@ def _processor_size(directory: Path) -> tuple[int, int]:
         size = AutoImageProcessor.from_pretrained(directory).size
     except Exception as error:  # the library raises of every kind
         raise ExportError(
-            f"{directory}: neither config nor image processor says how large images are: {error}"
+            f"{directory}: neither config.json nor an image processor says how large images are: {first_line(error)}"
         ) from None
     side = size.get("shortest_edge", 224)
     return int(size.get("height", side)), int(size.get("width", side))

@@ -33,7 +33,8 @@ class Display(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show the bar."""
         self.bar = self.progress.add_task("", total=state.max_steps, completed=state.global_step, shown="training")
-        self.progress.start()
+        if self.console.is_terminal:
+            self.progress.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Advance."""

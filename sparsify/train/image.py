@@ -32,7 +32,8 @@ def read(source: str, split: str, known: Sequence[str]) -> Table:
     ]
     if not files:
         return table.read(source, split, known)
-    return Table(source, {"image": [str(path) for path, _ in files], "label": [name for _, name in files]})
+    paths = [str(path) for path, _ in files]
+    return Table(source, {"image": paths, "label": [name for _, name in files]}, files=paths)
 
 
 class Images(torch.utils.data.Dataset[dict[str, Any]]):
@@ -71,12 +72,14 @@ def _open(value: Any, folder: Path) -> Any:
 
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
-        return Image.open(io.BytesIO(value))
     if isinstance(value, str):
         path = Path(value)
-        return Image.open(path if path.is_absolute() or path.exists() else folder / path)
-    return value
+        value = (path if path.is_absolute() or path.exists() else folder / path).read_bytes()
+    if not isinstance(value, bytes):
+        return value
+    with Image.open(io.BytesIO(value)) as opened:
+        opened.load()
+        return opened
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:

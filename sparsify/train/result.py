@@ -26,9 +26,15 @@ STAGING = ".final"
 
 
 def report(
-    asked: Settings, prepared: Prepared, trainer: Any, trained: Any, metrics: dict[str, float], made: Path
+    asked: Settings,
+    prepared: Prepared,
+    trainer: Any,
+    seconds: float,
+    metrics: dict[str, float],
+    history: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Return the report: what the manager found (`made` holds its report), the settings, the metrics, the curves."""
+    """Return the report: what the manager wrote into the Trainer's folder, the settings, the metrics, the curves."""
+    made = Path(trainer.args.output_dir)
     if (made / REPORT).is_file():
         found = json.loads((made / REPORT).read_text())
     else:
@@ -43,12 +49,12 @@ def report(
             "versions": {name: version(name) for name in LIBRARIES},
             "steps": trainer.state.global_step,
             "picked_step": picked,
-            "seconds": trained.metrics["train_runtime"],
+            "seconds": seconds,
             "metrics": {
                 name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_")
             },
         },
-        "history": [entry for entry in trainer.state.log_history if "train_runtime" not in entry],
+        "history": [entry for entry in history if "train_runtime" not in entry],
     }
 
 

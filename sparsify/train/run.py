@@ -12,6 +12,7 @@ from rich.console import Console
 
 from sparsify.errors import SparsifyError, StateError, TrainingError
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
+from sparsify.integrations.transformers.checkpoints import MARKER, checkpoints
 from sparsify.plan import Plan
 from sparsify.recipe import Recipe
 from sparsify.train import image, result, settings, text
@@ -131,8 +132,9 @@ def _train(
     finally:
         display.stop()
     trainer.remove_callback(display)
+    history = list(trainer.state.log_history)
     metrics = trainer.evaluate()
-    report = result.report(asked, prepared, trainer, trained, metrics, directory / CHECKPOINTS)
+    report = result.report(asked, prepared, trainer, trained.metrics["train_runtime"], metrics, history)
     result.write(directory, trainer.model, prepared.processor, report, directory / CHECKPOINTS)
     if not asked.keep_checkpoints:
         shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
@@ -181,7 +183,12 @@ def _arguments(asked: Settings, prepared: Prepared, directory: Path, total: int)
 
 def _last(directory: Path, console: Console) -> Path | None:
     """Return the checkpoint to go on from."""
-    checkpoint: Path | None = last_whole(directory / CHECKPOINTS)
+    try:
+        checkpoint: Path | None = last_whole(directory / CHECKPOINTS)
+    except StateError as error:
+        whole = [path for path in checkpoints(directory / CHECKPOINTS) if (path / MARKER).is_file()]
+        before = f"that before it ({whole[-2].name})" if len(whole) > 1 else "the beginning"
+        raise StateError(f"{error}; remove that folder to go on from {before}") from None
     console.print(f"going on from {checkpoint}" if checkpoint else "there is no checkpoint yet: beginning anew")
     return checkpoint
 

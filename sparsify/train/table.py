@@ -26,6 +26,9 @@ class Table:
     header: bool = True
     """Whether the columns have names; else they are called 0, 1, …"""
 
+    files: Sequence[str] = ()
+    """The file that each row is, where rows are files."""
+
     classes: dict[str, Sequence[str]] = field(default_factory=dict)
     """The names behind columns of class numbers, where the data says them."""
 
@@ -34,6 +37,8 @@ class Table:
 
     def place(self, row: int) -> str:
         """Return where a row stands: `file:line`."""
+        if self.files:
+            return self.files[row]
         return f"{self.name}:{self.lines[row]}" if self.lines else f"{self.name}: row {row + 1}"
 
 

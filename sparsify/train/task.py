@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,8 @@ def prepare(task: Task, settings: Settings) -> Prepared:
     config = config_for(settings.model, task.name)
     known = known_names(settings.label_column, settings.input_columns, task.usual)
     tables = [task.read(source, split, known) for source, split in ((settings.train, "train"), (settings.eval, "eval"))]
-    chosen = [_choose(task, settings, table) for table in tables]
+    first = choose(tables[0], settings.label_column, settings.input_columns, task.usual, task.option)
+    chosen = [first, _like(first, task, settings, tables[1])]
     if len(chosen[0].inputs) != len(chosen[1].inputs):
         raise DataError(
             f"{settings.eval}: its inputs are {chosen[1].inputs}, those of the training data {chosen[0].inputs}"
@@ -96,12 +98,29 @@ def prepare(task: Task, settings: Settings) -> Prepared:
         collate=encoded.collate,
         processor=encoded.processor,
         notes=[*_described(train, evaluation, labels), *notes],
-        data={"train_rows": len(train.classes), "eval_rows": len(evaluation.classes), "labels": list(labels.names)},
+        data={
+            "train_rows": len(train.classes),
+            "eval_rows": len(evaluation.classes),
+            "labels": list(labels.names),
+            "train_sha256": _fingerprint(train),
+            "eval_sha256": _fingerprint(evaluation),
+        },
     )
 
 
-def _choose(task: Task, settings: Settings, table: Table) -> Columns:
+def _like(first: Columns, task: Task, settings: Settings, table: Table) -> Columns:
+    """Return the columns of the training data if the other table has them too, else what it has instead."""
+    if {first.label, *first.inputs} <= set(table.columns):
+        return first
     return choose(table, settings.label_column, settings.input_columns, task.usual, task.option)
+
+
+def _fingerprint(side: Side) -> str:
+    """Return a hash of the rows that are used, in their order."""
+    digest = hashlib.sha256()
+    for row in zip(side.classes, *(side.table.columns[name] for name in side.columns.inputs), strict=True):
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
 
 
 def _described(train: Side, evaluation: Side, labels: Labels) -> list[str]:
