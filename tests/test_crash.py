@@ -1,0 +1,76 @@
+"""`kill -9`, `--resume`, and the weights are those of the run that was never killed, bit by bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sparsify.train.run import run
+from tests import tiny
+from tests.test_train import recipe, settings
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, data, and the folder `whole` of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("crash")
+    tiny.text_model(folder / "model")
+    tiny.tsv(folder / "train.tsv", 96, seed=1)
+    tiny.tsv(folder / "eval.tsv", 40, seed=2)
+    run(settings(folder, save_every=5, eval_every=6), recipe(), folder / "whole")
+    return folder
+
+
+def start(place: Path, out: Path, moment: str, count: float) -> int:
+    """Run in a process of its own until it is killed, or done; return the exit code."""
+    command = [sys.executable, "-m", "tests.crash", moment, str(count), str(place), str(out)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode
+
+
+def same(place: Path, out: Path) -> None:
+    one, other = (load_file(folder / "model.safetensors") for folder in (place / "whole", out))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("moment", "count"), [("step", 14), ("evaluation", 4), ("checkpoint", 9)])
+def test_a_killed_run_goes_on_to_the_same_bits(place: Path, tmp_path: Path, moment: str, count: int) -> None:
+    out = tmp_path / "out"
+    assert start(place, out, moment, count) == -9
+    assert not (out / "report.json").exists()
+    run(settings(place, save_every=5, eval_every=6), recipe(), out, resume=True)
+    same(place, out)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(place: Path, tmp_path: Path) -> None:
+    """Runs that are killed again and again, until they come through."""
+    chance = random.Random(0)
+    kills: list[str] = []
+    for trial in range(100):
+        out = tmp_path / str(trial)
+        for _ in range(4):  # then it may come through
+            moment = chance.choice(["step", "evaluation", "checkpoint", "time"])
+            most = {"step": 12, "evaluation": 8, "checkpoint": 12, "time": 3}[moment]
+            count = chance.uniform(0.05, most) if moment == "time" else chance.randint(1, most)
+            code = start(place, out, moment, count)
+            assert code in (0, -9)
+            if code == 0:
+                break
+            kills.append(f"{moment} {count:.3g}")
+        if not (out / "report.json").exists():
+            run(settings(place, save_every=5, eval_every=6), recipe(), out, resume=True)
+        same(place, out)
+        if len(kills) >= 20:
+            break
+    print(f"{len(kills)} kills in {trial + 1} runs: {', '.join(kills)}")
+    assert len(kills) >= 20
