@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import inspect
 import pkgutil
 import re
 from functools import cache
@@ -186,6 +187,12 @@ class Family(Spec):
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         # a placeholder: recipe/schema.py writes the members, which plug-ins may extend
         return {FAMILY_KEY: cls} if cls._is_root() else handler(schema)
+
+
+def gist(value: Spec) -> str:
+    """Return what a value is, in the words of its class: the first paragraph of the docstring, on one line."""
+    text = inspect.getdoc(type(value)) or ""
+    return " ".join(text.partition("\n\n")[0].partition("Source:")[0].split())
 
 
 def discover(package: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sparsify._version import __version__
-from sparsify.cli import demo, diff, export, plan, recipes, report, schema, train, validate
+from sparsify.cli import demo, diff, explain, export, new, plan, recipes, report, schema, train, validate
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,7 +33,9 @@ def _main(
     pass
 
 
+app.command("new")(new.new)
 app.command("validate")(validate.validate)
+app.command("explain")(explain.explain)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("report")(report.report)

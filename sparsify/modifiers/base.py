@@ -18,7 +18,7 @@ from sparsify.layers import Weight
 from sparsify.masking.store import MaskStore
 from sparsify.modifiers.clock import Span
 from sparsify.schedules.window import StepWindow
-from sparsify.spec import Family
+from sparsify.spec import Family, gist
 
 
 @dataclass
@@ -188,6 +188,10 @@ class Modifier(Family):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] | None = None
     """By default the type; state and reports are kept under it."""
+
+    def explain(self) -> list[str]:
+        """Return what it does in plain sentences."""
+        return [gist(self)]
 
     def restructure(self, model: nn.Module) -> None:
         """Change what the model is made of, once, before it is planned, wrapped, or given a saved state."""

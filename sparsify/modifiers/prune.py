@@ -15,6 +15,7 @@ from sparsify.masking import Competition
 from sparsify.modifiers.base import Modifier, PlanContext
 from sparsify.modifiers.clock import ClockError
 from sparsify.modifiers.prune_plan import PrunePlan, expect
+from sparsify.modifiers.prune_words import sentences
 from sparsify.patterns import Pattern
 from sparsify.patterns.base import Misfit
 from sparsify.patterns.bundle import Bundle
@@ -98,6 +99,9 @@ class Prune(Modifier):
             message = f"the scope {self.scope.type!r} ranks what is inside a row; a {self.pattern.type} is not"
             raise fail_at("Prune", ("scope",), message, None)
         return self
+
+    def explain(self) -> list[str]:
+        return sentences(self)
 
     def plan(self, context: PlanContext) -> PrunePlan | None:
         before = len(context.problems)

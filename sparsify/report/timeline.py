@@ -1,0 +1,137 @@
+"""A recipe over time, without a model: when each modifier acts, and how sparse its targets are by then."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from itertools import cycle
+
+from sparsify.durations import Duration
+from sparsify.modifiers.clock import Span
+from sparsify.modifiers.prune import Prune
+from sparsify.recipe import Recipe
+from sparsify.schedules.window import StepWindow
+
+STEPS, PER_EPOCH = 1000, 100
+"""The run that is imagined where its length is not given."""
+
+BARS = " ▁▂▃▄▅▆▇█"
+BLUE, ORANGE, GREEN, GREY = "#2a6fbb", "#e07b39", "#4b9b6a", "#8a8f98"
+
+
+@dataclass(frozen=True)
+class Track:
+    """One modifier: its name, its window in steps of the whole run, and (step, sparsity) at every change."""
+
+    name: str
+    window: StepWindow
+    points: tuple[tuple[int, float], ...]
+    """Empty for a lock, whose sparsity depends on the weights."""
+
+    def at(self, step: float) -> float | None:
+        """Return the sparsity after `step` steps; None before the first update."""
+        found = [value for when, value in self.points if when <= step]
+        return found[-1] if found else None
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A run of `total` steps, its stages (name, first step) and a track for each modifier."""
+
+    total: int
+    stages: tuple[tuple[str, int], ...]
+    tracks: tuple[Track, ...]
+
+
+def timeline(recipe: Recipe, total: int | None = None, per_epoch: int | None = None) -> Timeline:
+    """Lay a recipe out over a run. Raises ClockError for windows that do not fit into it."""
+    recipe = recipe.resolve()
+    per_epoch = per_epoch or PER_EPOCH
+    total = total or _long_enough(recipe, per_epoch)
+    whole = Span(0, total, per_epoch)
+    lengths = [whole.steps(stage.length) if stage.length else None for stage in recipe.staged()]
+    rest = total - sum(length or 0 for length in lengths)
+    begin, stages, tracks = 0, [], []
+    for stage, length in zip(recipe.staged(), lengths, strict=True):
+        span = Span(begin, rest if length is None else length, per_epoch)
+        stages.append((stage.name, begin))
+        for modifier, name in zip(stage.modifiers, stage.names(), strict=True):
+            if isinstance(modifier, Prune):
+                tracks.append(_track(modifier, name, span))
+        begin += span.length or 0
+    return Timeline(total, tuple(stages), tuple(tracks))
+
+
+def _track(prune: Prune, name: str, span: Span) -> Track:
+    written = prune.window
+    if prune.sparsity is None or prune.sparsity.curve.once:
+        written = written.model_copy(update={"end": written.begin})
+    window = span.window(written)
+    ramp = prune.sparsity
+    points = [] if ramp is None else [(step, ramp.at(window.progress(step))) for step in window.updates()]
+    return Track(name, window, tuple(points))
+
+
+def _long_enough(recipe: Recipe, per_epoch: int) -> int:
+    """Return a length that holds every duration of the recipe that is not a percentage."""
+    found: list[Duration | None] = []
+    for stage in recipe.staged():
+        found.append(stage.length)
+        found += [d for m in stage.modifiers if isinstance(m, Prune) for d in (m.window.begin, m.window.end)]
+    steps = [d.amount * (per_epoch if d.unit == "epochs" else 1) for d in found if d is not None and d.unit != "%"]
+    return max(STEPS, *(int(2 * amount) for amount in steps)) if steps else STEPS
+
+
+def in_text(found: Timeline, width: int = 60) -> list[str]:
+    """Return a line of bars for every track, and an axis: the higher a bar, the sparser."""
+    longest = max((len(track.name) for track in found.tracks), default=0)
+    lines = []
+    for track in found.tracks:
+        bars = "".join(_bar(track, (column + 0.5) * found.total / width) for column in range(width))
+        last = f" {track.points[-1][1]:.0%}" if track.points else " (the zeros that are there)"
+        lines.append(f"{track.name:<{longest}} |{bars}|{last}")
+    quarters = [f"{quarter * 25}%" for quarter in range(5)]
+    axis = "".join(f"{label:<{width // 4}}" for label in quarters)
+    lines.append(" " * (longest + 2) + axis.rstrip())
+    if len(found.stages) > 1:
+        names = ", ".join(f"{name} from {begin / found.total:.0%}" for name, begin in found.stages)
+        lines.append(" " * (longest + 2) + f"stages: {names}")
+    return lines
+
+
+def _bar(track: Track, step: float) -> str:
+    if not track.points:
+        return "·" if step < track.window.begin else "─"
+    value = track.at(step)
+    return "·" if value is None else BARS[min(round(value * (len(BARS) - 1)), len(BARS) - 1)]
+
+
+def draw(found: Timeline, title: str) -> bytes:
+    """Draw the timeline as a PNG."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        figure.suptitle(title, fontweight="bold")
+        for track, colour in zip(found.tracks, cycle((BLUE, ORANGE, GREEN, GREY)), strict=False):
+            window = track.window
+            axes.axvspan(*(100 * step / found.total for step in (window.begin, window.end)), color=colour, alpha=0.08)
+            if track.points:
+                steps = [100 * step / found.total for step, _ in track.points] + [100.0]
+                values = [value for _, value in track.points] + [track.points[-1][1]]
+                axes.step(steps, values, where="post", color=colour, label=track.name)
+            else:
+                axes.axvline(
+                    100 * window.begin / found.total, color=colour, linestyle=":", label=f"{track.name} (lock)"
+                )
+        for name, begin in found.stages if len(found.stages) > 1 else ():
+            axes.axvline(100 * begin / found.total, color=GREY, linewidth=0.8)
+            axes.text(100 * begin / found.total + 0.5, 1.02, name, color=GREY, fontsize=9)
+        axes.set(xlabel="percent of the training", ylabel="sparsity", xlim=(0, 100), ylim=(-0.02, 1.08))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.legend(loc="lower right", frameon=False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        return buffer.getvalue()
