@@ -38,6 +38,18 @@ def load(directory: str | Path) -> nn.Module:
     return model.float().eval()
 
 
+def saved_names(model: nn.Module) -> dict[str, str]:
+    """Return name in a saved file → name in the model, where transformers writes weights under older names."""
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before transformers 5 there was one set of names
+        return {}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    saved = revert_weight_conversion(model, dict(parameters))
+    return {key: names[id(tensor)] for key, tensor in saved.items() if key not in parameters and id(tensor) in names}
+
+
 def _library() -> Any:
     try:
         import transformers

@@ -55,8 +55,8 @@ SMALL = Advice(
 FAST_ANYWHERE = Advice(
     "fast",
     "Whole attention heads and whole neurons go: what is left is a smaller dense model.",
-    "Only structure makes ordinary dense kernels faster. Until the dead parts are cut out the model takes as long as before; "
-    "half of the heads and neurons is about half of the encoder's work.",
+    "Only structure makes ordinary dense kernels faster. Until the dead parts are cut out the model takes as long as "
+    "before; half of the heads and neurons is about half of the encoder's work.",
     0.5,
     0.95,
     (
@@ -93,7 +93,7 @@ FAST_TENSOR_CORES = Advice(
     "fast-2-4",
     "Two weights of every four are kept, as sparse tensor cores multiply them.",
     "NVIDIA GPUs from Ampere on multiply 2:4 matrices up to twice as fast, with kernels made for it (torch's "
-    "semi-structured tensors, TensorRT). Ordinary kernels gain nothing. There is no sparsity to choose: it is one half.",
+    "semi-structured tensors, TensorRT). Ordinary kernels gain nothing. There is no sparsity to choose: it is a half.",
     0.5,
     0.5,
     (Prune("default", '"2:4"', "tensor", "0.5", "The best two of four are protected from the beginning."),),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,17 +46,21 @@ class Census:
         }
 
 
-def count(saved: Saved, model: nn.Module | None, targeted: Iterable[Weight] = ()) -> Census:
+def count(
+    saved: Saved, model: nn.Module | None, targeted: Iterable[Weight] = (), renamed: Mapping[str, str] | None = None
+) -> Census:
     """Count the zeros in the files of `saved`, each tensor read once.
 
-    `model` has the architecture (the meta device will do), `targeted` are weights of it.
+    `model` has the architecture (the meta device will do), `targeted` are weights of it; `renamed` says which names in
+    the files are other names in the model. Tensors are listed under the model's names.
     """
     census = Census()
     counted: dict[str, Count] = {}
     wanted = _regions(model, targeted)
-    parameters = dict(model.named_parameters(remove_duplicate=False)) if model is not None else {}
-    for name, tensor in saved.tensors():
-        if not tensor.is_floating_point() or (parameters and name not in parameters):
+    buffers = {name for name, _ in model.named_buffers()} if model is not None else set()
+    for written, tensor in saved.tensors():
+        name = (renamed or {}).get(written, written)
+        if not tensor.is_floating_point() or name in buffers:
             continue
         census.tensors[name] = _count(tensor)
         for weight in wanted.get(name, ()):

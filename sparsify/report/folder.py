@@ -13,7 +13,7 @@ from torch import nn
 from sparsify.density import Count
 from sparsify.errors import SparsifyError, StateError
 from sparsify.plan import Plan
-from sparsify.pretrained import skeleton
+from sparsify.pretrained import saved_names, skeleton
 from sparsify.recipe import Recipe
 from sparsify.report import saved
 from sparsify.report.census import CONVENTIONS, Census, count
@@ -117,7 +117,7 @@ def read(directory: str | Path) -> FolderReport:
     recipe = Recipe.load(directory / RECIPE) if (directory / RECIPE).is_file() else None
     plan = _plan(recipe, model, written.get("plan", {}), notes) if recipe and model is not None else None
     targeted = [weight for modifier in plan.modifiers for weight in modifier.weights] if plan else []
-    census = count(files, model, targeted)
+    census = count(files, model, targeted, saved_names(model) if model is not None else {})
     return FolderReport(directory, census, size_of(files.files), recipe, plan, written, notes)
 
 
