@@ -37,8 +37,9 @@ types: $(STAMP) ## Check types (mypy, strict).
 contracts: $(STAMP) ## Check that imports go one way.
 	$(BIN)/lint-imports --no-cache
 
-schema: $(STAMP) ## Write schemas/recipe.v1.json anew.
+schema: $(STAMP) ## Write schemas/recipe.v1.json and docs/recipe-reference.md anew.
 	$(BIN)/sparsify schema --out schemas/recipe.v1.json
+	$(BIN)/sparsify schema --markdown --out docs/recipe-reference.md
 
 docs: $(STAMP) ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -46,6 +47,7 @@ docs: $(STAMP) ## Build the documentation into site/.
 bench: $(STAMP) ## Run the benchmarks (minutes; ratios, one process).
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/hooks.py
+	$(BIN)/python benchmarks/trainer.py
 
 clean: ## Remove what was built, but not the environment.
 	rm -rf build dist site runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

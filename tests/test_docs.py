@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from sparsify import Recipe
 from sparsify.anatomy import architecture
 from sparsify.cli.app import app
 from sparsify.criteria import Criterion
 from sparsify.patterns import Pattern
+from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -39,6 +43,37 @@ def test_the_blocks_of_a_page(
                 Path(saved[1]).write_text(block)
     if page.name == "README.md":
         assert "90.00% of the targeted weights are zero" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the commands of the pages name."""
+    folder = tmp_path_factory.mktemp("pages")
+    tiny.text_model(folder / "path" / "or" / "name")
+    tiny.tsv(folder / "train.tsv", 700, seed=1)
+    tiny.tsv(folder / "dev.tsv", 40, seed=2)
+    plan = ["plan", "gmp", "--model", str(folder / "path/or/name"), "--steps", "200", "--json"]
+    for name, sparsity in (("before", "0.5"), ("after", "0.8")):
+        done = CliRunner().invoke(app, [*plan, "--set", f"sparsity={sparsity}"])
+        (folder / f"{name}.json").write_text(done.output)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["train", "report", "export"])  # in this order: the later use what the first makes
+def test_the_commands_of_a_page(workplace: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    lines = [line for language, block in BLOCK.findall(text) if language == "bash" for line in block.splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("sparsify ")]
+    assert commands
+    if name == "report":
+        for copy in ("a", "b"):
+            shutil.copytree("runs/sparse", f"runs/{copy}", dirs_exist_ok=True)
+    for command in commands:
+        if "40" in command:
+            command[command.index("40")] = "2"  # epochs: enough to see that it runs
+        done = CliRunner().invoke(app, command[1:])
+        assert done.exit_code == 0, f"{' '.join(command)}\n{done.output}"
 
 
 def test_commands_in_the_documentation_exist() -> None:
