@@ -1,6 +1,6 @@
 """What the callback costs the stock Trainer: step time with it ÷ without, the two taking turns in one process.
 
-    python benchmarks/trainer.py [--rounds 12] [--steps 10] [--every 10] [--recipe gmp]
+    python benchmarks/trainer.py [--rounds 8] [--steps 36] [--every 10] [--recipe gmp]
 
 MiniLM's shape (6 layers, width 384), batch 32 × 32 tokens, AdamW, clipping at 1. A round is `steps` steps of each; the
 first of a round is left out (it pays for planning and the first mask), as is the first round.
@@ -77,8 +77,8 @@ def timed(model: torch.nn.Module, steps: int, recipe: Recipe | None, folder: str
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=36)
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--recipe", default="gmp")
     arguments = parser.parse_args()

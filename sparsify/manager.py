@@ -204,7 +204,13 @@ class Manager:
         """
         self._expect("clip_grad_norm_", "ready")
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        return nn.utils.clip_grad_norm_(parameters, max_norm, **options)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if options or not hasattr(nn.utils, "get_total_norm") or any(g.device.type != "cpu" for g in gradients):
+            return nn.utils.clip_grad_norm_(parameters, max_norm, **options)
+        norm = nn.utils.get_total_norm(gradients)
+        if norm > max_norm:  # torch would multiply by one otherwise; elsewhere asking would wait for the device
+            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        return norm
 
     def on_step_end(self) -> None:
         """Call after `optimizer.step()`; without an optimizer step since the last call it changes nothing."""

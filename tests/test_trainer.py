@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -416,6 +419,28 @@ def test_structure_changes_before_a_checkpoint_is_loaded(tmp_path: Path) -> None
         same(whole, resumed)
     finally:
         Modifier._members.pop("test_keep_layers", None)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_and_resume_to_the_same_bits(tmp_path: Path) -> None:
+    command = [
+        str(Path(sys.executable).parent / "torchrun"),
+        "--nproc_per_node",
+        "2",
+        str(Path(__file__).parent / "ddp.py"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+    def hashes(*words: str) -> list[str]:
+        done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
+        return re.findall(r"rank \d of 2: (\w+)", done.stdout)
+
+    whole = hashes(str(tmp_path / "whole"))
+    assert len(whole) == 2
+    assert len(set(whole)) == 1
+    assert hashes(str(tmp_path / "cut"), "stop") == []
+    assert (tmp_path / "cut" / "checkpoint-32" / MARKER).is_file()
+    assert hashes(str(tmp_path / "cut")) == whole
 
 
 def test_the_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

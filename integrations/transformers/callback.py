@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from sparsify.integrations.transformers import checkpoints
 from transformers import TrainerCallback
 
@@ -160,6 +161,7 @@ class SparsifyCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write our state into the Trainer's checkpoint, and the marker that it is whole."""
+        _wait_for_all()  # each process writes its own random state into the folder
         if args.should_save and not args.save_only_model:
             folder = self._folder(args, state)
             state_dict = self.manager.state_dict()
@@ -186,6 +188,11 @@ class SparsifyCallback(TrainerCallback):
             return
         if self._reached is None or (state.best_global_step or self._reached) < self._reached:
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+
+def _wait_for_all() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def _steps_per_epoch(dataloader: Any, args: Any) -> int | None:
