@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,3 +104,15 @@ def build(name: str) -> Any:
 
     kind = getattr(transformers, model.kind)
     return kind(kind.config_class(**model.config))
+
+
+def save_sparse(name: str, folder: Path, sparsity: float = 0.5) -> nn.Module:
+    """Save a model with zeros at random in its matrices; return it."""
+    torch.manual_seed(0)
+    model = build(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter[torch.rand_like(parameter) < sparsity] = 0
+    model.save_pretrained(folder)  # type: ignore[operator]
+    return model.eval()

@@ -17,28 +17,16 @@ from sparsify.export import onnx as exporter
 from sparsify.export.onnx import export
 from sparsify.masking import count_zeros
 from tests import tiny
-from tests.models import build
+from tests.models import save_sparse
 
 TEXT = ("bert", "roberta", "distilbert", "gpt2", "llama", "t5", "bart", "mobilebert")
-
-
-def sparse(name: str, folder: Path) -> nn.Module:
-    """Save a model half of whose weights are zero."""
-    torch.manual_seed(0)
-    model = build(name)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter[torch.rand_like(parameter) < 0.5] = 0
-    model.save_pretrained(folder)  # type: ignore[operator]
-    return model.eval()
 
 
 @pytest.mark.parametrize("name", ["bert", pytest.param("vit", id="vit"), *(
     pytest.param(name, marks=pytest.mark.slow) for name in TEXT if name != "bert"
 )])  # fmt: skip
 def test_results_and_zeros_are_the_models(tmp_path: Path, name: str) -> None:
-    model = sparse(name, tmp_path / "model")
+    model = save_sparse(name, tmp_path / "model")
     made = export(tmp_path / "model", tmp_path / "out.onnx")
     assert made.difference < 1e-5
     assert made.zeros == sum(count_zeros(parameter) for parameter in model.parameters())
@@ -62,7 +50,7 @@ def test_results_and_zeros_are_the_models(tmp_path: Path, name: str) -> None:
 
 
 def test_large_models_keep_their_weights_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sparse("bert", tmp_path / "model")
+    save_sparse("bert", tmp_path / "model")
     monkeypatch.setattr(exporter, "EXTERNAL", 1000)
     made = export(tmp_path / "model", tmp_path / "out.onnx")
     assert made.external
@@ -85,14 +73,14 @@ def test_over_two_gigabytes(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_differs_is_refused(tmp_path: Path) -> None:
-    sparse("bert", tmp_path / "model")
+    save_sparse("bert", tmp_path / "model")
     with pytest.raises(ExportError, match=r"ONNX Runtime differs by .* more than 0"):
         export(tmp_path / "model", tmp_path / "out.onnx", tolerance=0)
     assert not (tmp_path / "out.onnx").exists()
 
 
 def test_lost_zeros_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sparse("bert", tmp_path / "model")
+    save_sparse("bert", tmp_path / "model")
     write = exporter._write
 
     def spoil(model: nn.Module, signature: object, path: Path, opset: int, external: bool) -> None:

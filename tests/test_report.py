@@ -20,7 +20,7 @@ from sparsify.report.saved import find
 from sparsify.report.size import QUICK, THOROUGH, size_of
 from sparsify.train.run import run
 from tests import tiny
-from tests.models import MODELS, build
+from tests.models import MODELS, build, save_sparse
 from tests.test_train import recipe, settings
 
 
@@ -90,12 +90,7 @@ def test_the_command_shows_and_writes(trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name].make is None])
 def test_any_known_model_without_a_training_of_ours(tmp_path: Path, name: str) -> None:
-    model = build(name)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter[torch.rand_like(parameter) < 0.3] = 0
-    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    model = save_sparse(name, tmp_path, 0.3)
     found = read(tmp_path)
     assert 0.2 < found.census.conventions["encoder linear"].sparsity < 0.4
     parameters = sum(p.numel() for p in model.parameters())
