@@ -348,6 +348,27 @@ def test_a_damaged_checkpoint_is_named(place: Path, tmp_path: Path, monkeypatch:
         run(settings(place), recipe(), out, resume=True)
 
 
+def test_accumulation_bfloat16_and_parts_of_epochs(place: Path, tmp_path: Path) -> None:
+    asked = settings(place, accumulate=3, bf16=True, epochs=2.5, schedule="cosine", eval_every=1000)
+    report = run(asked, recipe(), tmp_path / "out")
+    assert report["training"]["steps"] == 10
+    assert report["density"]["targeted"]["sparsity"] == pytest.approx(0.75, abs=1e-3)
+
+
+def test_a_pair_of_texts(place: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.csv"
+    lines = [f"{text},a film was {text.split()[0]},{'yes' if label else 'no'}" for label, text in tiny.rows(64, seed=3)]
+    pairs.write_text("premise,hypothesis,label\n" + "\n".join(lines))
+    report = run(settings(place, train=str(pairs), eval=str(pairs), epochs=1), None, tmp_path / "out")
+    assert report["training"]["data"]["labels"] == ["no", "yes"]
+
+
+def test_an_unknown_logger_leaves_nothing_behind(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="--log-to: nonsense is not supported, only"):
+        run(settings(place, log_to=("nonsense",)), None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_line(place: Path, tmp_path: Path) -> None:
     """The flags, the exit codes, and no traceback."""
     command = [

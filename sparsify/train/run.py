@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sparsify.errors import SparsifyError, StateError, TrainingError
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
 from sparsify.integrations.transformers.checkpoints import MARKER, checkpoints
 from sparsify.plan import Plan
+from sparsify.pretrained import first_line
 from sparsify.recipe import Recipe
 from sparsify.train import image, result, settings, text
 from sparsify.train.display import Display
@@ -60,6 +62,7 @@ def run(
     total = math.ceil(asked.epochs * per_epoch)
     plan = Plan.of(recipe, prepared.model, total_steps=total, steps_per_epoch=per_epoch) if recipe else None
     described = {"name": recipe.name, "sha256": plan.recipe.sha256} if recipe and plan else None
+    arguments = _arguments(asked, prepared, directory, total)
     if resume:
         settings.check(directory, asked, described, prepared.data)
         if (directory / result.REPORT).is_file():
@@ -70,7 +73,7 @@ def run(
     for note in [*prepared.notes, *(plan.notes if plan else ())]:
         console.print(note, style="dim")
     console.print(plan.headline() if plan else f"dense training, {total} steps")
-    return _train(asked, recipe, prepared, directory, total, console, resume)
+    return _train(asked, recipe, prepared, directory, arguments, console, resume)
 
 
 def _refuse_to_overwrite(directory: Path, overwrite: bool) -> None:
@@ -99,7 +102,7 @@ def _train(
     recipe: Recipe | None,
     prepared: Prepared,
     directory: Path,
-    total: int,
+    arguments: Any,
     console: Console,
     resume: bool,
 ) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def _train(
     display = Display(console, (lambda: sparsifier.manager.sparsity) if sparsifier else None)
     trainer = transformers.Trainer(
         model=prepared.model,
-        args=_arguments(asked, prepared, directory, total),
+        args=arguments,
         train_dataset=prepared.train,
         eval_dataset=prepared.evaluation,
         data_collator=prepared.collate,
@@ -150,6 +153,8 @@ def _arguments(asked: Settings, prepared: Prepared, directory: Path, total: int)
     import torch
     from transformers import TrainingArguments
 
+    _check_loggers(asked.log_to)
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     evaluate = min(asked.eval_every or prepared.steps(asked), total)
     return TrainingArguments(
         output_dir=str(directory / CHECKPOINTS),
@@ -164,6 +169,7 @@ def _arguments(asked: Settings, prepared: Prepared, directory: Path, total: int)
         max_grad_norm=asked.max_grad_norm,
         seed=asked.seed,
         bf16=asked.bf16,
+        use_cpu=not accelerated,
         train_sampling_strategy="sequential",
         logging_strategy="steps",
         logging_steps=max(total // LOGS, 1),
@@ -179,6 +185,17 @@ def _arguments(asked: Settings, prepared: Prepared, directory: Path, total: int)
         disable_tqdm=True,
         report_to=list(asked.log_to) or "none",
     )
+
+
+def _check_loggers(names: Sequence[str]) -> None:
+    """Raise TrainingError for a logger that the Trainer does not know, or whose package is not installed."""
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        for kind in get_reporting_integration_callbacks(list(names)):
+            kind()
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise TrainingError(f"--log-to: {first_line(error)}") from None
 
 
 def _last(directory: Path, console: Console) -> Path | None:
