@@ -98,7 +98,6 @@ def _page(found: FolderReport) -> str:
     tables: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = [
         (COLUMNS, found.densities()),
         (("", ""), found.facts()),
-        (("tensor", "weights", "not zero", "zeros"), counts),
     ]
     sections = [
         ("Plan", str(found.plan) if found.plan else ""),
@@ -108,4 +107,5 @@ def _page(found: FolderReport) -> str:
     lead = (
         "Zeros are counted in the saved files; a dense format stores them, so only compression makes the file smaller."
     )
-    return page(found.title(), lead, tables, found.picture().svg, sections)
+    details = [(("tensor", "weights", "not zero", "zeros"), counts)]
+    return page(found.title(), lead, tables, found.picture().svg, sections, details)

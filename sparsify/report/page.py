@@ -21,6 +21,7 @@ pre {{ background: #f6f8fa; padding: 1rem; overflow-x: auto; font-size: 13px; }}
 <p>{lead}</p>
 {tables}
 {svg}
+{details}
 {sections}
 </body></html>
 """
@@ -32,15 +33,16 @@ def page(
     tables: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]],
     svg: str,
     sections: Sequence[tuple[str, str]],
+    details: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]] = (),
 ) -> str:
-    """Return the page as HTML text. `tables` are (header, rows), `sections` (heading, text as it stands).
-
-    Everything but `svg` is escaped.
+    """Return the page as HTML text. `tables`, and `details` below the picture, are (header, rows),
+    `sections` (heading, text as it stands). Everything but `svg` is escaped.
     """
     return _PAGE.format(
         title=escape(title),
         lead=escape(lead),
         tables="\n".join(_table(header, rows) for header, rows in tables),
+        details="\n".join(_table(header, rows) for header, rows in details),
         svg=svg[svg.index("<svg") :],
         sections="\n".join(
             f"<h2>{escape(heading)}</h2><pre>{escape(text)}</pre>" for heading, text in sections if text
