@@ -385,25 +385,24 @@ def test_fsdp_is_refused(tmp_path: Path) -> None:
         callback.on_train_begin(made.args, made.state, made.control, model=made.model)
 
 
-class KeepLayers(Modifier):
-    """Drops layers; only here, to see that structure changes before a checkpoint is loaded."""
-
-    type: Literal["test_keep_layers"] = "test_keep_layers"
-    keep: int = 1
-
-    def restructure(self, model: nn.Module) -> None:
-        model.bert.encoder.layer = model.bert.encoder.layer[: self.keep]
-        model.config.num_hidden_layers = self.keep
-
-    def plan(self, context: PlanContext) -> ModifierPlan | None:
-        from sparsify.modifiers.prune import Prune
-
-        prune = Prune.model_validate({"sparsity": 0.5, "targets": ["*"]})
-        assert Targets(context.model).select(["*"])
-        return prune.plan(context)
-
-
 def test_structure_changes_before_a_checkpoint_is_loaded(tmp_path: Path) -> None:
+    class KeepLayers(Modifier):
+        """Drops layers; only here, to see that structure changes before a checkpoint is loaded."""
+
+        type: Literal["test_keep_layers"] = "test_keep_layers"
+        keep: int = 1
+
+        def restructure(self, model: nn.Module) -> None:
+            model.bert.encoder.layer = model.bert.encoder.layer[: self.keep]
+            model.config.num_hidden_layers = self.keep
+
+        def plan(self, context: PlanContext) -> ModifierPlan | None:
+            from sparsify.modifiers.prune import Prune
+
+            prune = Prune.model_validate({"sparsity": 0.5, "targets": ["*"]})
+            assert Targets(context.model).select(["*"])
+            return prune.plan(context)
+
     text = "version: 1\nmodifiers:\n  - {type: test_keep_layers, keep: 1}\n"
     options = {"save_strategy": "steps", "save_steps": 3}
     try:
