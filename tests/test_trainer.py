@@ -362,6 +362,20 @@ def test_a_second_training_begins_anew(tmp_path: Path) -> None:
     assert made.args.max_grad_norm == 0.05
 
 
+def test_clipping_is_given_back_even_after_a_training_that_broke_off(tmp_path: Path) -> None:
+    callback, breaks = SparsifyCallback(recipe()), Breaks(4)
+    made = trainer(bert(), tmp_path, callback, breaks)
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    assert made.args.max_grad_norm == 0
+    made.remove_callback(breaks)
+    made.train()
+    assert made.args.max_grad_norm == 0.05
+    made.args.max_grad_norm = 0.0
+    made.train()
+    assert made.args.max_grad_norm == 0
+
+
 def test_percentages_and_epochs_are_known(tmp_path: Path) -> None:
     text = RECIPE.replace("{begin: 1, end: 8, every: 2}", "{begin: 10%, end: 2 epochs, every: 1}")
     callback = SparsifyCallback(Recipe.parse(text))

@@ -55,7 +55,9 @@ class SparsifyCallback(TrainerCallback):
         self.manager = Manager(self.recipe)
         self.density: Density | None = None
         self._used = False
-        self._max_norm = 0.0
+        self._max_norm: float | None = None
+        """The Trainer's `max_grad_norm`, while it is taken over."""
+
         self._reached: int | None = None
         """The Trainer's step at which the last update had been made: from there on checkpoints are eligible."""
 
@@ -82,7 +84,8 @@ class SparsifyCallback(TrainerCallback):
         if self._used:
             self.manager = self.manager.again()
         self._used, self._reached, self.density = True, None, None
-        self._max_norm = args.max_grad_norm or self._max_norm
+        if self._max_norm is None:  # else a training broke off before it could be given back
+            self._max_norm = args.max_grad_norm
         args.max_grad_norm = 0.0
         self.manager.apply(
             model,
@@ -129,7 +132,7 @@ class SparsifyCallback(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Mask the gradients, then clip them."""
         self.manager.on_before_optimizer_step()
-        if self._max_norm > 0:
+        if self._max_norm:
             self.manager.clip_grad_norm_(self._max_norm)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -171,7 +174,7 @@ class SparsifyCallback(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Finalize what is in the model: the last weights, or those of the checkpoint that was picked."""
-        args.max_grad_norm = self._max_norm
+        args.max_grad_norm, self._max_norm = self._max_norm, None
         picked = state.best_model_checkpoint if args.load_best_model_at_end and not args.save_only_model else None
         if picked:
             self.manager.load_state_dict(checkpoint.load(Path(picked) / STATE)["manager"])
