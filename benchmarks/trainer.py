@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from machine import machine
-from sparsify.integrations.transformers import SparsifyCallback
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments, logging
 
 from sparsify import Recipe
+from sparsify.integrations.transformers import SparsifyCallback
 
 BATCH, LENGTH = 32, 32
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sparsify.integrations.transformers import SparsifyCallback, last_whole
-from sparsify.integrations.transformers.example import RECIPE, WORDS, Sentences, accuracy
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
 from sparsify import Recipe
+from sparsify.integrations.transformers import SparsifyCallback, last_whole
+from sparsify.integrations.transformers.example import RECIPE, WORDS, Sentences, accuracy
 
 
 class Stop(TrainerCallback):

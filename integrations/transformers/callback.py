@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sparsify.integrations.transformers import checkpoints
 from transformers import TrainerCallback
 
 from sparsify import Density, Manager, PlanError, Recipe, StateError, checkpoint
+from sparsify.integrations.transformers import checkpoints
 
 STATE = "sparsify.pt"
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sparsify.integrations.transformers import SparsifyCallback, last_whole
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 from sparsify import Recipe
+from sparsify.integrations.transformers import SparsifyCallback, last_whole
 
 RECIPE = """
 version: 1
