@@ -26,6 +26,7 @@ from sparsify.layers import unwrap
 from sparsify.masking.project import project_
 from sparsify.masking.store import MaskStore, fingerprint
 from sparsify.modifiers.base import Run
+from sparsify.optimizers import clip_, innermost
 from sparsify.outcome import Outcome
 from sparsify.plan import Plan
 from sparsify.recipe import Recipe
@@ -101,7 +102,7 @@ class Manager:
             self.recipe, model, total_steps=total_steps, steps_per_epoch=steps_per_epoch, epochs=epochs
         )
         self._model = unwrap(model)
-        self._optimizer = _innermost(optimizer)
+        self._optimizer = innermost(optimizer)
         self._scaler = scaler
         self._masks = MaskStore()
         self._handle = self._optimizer.register_step_post_hook(self._after_step)
@@ -203,14 +204,7 @@ class Manager:
         Clipping earlier counts gradients of weights that are not there.
         """
         self._expect("clip_grad_norm_", "ready")
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if options or not hasattr(nn.utils, "get_total_norm") or any(g.device.type != "cpu" for g in gradients):
-            return nn.utils.clip_grad_norm_(parameters, max_norm, **options)
-        norm = nn.utils.get_total_norm(gradients)
-        if norm > max_norm:  # torch would multiply by one otherwise; elsewhere asking would wait for the device
-            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-        return norm
+        return clip_(self._optimizer, max_norm, **options)
 
     def on_step_end(self) -> None:
         """Call after `optimizer.step()`; without an optimizer step since the last call it changes nothing."""
@@ -410,12 +404,3 @@ def _checked(recipe: Recipe, bindings: Mapping[str, Any]) -> dict[str, Any]:
             wanted = f" ({binding.description})" if binding.description else ""
             raise PlanError(f"the recipe needs {name!r}{wanted}: give it as apply(…, {name}=…)")
     return dict(bindings)
-
-
-def _innermost(optimizer: Any) -> torch.optim.Optimizer:
-    """Return the torch optimizer under wrappers that keep it in `.optimizer`."""
-    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = optimizer.optimizer
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise PlanError(f"expected a torch optimizer, got a {type(optimizer).__name__}")
-    return optimizer
