@@ -61,16 +61,18 @@ def measure(model: nn.Module, targeted: Iterable[Weight] = ()) -> Density:
     """Count the zeros of a model, and of what is targeted in it or in a model of the same names."""
     model = unwrap(model)
     named = dict(model.named_parameters(remove_duplicate=False))
-    layers = {weight.name: _count(weight.tensor) for weight in all_weights(model)}
-    tensors = {weight.name: _count(weight.region(named[weight.parameter_name])) for weight in targeted}
+    layers = {weight.name: count(weight.tensor) for weight in all_weights(model)}
+    tensors = {weight.name: count(weight.region(named[weight.parameter_name])) for weight in targeted}
     every = [Count(p.numel(), p.numel() - count_zeros(p)) for p in model.parameters()]
-    return Density(_sum(tensors.values()), _sum(layers.values()), _sum(every), tensors)
+    return Density(total(tensors.values()), total(layers.values()), total(every), tensors)
 
 
-def _count(tensor: Tensor) -> Count:
+def count(tensor: Tensor) -> Count:
+    """Count a tensor."""
     return Count(tensor.numel(), tensor.numel() - count_zeros(tensor))
 
 
-def _sum(counts: Any) -> Count:
+def total(counts: Iterable[Count]) -> Count:
+    """Return the sum."""
     counts = list(counts)
     return Count(sum(c.elements for c in counts), sum(c.nonzeros for c in counts))

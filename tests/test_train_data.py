@@ -74,6 +74,14 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
         assert pairs(read(path)) == ROWS, name
 
 
+def test_only_line_ends_end_lines(tmp_path: Path) -> None:
+    odd = "form\x0cfeed, next\x85line, line\u2028separator"
+    path = write(tmp_path / "a.tsv", f"1\t{odd}\n0\tplain\n1\tmore\n0\tlast\n")
+    assert pairs(read(path))[0] == (1, odd)
+    with pytest.raises(DataError, match=r"a\.tsv:2: 1 fields"):
+        read(write(tmp_path / "a.tsv", f"1\t{odd}\nshort\n"))
+
+
 def test_a_split_can_be_named(tmp_path: Path) -> None:
     folder = files(tmp_path)["dataset folder"]
     assert len(table.read(f"{folder}@validation", "train", [])) == len(ROWS)

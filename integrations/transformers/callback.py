@@ -1,7 +1,7 @@
 """The manager's hooks at the Trainer's events.
 
-on_init_end            structure, before any checkpoint is loaded; clipping is taken over
-on_train_begin         apply; after a resume, our state from the same checkpoint
+on_init_end            structure, before any checkpoint is loaded; we come first among the callbacks
+on_train_begin         apply; clipping is taken over; after a resume, our state from the same checkpoint
 on_step_begin          manager.on_step_begin
 on_pre_optimizer_step  manager.on_before_optimizer_step; clip, over masked gradients (the Trainer would clip before)
 on_optimizer_step      manager.on_step_end

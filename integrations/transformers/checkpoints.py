@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 from sparsify import StateError, checkpoint
@@ -67,6 +68,12 @@ def last_whole(directory: str | Path) -> Path | None:
             check(folder)
             return folder
     return None
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint, its marker first, so that what a crash leaves of it is not taken for whole."""
+    (folder / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _files(folder: Path) -> list[str]:

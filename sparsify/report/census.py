@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from sparsify import density
 from sparsify.anatomy import read
-from sparsify.density import Count
+from sparsify.density import Count, total
 from sparsify.layers import Weight, aliases, all_weights
-from sparsify.masking import count_zeros
 from sparsify.report.saved import Saved
 
 CONVENTIONS = {
@@ -62,19 +62,13 @@ def count(
         name = (renamed or {}).get(written, written)
         if not tensor.is_floating_point() or name in buffers:
             continue
-        census.tensors[name] = _count(tensor)
+        census.tensors[name] = density.count(tensor)
         for weight in wanted.get(name, ()):
-            counted[weight.name] = _count(weight.region(tensor))
+            counted[weight.name] = density.count(weight.region(tensor))
     census.conventions["model"] = total(census.tensors.values())
     if model is not None:
         _by_structure(census, model, counted, list(targeted))
     return census
-
-
-def total(counts: Iterable[Count]) -> Count:
-    """Return the sum."""
-    counts = list(counts)
-    return Count(sum(c.elements for c in counts), sum(c.nonzeros for c in counts))
 
 
 def _regions(model: nn.Module | None, targeted: Iterable[Weight]) -> dict[str, list[Weight]]:
@@ -115,7 +109,3 @@ def _by_structure(census: Census, model: nn.Module, counted: dict[str, Count], t
     linear = {weight.name for weight in all_weights(model)} & set(counted)
     of["linear"] = total(counted[name] for name in linear)
     census.conventions = {name: of[name] for name in CONVENTIONS if name in of}
-
-
-def _count(tensor: Tensor) -> Count:
-    return Count(tensor.numel(), tensor.numel() - count_zeros(tensor))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -77,7 +76,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         for name, parameter in model.named_parameters():
             if not torch.isfinite(parameter.detach()).all():
-                shutil.rmtree(folder, ignore_errors=True)
+                checkpoints.remove(folder)
                 raise TrainingError(f"{name} is not finite after step {state.global_step}{_hint(args, state)}")
         if not (folder / checkpoints.MARKER).is_file():
             checkpoints.mark(folder)
@@ -85,8 +84,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         whole = [path for path in checkpoints.checkpoints(args.output_dir) if (path / checkpoints.MARKER).is_file()]
         for old in whole[:-KEPT]:
             if old.name != best:
-                (old / checkpoints.MARKER).unlink()
-                shutil.rmtree(old, ignore_errors=True)
+                checkpoints.remove(old)
         if self.asked:
             raise Stopped(state.global_step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,7 +95,7 @@ def _text(source: str) -> str:
 
 def _delimited(source: str, known: Sequence[str], **dialect: Any) -> Table:
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(_text(source).splitlines(keepends=True), strict=True, **dialect)
+    reader = csv.reader(io.StringIO(_text(source), newline=""), strict=True, **dialect)  # U+2028 ends no line
     rows: list[list[str]] = []
     lines: list[int] = []
     for row, line in _numbered(reader, source):
@@ -166,8 +167,6 @@ def _parse(text: str, source: str, line: int) -> Any:
 
 
 def _parquet(source: str, known: Sequence[str]) -> Table:
-    import io
-
     import datasets
     import pyarrow
     import pyarrow.parquet

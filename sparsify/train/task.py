@@ -118,7 +118,7 @@ def _like(first: Columns, task: Task, settings: Settings, table: Table) -> Colum
 def _fingerprint(side: Side) -> str:
     """Return a hash of the rows that are used, in their order."""
     digest = hashlib.sha256()
-    for row in zip(side.classes, *(side.table.columns[name] for name in side.columns.inputs), strict=True):
+    for row in zip(side.classes, side.inputs(), strict=True):
         digest.update(repr(row).encode())
     return digest.hexdigest()
 
