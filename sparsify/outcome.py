@@ -17,6 +17,7 @@ from sparsify.modifiers.base import Shortfall
 from sparsify.plan import Plan
 
 FORMAT = 1
+REPORT, RECIPE = "report.json", "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class Outcome:
             "plan": self.plan.to_dict(),
         }
         write_text(
-            directory / "recipe.yaml", f"# sha256 {self.plan.recipe.sha256}\n# {_versions()}\n{self.plan.recipe.dump()}"
+            directory / RECIPE, f"# sha256 {self.plan.recipe.sha256}\n# {_versions()}\n{self.plan.recipe.dump()}"
         )
-        write_text(directory / "report.json", json.dumps(report, indent=2) + "\n")
+        write_text(directory / REPORT, json.dumps(report, indent=2) + "\n")
 
 
 def _versions() -> str:

@@ -12,6 +12,7 @@ from torch import nn
 
 from sparsify.density import Count
 from sparsify.errors import SparsifyError, StateError
+from sparsify.outcome import RECIPE, REPORT
 from sparsify.plan import Plan
 from sparsify.pretrained import saved_names, skeleton
 from sparsify.recipe import Recipe
@@ -21,7 +22,6 @@ from sparsify.report.picture import Curves, Picture, draw
 from sparsify.report.size import Size, size_of
 
 FORMAT = 1
-REPORT, RECIPE = "report.json", "recipe.yaml"
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,10 @@ from sparsify._version import __version__
 from sparsify.checkpoint import umask, write_text
 from sparsify.density import measure
 from sparsify.errors import StateError
-from sparsify.outcome import FORMAT
+from sparsify.outcome import FORMAT, RECIPE, REPORT
 from sparsify.train.settings import Settings
 from sparsify.train.task import Prepared
 
-REPORT = "report.json"
-RECIPE = "recipe.yaml"
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate")
 STAGING = ".final"
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from sparsify.errors import SparsifyError, StateError, TrainingError
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
 from sparsify.integrations.transformers.checkpoints import MARKER, checkpoints
+from sparsify.outcome import REPORT
 from sparsify.plan import Plan
 from sparsify.pretrained import first_line
 from sparsify.recipe import Recipe
@@ -65,7 +66,7 @@ def run(
     arguments = _arguments(asked, prepared, directory, total)
     if resume:
         settings.check(directory, asked, described, prepared.data)
-        if (directory / result.REPORT).is_file():
+        if (directory / REPORT).is_file():
             raise StateError(f"{directory}: the run is finished, there is nothing to resume")
     else:
         _clear(directory)
