@@ -12,7 +12,7 @@ One optimizer step is a transaction, in this order:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from sparsify.errors import HookError, PlanError, SparsityError, StateError, did
 from sparsify.layers import unwrap
 from sparsify.masking.project import project_
 from sparsify.masking.store import MaskStore, fingerprint
-from sparsify.modifiers.base import Run
+from sparsify.modifiers.base import Run, Session
 from sparsify.optimizers import clip_, innermost
 from sparsify.outcome import Outcome
 from sparsify.plan import Plan
@@ -84,14 +84,16 @@ class Manager:
         steps_per_epoch: int | None = None,
         epochs: int | None = None,
         scaler: Any = None,
+        evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         **bindings: Any,
     ) -> Manager:
         """Plan, attach to the model and its optimizer, and make what is due at step 0; return self.
 
         `total_steps` (or `steps_per_epoch` and `epochs`) count optimizer steps: with gradient accumulation,
         batches ÷ accumulation. With `scaler`, gradients are unscaled for you in `on_before_optimizer_step`.
-        `bindings` are the objects that the recipe declares (`teacher=…`). Raises PlanError; no weight is
-        changed then.
+        `evaluate(model)` returns metrics; where given, it is asked before and after a modifier cuts the model at once,
+        as at the end of gates, and the report says what that did. `bindings` are the objects that the recipe
+        declares (`teacher=…`). Raises PlanError; no weight is changed then.
         """
         if self._phase != "new":
             raise HookError("apply() was called before; make a new Manager for another model")
@@ -106,9 +108,10 @@ class Manager:
         self._scaler = scaler
         self._masks = MaskStore()
         self._handle = self._optimizer.register_step_post_hook(self._after_step)
-        self._runs = [plan.start(self._masks) for plan in self._plan.modifiers]
-        self._phase = "idle"
+        session = Session(self._model, self._optimizer, self._masks, evaluate)
         try:
+            self._runs = [plan.start(session) for plan in self._plan.modifiers]
+            self._phase = "idle"
             self._update(0)
         except BaseException:
             self._handle.remove()
@@ -186,6 +189,8 @@ class Manager:
         self._expect("on_before_optimizer_step", "open", "ready")
         self._refuse_autocast("on_before_optimizer_step")
         if self._phase == "ready":
+            if self._masks.latents:
+                raise HookError(_ONCE.format("with latent weights"))
             self._roll_back()
         self._unscale()
         for run in self._runs:
@@ -193,8 +198,7 @@ class Manager:
         for run in self._runs:
             run.penalise()
         self._masks.mask_gradients()
-        for run in self._runs:
-            run.swap_in()
+        self._masks.swap_in()
         self._phase = "ready"
 
     def clip_grad_norm_(self, max_norm: float, **options: Any) -> Tensor:
@@ -219,7 +223,7 @@ class Manager:
             if self._stepped is False or self._unscaled:  # tried, and skipped for infinite gradients
                 self._close()
             return
-        self._swap_out()
+        self._masks.swap_out()
         for run in self._runs:
             run.commit(self._step)
         self._step += 1
@@ -243,6 +247,7 @@ class Manager:
         skipped = self._attempts - self._step
         last = self.last_update
         if self._step < last <= self._step + skipped:
+            self._masks.swap_in()
             self._update(last)
         self._masks.project()
         self._handle.remove()
@@ -255,6 +260,7 @@ class Manager:
             last_update=last,
             partial=partial,
             short=[shortfall for run in self._runs for shortfall in run.verify(partial=partial)],
+            found={run.key: found for run in self._runs if (found := run.report())},
         )
         if directory is not None:
             outcome.write(Path(directory))
@@ -311,13 +317,13 @@ class Manager:
         """
         self._expect("load_state_dict", "idle")
         check_state(state, self._plan, allow_changed_recipe=allow_changed_recipe)
-        known = {weight.name: weight for plan in self._plan.modifiers for weight in plan.weights}
+        known = {weight.name: weight for plan in self._plan.modifiers for weight in (*plan.weights, *plan.followers)}
         masks = MaskStore()
         masks.load_state_dict(state["masks"], known)
         if verify_weights:
             check_weights(state["weights"], masks)
-        for _, weight, mask in masks:
-            self._masks.set(weight, mask)
+        for name, weight, mask in masks:
+            self._masks.set(weight, mask, masks.owner(name))
         clock = state["clock"]
         self._step, self._attempts = int(clock["step"]), int(clock["attempts"])
         self._epoch_attempts = clock["epoch_attempts"]
@@ -348,9 +354,7 @@ class Manager:
         if self._scaler is None or not self._scaler.is_enabled():
             return
         if self._unscaled:
-            raise HookError(
-                "with a GradScaler, on_before_optimizer_step() is called once per optimizer step, right before it"
-            )
+            raise HookError(_ONCE.format("with a GradScaler"))
         try:
             self._scaler.unscale_(self._optimizer)
         except RuntimeError as error:
@@ -365,24 +369,25 @@ class Manager:
         if self._epoch_attempts is not None:
             self._epoch_attempts += 1
 
-    def _swap_out(self) -> None:
-        for run in self._runs:
-            run.swap_out()
-
     def _roll_back(self) -> None:
-        self._swap_out()
         for run in self._runs:
             run.rollback()
         self._masks.project()
         self._phase = "open"
 
     def _update(self, step: int) -> None:
-        """Apply the masks in force, so that momentum revives nothing; then make what is due, and apply that."""
-        self._masks.project()
+        """Apply the masks in force, so that momentum revives nothing; then make what is due, and apply that.
+
+        Latent weights are alive beyond their masks: they are ranked as they are, and masked once, afterwards.
+        """
+        self._masks.project_plain()
         changed = [run.update(step) for run in self._runs]  # all of them, in file order
         if any(changed):
-            self._masks.project()
+            self._masks.project_plain()
+        self._masks.project_latent()
 
+
+_ONCE = "{}, on_before_optimizer_step() is called once per optimizer step, right before it"
 
 _WHY: dict[Phase, str] = {
     "new": "before apply()",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,6 +34,8 @@ class Outcome:
     """Whether a training that ended early is accepted."""
 
     short: Sequence[Shortfall]
+    found: Mapping[str, Any] = field(default_factory=dict)
+    """What the modifiers found out on the way, by key."""
 
     @property
     def finished(self) -> bool:
@@ -64,6 +67,7 @@ class Outcome:
             "finished": self.finished,
             "verified": not self.complaint(),
             "density": self.density.to_dict(),
+            "modifiers": dict(self.found),
             "plan": self.plan.to_dict(),
         }
         write_text(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -108,12 +109,14 @@ class Plan:
 
     def rows(self, modifier: ModifierPlan) -> list[tuple[str, ...]]:
         """Return (tensor or block, shape or groups, target, expected non-zeros) as text, the sum last."""
+        named = partial(_target, unknown=modifier.unknown)
         bundles = [list(tensors) for _, tensors in groupby(modifier.tensors, lambda tensor: tensor.bundle)]
-        rows = [_row(tensors, "competes" if modifier.nonzeros is not None else "unknown") for tensors in bundles]
+        otherwise = "competes" if modifier.nonzeros is not None else "unknown"
+        rows = [_row(tensors, otherwise, named) for tensors in bundles]
         elements = sum(tensor.elements for tensor in modifier.tensors)
         targets = {tensor.target for tensor in modifier.tensors}
         if len(targets) == 1:
-            target = _target(targets.pop())
+            target = named(targets.pop())
         else:
             target = "" if modifier.nonzeros is None else _target(1 - modifier.nonzeros / max(elements, 1))
         total = _count(modifier.nonzeros, "unknown without weights")
@@ -161,17 +164,17 @@ class Plan:
             yield f"[yellow]note:[/yellow] {escape(note)}"
 
 
-def _row(tensors: Sequence[TensorPlan], otherwise: str) -> tuple[str, ...]:
+def _row(tensors: Sequence[TensorPlan], otherwise: str, named: Callable[[float | None], str]) -> tuple[str, ...]:
     """Return the row of a tensor, or of several that are pruned together."""
     first = tensors[0]
     known = [tensor.nonzeros for tensor in tensors if tensor.nonzeros is not None]
-    target = _target(first.target) if known else ""
+    target = named(first.target) if known else ""
     shape = "×".join(map(str, first.shape)) if len(tensors) == 1 else f"{first.groups} in {len(tensors)} tensors"
     return first.bundle, shape, target, _count(sum(known) if known else None, otherwise)
 
 
-def _target(target: float | None) -> str:
-    return "existing zeros" if target is None else f"{target:.2%}"
+def _target(target: float | None, unknown: str = "") -> str:
+    return unknown if target is None else f"{target:.2%}"
 
 
 def _count(number: int | None, otherwise: str) -> str:
@@ -216,7 +219,7 @@ class _Planner:
             end = None if span.length is None else span.begin + span.length
             self.stages.append(StagePlan(stage.name, span.begin, end))
             for index, (modifier, name) in enumerate(zip(stage.modifiers, stage.names(), strict=True)):
-                context = PlanContext(self.model, span, f"{stage.name}/{name}", self.anatomy)
+                context = PlanContext(self.model, span, f"{stage.name}/{name}", self.anatomy, tuple(self.plans))
                 path = ("stages", number, "modifiers", index)
                 self.places[context.key] = path
                 plan = modifier.plan(context)

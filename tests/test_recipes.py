@@ -89,7 +89,9 @@ def test_a_recipe_fits_real_configurations_unchanged(name: str, family: str) -> 
     ]
     assert not spared
     if name != "lock":
-        assert all(modifier.nonzeros is not None or name == "channels" for modifier in plan.modifiers)
+        prunes = [modifier for modifier in plan.modifiers if isinstance(modifier, PrunePlan)]
+        assert prunes
+        assert all(modifier.nonzeros is not None or name == "channels" for modifier in prunes)
 
 
 @pytest.mark.parametrize("family", SMALL)
@@ -118,9 +120,9 @@ def test_a_recipe_is_exact_on_four_architectures(name: str, family: str) -> None
         optimizer.zero_grad()
         manager.on_step_end()
     density = manager.finalize()
+    filled = any(plan.type == "fill" for plan in manager.plan.modifiers)
     for plan in manager.plan.modifiers:
-        assert isinstance(plan, PrunePlan)
-        if plan.nonzeros is not None:
+        if isinstance(plan, PrunePlan) and plan.nonzeros is not None and not filled:
             wanted = sum(tensor.elements for tensor in plan.tensors) - plan.nonzeros
             kept = sum(int(mask.sum()) for key, _, mask in manager._masks if key in {t.name for t in plan.tensors})
             assert kept == plan.nonzeros

@@ -20,6 +20,7 @@ from transformers import AutoModelForImageClassification, AutoModelForSequenceCl
 
 from sparsify import Recipe, StateError, measure
 from sparsify.errors import DataError, PlanError, SparsifyError, TrainingError
+from sparsify.report.findings import findings
 from sparsify.train.keeper import Keeper, Stopped
 from sparsify.train.run import run
 from sparsify.train.settings import Settings
@@ -142,6 +143,20 @@ def test_without_a_recipe_it_trains_densely(place: Path, tmp_path: Path) -> None
     assert report["recipe"] is None
     assert report["density"]["linear" if "linear" in report["density"] else "layers"]["sparsity"] < 0.01
     assert not (tmp_path / "out" / "recipe.yaml").exists()
+
+
+def test_gates_are_measured_when_they_end(place: Path, tmp_path: Path) -> None:
+    text = RECIPE.replace("type: prune,", "type: prune, criterion: {type: hard-concrete, learning_rate: 1.0},")
+    report = run(settings(place), Recipe.parse(text), tmp_path / "run")
+    (found,) = report["modifiers"].values()
+    assert set(found["metrics"]) == {"at_threshold", "after"}
+    assert set(found["metrics"]["after"]) == {"loss", "accuracy", "f1", "matthews"}
+    assert found["sparsity"] == pytest.approx(0.75, abs=1e-3)
+    (first, second) = findings(report)
+    assert first[0] == "prune"
+    assert "the masks kept prune 75.00%" in first[1]
+    assert "accuracy" in second[1]
+    assert [entry for entry in report["history"] if "eval_accuracy" in entry][-1]["step"] == report["training"]["steps"]
 
 
 def test_images(tmp_path: Path) -> None:

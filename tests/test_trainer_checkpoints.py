@@ -45,6 +45,20 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, stop: int, accumu
     assert callback.density is not None
 
 
+@pytest.mark.parametrize("criterion", ["movement", "soft-movement", "hard-concrete"])
+def test_a_resumed_run_with_learned_masks_ends_with_the_same_bits(tmp_path: Path, criterion: str) -> None:
+    learned = Recipe.parse(RECIPE.replace("type: prune,", f"type: prune, criterion: {criterion},"))
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3, "warmup_steps": 2}
+    whole = bert(dropout=0.1)
+    trainer(whole, tmp_path / "whole", SparsifyCallback(learned), **options).train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(bert(0.1), tmp_path / "cut", SparsifyCallback(learned), Breaks(7), **options).train()
+    resumed = bert(0.1)
+    last = str(last_whole(tmp_path / "cut"))
+    trainer(resumed, tmp_path / "cut", SparsifyCallback(learned), **options).train(resume_from_checkpoint=last)
+    same(whole, resumed)
+
+
 def test_a_training_that_ends_early_can_go_on(tmp_path: Path) -> None:
     options = {"save_strategy": "steps", "save_steps": 100}
     with pytest.raises(SparsityError, match="training ended after 4 steps"):

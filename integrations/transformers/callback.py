@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ class SparsifyCallback(TrainerCallback):
     `recipe` is a Recipe, or its path or name, with values for its variables. `bindings` are the objects that it
     declares (a teacher). `best_below_target` lets `load_best_model_at_end` pick a checkpoint that is less sparse than
     the recipe asks for. `checkpoint` is where the run resumes from, if that is neither `output_dir/checkpoint-N` nor
-    `args.resume_from_checkpoint`.
+    `args.resume_from_checkpoint`. `evaluate(model)` returns metrics; gates are measured with it before and after they
+    become binary.
 
     After the training, `density` is what was counted in the tensors; `output_dir` has `recipe.yaml` and `report.json`.
     Errors are those of the manager: PlanError before the first step, SparsityError at the end if the model falls short.
@@ -46,12 +47,14 @@ class SparsifyCallback(TrainerCallback):
         bindings: Mapping[str, Any] | None = None,
         best_below_target: bool = False,
         checkpoint: str | Path | None = None,
+        evaluate: Callable[[Any], Mapping[str, float]] | None = None,
         **variables: Any,
     ) -> None:
         self.recipe = recipe.resolve(**variables) if isinstance(recipe, Recipe) else Recipe.load(recipe, **variables)
         self.bindings = dict(bindings or {})
         self.best_below_target = best_below_target
         self.checkpoint = checkpoint
+        self.evaluate = evaluate
         self.manager = Manager(self.recipe)
         self.density: Density | None = None
         self._used = False
@@ -93,6 +96,7 @@ class SparsifyCallback(TrainerCallback):
             total_steps=state.max_steps,
             steps_per_epoch=_steps_per_epoch(train_dataloader, args),
             scaler=getattr(optimizer, "scaler", None),
+            evaluate=self.evaluate,
             **self.bindings,
         )
         if state.global_step:

@@ -14,6 +14,7 @@ import typer
 from sparsify.cli.common import Sets, guarded, out, parse_sets
 from sparsify.errors import SparsifyError, did_you_mean
 from sparsify.recipe import Recipe
+from sparsify.report.findings import findings
 
 TEXT, IMAGE = "text-classification", "image-classification"
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
@@ -166,5 +167,6 @@ def _summary(report: dict[str, Any], directory: Path) -> str:
     if report["recipe"]:
         targeted, model = density["targeted"]["sparsity"], density["model"]["sparsity"]
         lines.append(f"zeros: {targeted:.2%} of the targeted weights, {model:.2%} of the model")
+    lines += [f"{name}: {sentence}" for name, sentence in findings(report)]
     lines.append(f"Written to {directory}/. Next: sparsify report {directory}")
     return "\n".join(lines)

@@ -39,12 +39,15 @@ class Criterion(Family):
     `activations`, `scores` (learned parameters). A criterion with no needs can rank a model at step 0.
     `keeps_zeros` marks a criterion whose mask is what is non-zero already: it takes no sparsity.
     `whole_rows` asks for pieces [rows, inputs] that hold whole rows, for scores that look at a row.
+    `learned` scores are parameters (see `criteria.learned`); `gated` ones have a threshold instead of a budget.
     """
 
     family: ClassVar[str] = "criterion"
     needs: ClassVar[frozenset[str]] = frozenset()
     keeps_zeros: ClassVar[bool] = False
     whole_rows: ClassVar[bool] = False
+    learned: ClassVar[bool] = False
+    gated: ClassVar[bool] = False
 
     def score(self, weight: Tensor, place: Place) -> Tensor:
         """Return floating scores of the shape of `weight`, one for each of its elements.

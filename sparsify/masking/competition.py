@@ -22,6 +22,9 @@ from sparsify.patterns.reduction import Reduction
 from sparsify.scopes import Scope
 from sparsify.scopes.base import Arena, Entrant
 
+LearnedScores = Mapping[str, Tensor]
+"""By the name of the bundle: of single weights in the weight's shape, else 1-D, one for each tile."""
+
 
 @dataclass(frozen=True)
 class Share:
@@ -72,19 +75,46 @@ class Competition:
 
     @torch.no_grad()
     def masks(
-        self, sparsity: Callable[[Arena], float], before: Mapping[str, Tensor] | None = None
+        self,
+        sparsity: Callable[[Arena], float],
+        before: Mapping[str, Tensor] | None = None,
+        learned: LearnedScores | None = None,
     ) -> dict[str, Tensor]:
         """Return a bool mask (True = keep, in its own shape) of every tensor, by name.
 
         `sparsity` is asked for every arena. `before` are masks (of all tensors, in their shapes) whose pruned groups
         go first: they are zero, so they would anyhow, but where groups are of different sizes, another order among
-        them would let some come back. Raises ScoreError for scores that cannot be ranked.
+        them would let some come back. `learned` are scores by bundle, which are ranked in place of the weights'.
+        Raises ScoreError for scores that cannot be ranked.
         """
         masks: dict[str, Tensor] = {}
         for arena in self.arenas:
             for share in self.shares(arena, sparsity(arena)):
-                masks |= self._in_rows(share) if self.scope.by_row else self._together(share, before)
+                chosen = self._in_rows(share, learned) if self.scope.by_row else self._together(share, before, learned)
+                for index, tiles in zip(share.members, chosen, strict=True):
+                    masks |= expand(self.bundles[index], tiles)
         return masks
+
+    @torch.no_grad()
+    def above(self, members: Arena, cut: float, floor: float, learned: LearnedScores) -> list[tuple[Tensor, Tensor]]:
+        """Return (kept, passed) of the tiles of some bundles, bool, 1-D.
+
+        Passed are those whose group's learned score lies above `cut`; kept are these, what the pattern guards, and,
+        of a bundle with fewer than `floor` of its groups left, the highest that reach it exactly, the later of equals.
+        """
+        found = []
+        for bundle in (self.bundles[index] for index in members):
+            ranking = None if bundle.single else self._ranking(bundle, learned)
+            contender = self._single(bundle, learned) if ranking is None else of_groups(ranking)
+            scores = contender.read(0, contender.count, 1)
+            check_scores(bundle.name, scores, contender.protected)
+            kept = scores > cut
+            passed = kept if not contender.protected else kept & (scores != torch.inf)
+            least = _at_least(floor, contender.count)
+            if int(torch.count_nonzero(kept)) < least:
+                kept = select_in_rows(scores.view(1, -1), contender.count - least).view(-1)
+            found.append((kept, passed) if ranking is None else (ranking.tiles(kept), ranking.tiles(passed)))
+        return found
 
     @torch.no_grad()
     def lock(self) -> dict[str, Tensor]:
@@ -94,43 +124,51 @@ class Competition:
             masks |= expand(bundle, tile_scores(bundle, self.criterion, "max") > 0)
         return masks
 
-    def _together(self, share: Share, before: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    def _together(
+        self, share: Share, before: Mapping[str, Tensor] | None, learned: LearnedScores | None
+    ) -> list[Tensor]:
         bundles = [self.bundles[index] for index in share.members]
-        rankings = [None if bundle.single else self._ranking(bundle) for bundle in bundles]
+        rankings = [None if bundle.single else self._ranking(bundle, learned) for bundle in bundles]
         elements = budget(share.sparsity, self.elements(share.members))
         if before is not None and not _even(bundles):
             gone = [0 if ranking is None else ranking.put_first(before) for ranking in rankings]
             elements = max(elements, sum(gone))
         contenders = [
-            of_weights(bundle, self.criterion, self.pattern) if ranking is None else of_groups(ranking)
+            self._single(bundle, learned) if ranking is None else of_groups(ranking)
             for bundle, ranking in zip(bundles, rankings, strict=True)
         ]
         chosen = _bounded(contenders, elements, *self.scope.bounds(share.sparsity))
-        masks: dict[str, Tensor] = {}
-        for bundle, ranking, mask in zip(bundles, rankings, chosen, strict=True):
-            masks |= expand(bundle, mask if ranking is None else ranking.tiles(mask))
-        return masks
+        return [
+            mask if ranking is None else ranking.tiles(mask) for ranking, mask in zip(rankings, chosen, strict=True)
+        ]
 
-    def _ranking(self, bundle: Bundle) -> Ranking:
-        return Ranking(bundle, tile_scores(bundle, self.criterion, self._how), self._how)
+    def _single(self, bundle: Bundle, learned: LearnedScores | None) -> Contender:
+        return of_weights(bundle, self.criterion, self.pattern, None if learned is None else learned[bundle.name])
+
+    def _ranking(self, bundle: Bundle, learned: LearnedScores | None) -> Ranking:
+        return Ranking(bundle, self._tiles(bundle, learned), self._how)
+
+    def _tiles(self, bundle: Bundle, learned: LearnedScores | None) -> Tensor:
+        return tile_scores(bundle, self.criterion, self._how) if learned is None else learned[bundle.name]
 
     @property
     def _how(self) -> Reduction:
         how: Reduction = getattr(self.pattern, "reduce_by", "mean")
         return how
 
-    def _in_rows(self, share: Share) -> dict[str, Tensor]:
-        masks: dict[str, Tensor] = {}
+    def _in_rows(self, share: Share, learned: LearnedScores | None) -> list[Tensor]:
+        masks = []
         for bundle in (self.bundles[index] for index in share.members):
             height, width = _rows_of_tiles(bundle)
-            scores: Iterator[Tensor] = rows_of(of_weights(bundle, self.criterion, self.pattern), width)
-            if not bundle.single:
-                tiles = tile_scores(bundle, self.criterion, self._how).view(height, width)
+            if bundle.single:
+                scores: Iterator[Tensor] = rows_of(self._single(bundle, learned), width)
+            else:
+                tiles = self._tiles(bundle, learned).view(height, width)
                 check_scores(bundle.name, tiles)
                 scores = iter([tiles])
             groups = _groups_in_rows(bundle, share.sparsity)
             kept = [select_in_rows(rows, groups) for rows in scores]
-            masks |= expand(bundle, torch.cat(kept).flatten() if kept else torch.empty(0, dtype=torch.bool))
+            masks.append(torch.cat(kept).flatten() if kept else torch.empty(0, dtype=torch.bool))
         return masks
 
     # ------------------------------------------------------------------ what is known beforehand

@@ -27,10 +27,13 @@ def of_groups(ranking: Ranking) -> Contender:
     )
 
 
-def of_weights(bundle: Bundle, criterion: Criterion, pattern: Pattern) -> Contender:
-    """Return a reader of the scores of single weights that holds no copy of the tensor."""
+def of_weights(bundle: Bundle, criterion: Criterion, pattern: Pattern, learned: Tensor | None = None) -> Contender:
+    """Return a reader of the scores of single weights that holds no copy of the tensor.
+
+    The criterion scores the weights, or what is `learned` in their place (a tensor of their shape).
+    """
     weight = bundle.parts[0].weight
-    cube = weight.cube(weight.tensor)
+    cube = weight.cube(weight.tensor if learned is None else learned)
     width = math.prod(cube.shape[1:])
     period = pattern.period()
     unit = max(width if criterion.whole_rows else period, 1)  # what must be read together

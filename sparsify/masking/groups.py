@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -24,34 +24,47 @@ def tile_scores(bundle: Bundle, criterion: Criterion, how: Reduction) -> Tensor:
     """
     total: Tensor | None = None
     for part in bundle.parts:
-        mine = _partial(part, criterion, how)
+        mine = reduced(part, how, _scorer(part, criterion))
         total = mine if total is None else combine(total, mine.to(total.device), how)
     assert total is not None
     sizes = bundle.sizes
     return finish(total, bundle.size // bundle.quota if sizes is None else sizes.to(total.device), how)
 
 
-def _partial(part: Part, criterion: Criterion, how: Reduction) -> Tensor:
-    """Return the partial scores of one tensor's tiles, 1-D."""
-    cube = part.weight.cube(part.weight.tensor)
-    name, width = part.weight.name, cube.shape[1] * cube.shape[2]
+def _scorer(part: Part, criterion: Criterion) -> Callable[[int, int], Tensor]:
+    """Return what scores some rows of a tensor's cube."""
+    cube, name = part.weight.cube(part.weight.tensor), part.weight.name
+    width = cube.shape[1] * cube.shape[2]
+
+    def score(first: int, stop: int) -> Tensor:
+        rows = cube[first:stop]
+        return criterion.score(rows.flatten(1), Place(name, first * width)).view(rows.shape)
+
+    return score
+
+
+def reduced(part: Part, how: Reduction, rows: Callable[[int, int], Tensor]) -> Tensor:
+    """Return the partial results of one tensor's tiles, 1-D, in at least float32.
+
+    `rows(first, stop)` returns what is reduced of these rows of the cube, [stop − first, taps, columns].
+    """
+    size = part.weight.geometry
+    width = size.taps * size.columns
     bands = []
-    for start, stop in _bands(cube, part.tile):
+    for start, stop in _bands(size.rows, width, part.tile):
         band: Tensor | None = None
         step = max(PIECE // max(width, 1), 1) if stop - start == part.tile[0] else stop - start
         for first in range(start, stop, step):
-            rows = cube[first : min(first + step, stop)]
-            scores = criterion.score(rows.flatten(1), Place(name, first * width)).view(rows.shape)
-            mine = partial(scores, (min(part.tile[0], max(len(rows), 1)), *part.tile[1:]), how)
+            last = min(first + step, stop)
+            mine = partial(rows(first, last), (min(part.tile[0], max(last - first, 1)), *part.tile[1:]), how)
             band = mine if band is None else combine(band, mine, how)
         assert band is not None
         bands.append(band)
-    return torch.cat(bands).flatten() if bands else cube.new_empty(0, dtype=torch.float32)
+    return torch.cat(bands).flatten() if bands else torch.empty(0)
 
 
-def _bands(cube: Tensor, tile: Tile) -> Iterator[tuple[int, int]]:
+def _bands(rows: int, width: int, tile: Tile) -> Iterator[tuple[int, int]]:
     """Yield (first, last + 1) of rows that hold whole tiles: several rows of tiles, or one that is large."""
-    rows, width = cube.shape[0], cube.shape[1] * cube.shape[2]
     step = max(PIECE // max(tile[0] * width, 1), 1) * tile[0]
     for start in range(0, rows, step):
         yield start, min(start + step, rows)
@@ -111,8 +124,9 @@ def _across(runs: Tensor, how: Reduction) -> Tensor:
 
 def expand(bundle: Bundle, tiles: Tensor) -> dict[str, Tensor]:
     """Return the masks of a bundle's tensors, in their own shapes, from the mask of its tiles."""
-    masks = {}
-    for part in bundle.parts:
-        mask = part.weight.uncube(part.expand(tiles))
-        masks[part.weight.name] = mask.to(part.weight.parameter.device)
-    return masks
+    return {part.weight.name: spread(part, tiles) for part in bundle.parts}
+
+
+def spread(part: Part, tiles: Tensor) -> Tensor:
+    """Return what every tile has (1-D, any dtype) as a tensor of the shape of the weight, on its device."""
+    return part.weight.uncube(part.expand(tiles)).to(part.weight.parameter.device)

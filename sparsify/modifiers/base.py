@@ -6,10 +6,11 @@ weight is read). With the model's weights the plan starts a `Run`, the only thin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -32,6 +33,9 @@ class PlanContext:
 
     anatomy: Anatomy | None = None
     """The model by role, where its architecture is known."""
+
+    earlier: Sequence[ModifierPlan] = ()
+    """What stands before it in the recipe, planned."""
 
     problems: list[tuple[tuple[str | int, ...], str]] = field(default_factory=list)
     """(path below the modifier, sentence)."""
@@ -68,6 +72,9 @@ class TensorPlan:
 class ModifierPlan:
     """A modifier resolved to steps and tensors."""
 
+    unknown: ClassVar[str] = "existing zeros"
+    """What the plan says in place of a target where there is none."""
+
     key: str
     type: str
     window: StepWindow
@@ -80,7 +87,10 @@ class ModifierPlan:
 
     weights: tuple[Weight, ...] = ()
 
-    def start(self, masks: MaskStore) -> Run:
+    followers: tuple[Weight, ...] = ()
+    """What is masked with the weights, but not counted among them: biases of empty rows."""
+
+    def start(self, session: Session) -> Run:
         """Return the live modifier."""
         raise NotImplementedError(type(self).__name__)
 
@@ -115,6 +125,19 @@ class ModifierPlan:
         }
 
 
+@dataclass(frozen=True)
+class Session:
+    """What a live modifier works with."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    """The user's."""
+
+    masks: MaskStore
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
+    """What the user gave `apply` to learn what a change did to a metric."""
+
+
 class Run:
     """A live modifier. Every hook does nothing unless a modifier needs it; see the order in `manager`."""
 
@@ -133,12 +156,6 @@ class Run:
 
     def penalise(self) -> None:
         """Add the gradients of penalties."""
-
-    def swap_in(self) -> None:
-        """Put latent weights in place for the optimizer."""
-
-    def swap_out(self) -> None:
-        """Take latent weights out again."""
 
     def commit(self, step: int) -> None:
         """The optimizer step happened: keep what was staged, step own optimizers."""
@@ -161,6 +178,10 @@ class Run:
     def verify(self, *, partial: bool = False) -> list[Shortfall]:
         """Compare what was asked for, in the end or (`partial`) by the last update, with the tensors themselves."""
         return []
+
+    def report(self) -> dict[str, Any]:
+        """Return what was found out on the way, as plain data, for the report."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on, as plain data and tensors."""

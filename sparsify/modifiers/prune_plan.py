@@ -3,25 +3,57 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from sparsify.layers import Weight
 from sparsify.masking import Competition
-from sparsify.masking.store import MaskStore
-from sparsify.modifiers.base import ModifierPlan, TensorPlan
+from sparsify.modifiers.base import ModifierPlan, Session, TensorPlan
+from sparsify.modifiers.prune_gated import GatedRun
+from sparsify.modifiers.prune_learned import LearnedRun
 from sparsify.modifiers.prune_run import PruneRun
 from sparsify.patterns.bundle import Bundle, Part
-from sparsify.schedules import EXISTING, Ramp
+from sparsify.schedules import EXISTING, Level, Ramp
+from sparsify.schedules.window import StepWindow
+
+if TYPE_CHECKING:
+    from sparsify.modifiers.prune import Prune
+
+
+@dataclass(frozen=True)
+class Pressure:
+    """A penalty that is not steered, in steps."""
+
+    window: StepWindow
+    level: Level
+
+    def at(self, step: int) -> float:
+        """Return λ when `step` steps are completed."""
+        return self.level.at(self.window.progress(step))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrunePlan(ModifierPlan):
     """A `prune` resolved to steps and tensors."""
 
-    ramp: Ramp | None
+    spec: Prune
     competition: Competition
+    begin: int
+    """Where its stage begins: from there on scores learn."""
 
-    def start(self, masks: MaskStore) -> PruneRun:
-        return PruneRun(self, masks)
+    pressure: Pressure | None = None
+    biases: Mapping[str, Weight]
+    """Biases to prune where their rows are, by the name of the matrix."""
+
+    @property
+    def ramp(self) -> Ramp | None:
+        """The sparsity over the window."""
+        return self.spec.sparsity
+
+    def start(self, session: Session) -> PruneRun:
+        criterion = self.spec.criterion
+        return (GatedRun if criterion.gated else LearnedRun if criterion.learned else PruneRun)(self, session)
 
     def clash(self, later: ModifierPlan) -> str | None:
         if not isinstance(later, PrunePlan) or self.ramp is None or later.ramp is None:

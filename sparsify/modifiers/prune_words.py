@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sparsify.criteria.learned import Learned
 from sparsify.spec import gist
 
 if TYPE_CHECKING:
@@ -21,8 +22,21 @@ def sentences(prune: Prune) -> list[str]:
     told.append(f"Who competes: {prune.scope.label()} ({gist(prune.scope)})")
     told.append(f"How much: {_amount(prune)}")
     told.append(f"When: {_when(prune)}")
+    told += _learning(prune.criterion) if isinstance(prune.criterion, Learned) else []
     told.append("Pruned weights are exactly zero outside the optimizer's step; their gradients are dropped in it.")
+    if prune.latent:
+        told.append("They are kept aside, and may come back until the window ends.")
+    if prune.biases:
+        told.append("A bias is pruned where all the weights of its row are.")
     return told
+
+
+def _learning(criterion: Learned) -> list[str]:
+    clock = "follows yours" if criterion.follow else "stays as it is"
+    return [
+        f"Its scores start at {criterion.init} and learn by {criterion.optimizer} at {criterion.learning_rate:g}, which "
+        f"{clock}, from the beginning of the stage to the end of the window."
+    ]
 
 
 def _targets(prune: Prune) -> str:
@@ -37,18 +51,21 @@ def _targets(prune: Prune) -> str:
 
 def _amount(prune: Prune) -> str:
     ramp = prune.sparsity
+    if ramp is None and prune.penalty is not None:
+        return f"what a penalty of {prune.penalty.to:g} leaves above the threshold: not known beforehand."
     if ramp is None:
         return "what is zero when it begins stays zero; nothing more is pruned."
     if ramp.curve.once:
         return f"{ramp.to:.1%} of the targeted weights, at once."
     start = "the zeros that are there" if isinstance(ramp.from_, str) else f"{ramp.from_:.1%}"
     curve = f"along the {ramp.curve.label()} curve ({gist(ramp.curve)})"
-    return f"from {start} to {ramp.to:.1%} of the targeted weights, {curve}"
+    steered = " A penalty is steered until it follows." if prune.criterion.gated else ""
+    return f"from {start} to {ramp.to:.1%} of the targeted weights, {curve}{steered}"
 
 
 def _when(prune: Prune) -> str:
     window = prune.window
-    if prune.sparsity is None or prune.sparsity.curve.once:
+    if prune.criterion.keeps_zeros or (prune.sparsity is not None and prune.sparsity.curve.once):
         return f"once, after {window.begin} of the stage; the masks stay afterwards."
     end = f"{window.end}" if window.end is not None else "its end"
     return f"from {window.begin} of the stage to {end}, a new mask every {window.every}; the masks stay afterwards."

@@ -50,6 +50,10 @@ class Part:
         rows, taps, columns = sides
         return (rows[:, None, None] * taps[None, :, None] * columns).flatten()
 
+    def rows(self, first: int, stop: int) -> Tensor:
+        """Return some rows of the tensor's cube as it is now."""
+        return self.weight.cube(self.weight.tensor)[first:stop]
+
     def expand(self, groups: Tensor) -> Tensor:
         """Return the mask of the tensor's cube from that of the groups."""
         mask = groups.view(self.grid)

@@ -18,6 +18,7 @@ from sparsify.pretrained import saved_names, skeleton
 from sparsify.recipe import Recipe
 from sparsify.report import saved
 from sparsify.report.census import CONVENTIONS, Census, count
+from sparsify.report.findings import findings
 from sparsify.report.picture import Curves, Picture, draw
 from sparsify.report.size import Size, size_of
 
@@ -77,6 +78,7 @@ class FolderReport:
         training = self.written.get("training", {})
         if training:
             rows.append(("training", f"{training['steps']} steps, {training['seconds']:.0f} s"))
+        rows += findings(self.written)
         rows.append(("weights on disk", f"{self.size.raw:,} bytes"))
         times = self.size.raw / max(self.size.zstd, 1)
         rows.append(("compressed", f"{self.size.zstd:,} bytes (zstd, level {self.size.level}; {times:.2f}× smaller)"))

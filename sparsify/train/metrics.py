@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+METRICS = ("loss", "accuracy", "f1", "matthews")
+"""What an evaluation tells."""
+
 
 def classification(prediction: Any) -> dict[str, float]:
     """Return accuracy, F1 (macro average over the classes) and Matthews' correlation of a Trainer's prediction."""

@@ -21,7 +21,7 @@ from sparsify.recipe import Recipe
 from sparsify.train import image, result, settings, text
 from sparsify.train.display import Display
 from sparsify.train.keeper import Keeper
-from sparsify.train.metrics import classification
+from sparsify.train.metrics import METRICS, classification
 from sparsify.train.model import freeze
 from sparsify.train.settings import Settings
 from sparsify.train.task import Prepared, Task, prepare
@@ -109,7 +109,12 @@ def _train(
 ) -> dict[str, Any]:
     import transformers
 
-    sparsifier = SparsifyCallback(recipe) if recipe else None
+    def evaluate(model: Any) -> dict[str, float]:
+        """Return the metrics of now, without an event: nothing is logged, and no checkpoint is picked by them."""
+        found = trainer.evaluation_loop(trainer.get_eval_dataloader(), "", metric_key_prefix="now")
+        return {name: found.metrics[f"now_{name}"] for name in METRICS}
+
+    sparsifier = SparsifyCallback(recipe, evaluate=evaluate) if recipe else None
     keeper = Keeper()
     display = Display(console, (lambda: sparsifier.manager.sparsity) if sparsifier else None)
     trainer = transformers.Trainer(

@@ -133,7 +133,7 @@ def test_the_hash_is_the_same_everywhere() -> None:
         "        window: {begin: 0 steps}\n"
     )
     assert shorthand.sha256 == long.sha256
-    assert shorthand.sha256 == "ed67602dc767a7e840e536462bf93dde8009651d622525a1ff44198f98367e3f"
+    assert shorthand.sha256 == "9762cd00daf624149e1f64b0c3dc1c7a6d078875badf0794462ca9945d599b79"
 
 
 def test_recipes_built_in_python_are_the_same() -> None:

@@ -38,6 +38,8 @@ BEYOND_A_SCHEMA = {
     "expression-huge-power", "expression-huge-product", "expression-huge-exponent", "expression-division-by-zero",
     "expression-complex", "expression-string-arithmetic", "expression-round-arguments", "expression-max-of-nothing",
     "expression-gives-bad-value",
+    "gated-without-amount", "threshold-of-l0", "penalty-role", "penalty-steered-with-ramp", "movement-project", "lock-latent",
+    "soft-one-shot", "soft-rows", "l0-n-m",
     "extends-unknown", "extends-missing-file", "extends-absolute", "extends-traversal", "extends-traversal-yaml",
 }  # fmt: skip
 

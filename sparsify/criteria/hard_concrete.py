@@ -1,0 +1,67 @@
+"""Hard concrete: L0 regularisation through gates that are sampled."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from sparsify.criteria.learned import Gated, Positive
+
+EDGE = 1e-4
+"""Noise stays so far from 0 and 1."""
+
+
+class HardConcrete(Gated):
+    """z = clip(s·(ζ − γ) + γ, 0, 1), s = σ((log u − log(1 − u) + S) ÷ β), u uniform; W′ = W ⊙ z while it learns.
+
+    Evaluated without noise: s = σ(S). The penalty is the expected number of open gates, σ(S − β·log(−γ ÷ ζ)). When the
+    window ends, closed gates stay closed and the others are multiplied into their weights: what is left is binary.
+    Source: Louizos, Welling & Kingma, "Learning Sparse Neural Networks through L0 Regularization" (2018), §2.2 and 2.3.
+    """
+
+    type: Literal["hard-concrete"] = "hard-concrete"
+    stochastic = True
+
+    init: Literal["magnitude", "zero", "constant", "uniform"] = "constant"
+    """Where scores start: `constant`, at `offset`; or as with movement."""
+
+    offset: float = math.log(9.0)
+    """What is added to the start. The published ln 9 opens a gate to 0.98."""
+
+    learning_rate: Positive = 1e-1
+    """Of the scores' optimizer."""
+
+    beta: Positive = 2 / 3
+    """β, the temperature."""
+
+    gamma: Annotated[float, Field(lt=0)] = -0.1
+    """γ, the lower end of the stretched interval."""
+
+    zeta: Annotated[float, Field(gt=1)] = 1.1
+    """ζ, its upper end."""
+
+    def cut(self, threshold: float) -> float:
+        return math.log(-self.gamma / self.zeta)
+
+    def expense(self, scores: Tensor) -> Tensor:
+        return (scores - self.beta * math.log(-self.gamma / self.zeta)).sigmoid()
+
+    def slope(self, scores: Tensor) -> Tensor:
+        open_ = self.expense(scores)
+        return open_ * (1 - open_)
+
+    def gates(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return self._clipped(scores.sigmoid(), 1.0)
+
+    def sample(self, scores: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        u = noise.clamp(EDGE, 1 - EDGE)
+        return self._clipped(((u.log() - (1 - u).log() + scores) / self.beta).sigmoid(), self.beta)
+
+    def _clipped(self, s: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        """Return stretched and clipped gates, and their derivatives by the score; 0 where clipped."""
+        stretched = s * (self.zeta - self.gamma) + self.gamma
+        inside = (stretched > 0) & (stretched < 1)
+        return stretched.clamp(0, 1), s * (1 - s) * inside * ((self.zeta - self.gamma) / beta)

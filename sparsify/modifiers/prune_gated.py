@@ -1,0 +1,270 @@
+"""A `prune` with gates at work: a threshold on learned scores, and a penalty that pushes them down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import torch
+from torch import Tensor, nn
+
+from sparsify.criteria.learned import Gated
+from sparsify.masking.groups import expand
+from sparsify.modifiers.base import Session
+from sparsify.modifiers.controller import REACTION, STRIDE, Controller
+from sparsify.modifiers.prune_learned import LearnedRun
+from sparsify.schedules import Threshold
+from sparsify.scopes.base import Arena
+
+if TYPE_CHECKING:
+    from sparsify.modifiers.prune_plan import PrunePlan
+
+NEAR = 0.01
+"""How near to the sparsity asked for a threshold must land."""
+
+
+class GatedRun(LearnedRun):
+    """Keeps what lies above a threshold; with a target, one controller for each share of the scope steers λ."""
+
+    def __init__(self, plan: PrunePlan, session: Session) -> None:
+        super().__init__(plan, session)
+        assert isinstance(self.criterion, Gated)
+        self.gated: Gated = self.criterion
+        final = self.gated.threshold
+        self.threshold = plan.spec.threshold or (None if final is None else Threshold(to=final))
+        competition = plan.competition
+        self.shares: list[Arena] = [s.members for arena in competition.arenas for s in competition.shares(arena, 0.0)]
+        reaction = max((plan.window.end - plan.window.begin) * REACTION, 1.0)
+        self.controllers = [Controller(reaction) for _ in self.shares]
+        self.role_weights, self.portions = _weighing(plan)
+        self.forced: dict[str, Tensor] = {}
+        """Tiles that are kept though their gates are closed, by bundle."""
+        self.slopes: dict[str, Tensor] = {}
+        self.heard: list[tuple[Controller, float]] = []
+        """What controllers make of the gradients of the step that is under way."""
+        self.step = plan.begin
+        self.found: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------ gates that are sampled
+
+    def on_step_begin(self, step: int, batch: Any) -> None:
+        self.step = step
+        if self.alive and self.gated.stochastic:
+            self._sampled(step)
+
+    @torch.no_grad()
+    def _sampled(self, step: int) -> None:
+        """Sample the gates of a step, from seed, step and name alone, so that every process has the same."""
+        for bundle in self.competition.bundles:
+            scores = self.scores[bundle.name].tiles
+            generator = torch.Generator(scores.device)
+            generator.manual_seed(crc32(f"{self.gated.seed}/{step}/{bundle.name}".encode()))
+            noise = torch.rand(scores.shape, generator=generator, device=scores.device, dtype=scores.dtype)
+            self._gate(bundle.name, *self.gated.sample(scores, noise), sampled=True)
+            for part in bundle.parts:
+                self.masks.show(part.weight.name)
+
+    @torch.no_grad()
+    def _evaluated(self) -> None:
+        """Put the gates of an evaluation in place, where gates are not simply open or closed."""
+        for name, scores in self.scores.items() if self.gated.stochastic else ():
+            self._gate(name, *self.gated.gates(scores.tiles), sampled=False)
+
+    def _gate(self, name: str, gates: Tensor, slopes: Tensor, *, sampled: bool) -> None:
+        """Put the gates of a bundle in place; what is kept against its score is wholly open."""
+        forced = self.forced.get(name)
+        if forced is not None:
+            gates, slopes = gates.masked_fill(forced, 1.0), slopes.masked_fill(forced, 0.0)
+        self.slopes[name] = slopes
+        for part in self.scores[name].bundle.parts:
+            latent = self.masks.latent(part.weight.name)
+            latent.part, latent.gate, latent.sampled = part, gates, sampled
+
+    def _slopes(self, bundle: str) -> Tensor | None:
+        return self.slopes.get(bundle)
+
+    def commit(self, step: int) -> None:
+        for controller, noise in self.heard:
+            controller.noise = noise
+        super().commit(step)
+
+    def rollback(self) -> None:
+        super().rollback()
+        self.heard = []
+        self._evaluated()
+
+    # ------------------------------------------------------------------ the penalty
+
+    def penalise(self) -> None:
+        if self.alive:
+            for members, controller in zip(self.shares, self.controllers, strict=True):
+                self._push(members, controller)
+        super().penalise()
+
+    def _push(self, members: Arena, controller: Controller) -> None:
+        """Add the penalty's gradients in a share: λ as the recipe says, or as its controller does."""
+        scores = [self.scores[self.competition.bundles[index].name] for index in members]
+        if self.plan.pressure is not None:
+            strength = self.plan.pressure.at(self.step)
+            strengths = [strength * self.portions[index] for index in members]
+        else:
+            groups = sum(each.values.numel() for each in scores)
+            pulls = [each.values.grad for each in scores if each.values.grad is not None]
+            square = sum(float(torch.linalg.vector_norm(pull)) ** 2 for pull in pulls) / max(groups, 1)
+            self.heard.append((controller, controller.blended(square)))
+            share = self._pull(controller, self.heard[-1][1]) / self._steepness()
+            mean = sum(self.role_weights[index] for index in members) / len(members) or 1.0
+            strengths = [
+                share * each.values.numel() * self.role_weights[index] / mean
+                for index, each in zip(members, scores, strict=True)
+            ]
+        for each, strength in zip(scores, strengths, strict=True):
+            if strength:
+                each.push(strength)
+
+    def _pull(self, controller: Controller, noise: float) -> float:
+        """Return the gradient that the pressure stands for; plain SGD is told how far, Adam only how hard."""
+        if self.criterion.optimizer == "sgd":
+            return controller.pressure * STRIDE / (self.criterion.learning_rate * self.factor or 1.0)
+        return controller.pressure * math.sqrt(noise)
+
+    def _steepness(self) -> float:
+        """Return the slope of the penalty at the final threshold: a pressure is a gradient there."""
+        return float(self.gated.slope(torch.tensor(self._cut(1.0), dtype=torch.float64)))
+
+    def _cut(self, progress: float) -> float:
+        return self.gated.cut(self.threshold.at(progress) if self.threshold else 0.0)
+
+    # ------------------------------------------------------------------ masks
+
+    def update(self, step: int) -> bool:
+        changed = super().update(step)
+        if step > self.plan.begin:  # gates act from the first step on: `apply` leaves the weights as it finds them
+            self._evaluated()
+        return changed
+
+    def _make(self, step: int) -> None:
+        cut = self._cut(self.plan.window.progress(step))
+        for members, controller in zip(self.shares, self.controllers, strict=True):
+            pruned = self._keep_above(members, cut)
+            if self.ramp is not None:
+                found = pruned / max(self.competition.elements(members), 1)
+                controller.steer(self._wanted(members, step), found, step - max(self.done, self.plan.window.begin))
+        if step >= self.plan.window.end:
+            self._harden(step)
+
+    def _keep_above(self, members: Arena, cut: float) -> int:
+        """Put the masks of a threshold in force; return how many weights they prune."""
+        pruned = 0
+        tiles = self.competition.above(members, cut, self.gated.floor, self.learned())
+        for index, (kept, passed) in zip(members, tiles, strict=True):
+            bundle = self.competition.bundles[index]
+            if self.gated.stochastic:
+                self.forced[bundle.name] = kept & ~passed
+            masks = expand(bundle, kept)
+            pruned += sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in masks.values())
+            self._put(masks)
+        return pruned
+
+    def _harden(self, step: int) -> None:
+        """Make the last masks: gates are open or closed from now on, and the sparsity is the one asked for.
+
+        Open gates are multiplied into their weights, which changes nothing; what the budget changes is measured.
+        """
+        self._evaluated()
+        before, metrics = self._seen(), self._metrics()
+        goals = {
+            tuple(arena): goal for arena in self.competition.arenas if (goal := self._goal(arena, step)) is not None
+        }
+        if goals:
+            masks = self.competition.masks(lambda arena: goals.get(tuple(arena), 0.0), None, self.learned())
+            bundles = [self.competition.bundles[index] for arena in goals for index in arena]
+            self._put({part.weight.name: masks[part.weight.name] for bundle in bundles for part in bundle.parts})
+        self.found = {"sparsity_at_threshold": before, "sparsity": self._seen(), "lambda": self._strengths(step)}
+        if metrics is not None:
+            self.found["metrics"] = {"at_threshold": metrics, "after": self._metrics()}
+
+    def _goal(self, arena: Arena, step: int) -> float | None:
+        """Return the sparsity that an arena is brought to at the end; None where it stays as the threshold left it."""
+        if self.ramp is None:
+            return None
+        wanted = self._wanted(arena, step)
+        if self.plan.spec.exact:
+            return wanted
+        off = self._pruned(arena) / max(self.competition.elements(arena), 1) - wanted
+        return None if abs(off) <= NEAR else wanted + math.copysign(NEAR, off)
+
+    def _pruned(self, members: Arena) -> int:
+        """Count what the masks in force prune of some bundles."""
+        parts = (part for index in members for part in self.competition.bundles[index].parts)
+        masks = (self.masks[part.weight.name] for part in parts)
+        return sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in masks)
+
+    def _seen(self) -> float:
+        """Show the model under its masks and gates; return the sparsity of the masks."""
+        for name in self.weights:
+            self.masks.show(name)
+        members = range(len(self.competition.bundles))
+        return self._pruned(members) / max(self.competition.elements(members), 1)
+
+    def _metrics(self) -> dict[str, float] | None:
+        """Return what the user's evaluation finds now, all latent weights under their masks meanwhile."""
+        if self.session.evaluate is None:
+            return None
+        self.masks.project_latent()
+        found = measured(self.session.evaluate, self.session.model)
+        self.masks.swap_in(but=self.weights)
+        return found
+
+    def _strengths(self, step: int) -> dict[str, float]:
+        """Return λ by the first bundle of every share."""
+        names = [self.competition.bundles[members[0]].name for members in self.shares]
+        if self.plan.pressure is not None:
+            return dict.fromkeys(names, self.plan.pressure.at(step))
+        counts = [sum(self.competition.bundles[index].tiles for index in members) for members in self.shares]
+        return {
+            name: self._pull(controller, controller.noise) * count / self._steepness()
+            for name, controller, count in zip(names, self.controllers, counts, strict=True)
+        }
+
+    def _asked(self, arena: Arena, step: int) -> list[tuple[Arena, int]]:
+        return super()._asked(arena, step) if self._exactly(step) else [(arena, self._pruned(arena))]
+
+    def _exactly(self, step: int) -> bool:
+        return self.plan.spec.exact and step >= self.plan.window.end
+
+    # ------------------------------------------------------------------ state and report
+
+    def report(self) -> dict[str, Any]:
+        return self.found
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        controllers = [controller.state_dict() for controller in self.controllers]
+        return state | {"controllers": controllers, "forced": dict(self.forced), "found": dict(self.found)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.controllers = [Controller(**saved) for saved in state["controllers"]]
+        self.forced, self.found = dict(state["forced"]), dict(state["found"])
+        self._evaluated()
+
+
+def measured(evaluate: Callable[[nn.Module], Mapping[str, float]], model: nn.Module) -> dict[str, float]:
+    """Return what `evaluate` finds; the model stays in its mode, and the generators where they are."""
+    training = model.training
+    with torch.random.fork_rng(), torch.no_grad():
+        found = {name: float(value) for name, value in evaluate(model).items()}
+    model.train(training)
+    return found
+
+
+def _weighing(plan: PrunePlan) -> tuple[list[float], list[float]]:
+    """Return the weight of every bundle's role, and its part of the mean of means (see `Penalty`)."""
+    roles = plan.spec.penalty.roles if plan.spec.penalty else {}
+    entrants = plan.competition.entrants
+    own = [entrant.role if entrant.role in roles else "" for entrant in entrants]
+    weights = [roles.get(role, 1.0) for role in own]
+    return weights, [weight / (len(set(own)) * own.count(role)) for weight, role in zip(weights, own, strict=True)]

@@ -1,0 +1,78 @@
+"""The base of modifiers that act on chosen weights, cut into groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sparsify.layers import Weight, aliases, unsuitable
+from sparsify.modifiers.base import Modifier, PlanContext
+from sparsify.patterns import Pattern
+from sparsify.patterns.base import Misfit
+from sparsify.patterns.bundle import Bundle
+from sparsify.selectors import Layers, Selectors
+from sparsify.targets import Targets
+
+
+class Targeted(Modifier):
+    """A modifier with `targets`."""
+
+    targets: Selectors | None = None
+    """Roles (`attention`, `ffn.down`), modules by name (glob, `re:`) or `type:`.
+
+    Left out, or `default`: every linear and convolutional weight except embeddings and task head, where the
+    architecture is known.
+    """
+
+    exclude: Selectors | None = None
+    """What is not meant, though `targets` match it."""
+
+    layers: Layers | None = None
+    """Only what lies in these layers, counted from 0: `3`, `0-5`, or a list; where the architecture is known."""
+
+    def select(self, context: PlanContext, role: str) -> list[Weight]:
+        """Return the weights that are meant; `default` is `role`. What does not fit is reported."""
+        finder = Targets(context.model, context.anatomy, role)
+        weights = finder.select(self.targets, self.exclude or (), self.layers)
+        for problem in finder.problems:
+            written = getattr(self, problem.key) is not None
+            path: list[str | int] = [problem.key] if written else []
+            if written and problem.index is not None:
+                path.append(problem.index)
+            context.problem(problem.message, *path)
+        _note_ties(context, weights)
+        return weights
+
+    def cut(self, context: PlanContext, weights: Sequence[Weight], pattern: Pattern) -> list[Bundle]:
+        """Return the weights as the pattern cuts them; what cannot be masked or cut is reported."""
+        unfit: dict[str, list[str]] = {}
+        for weight in weights:
+            if reason := unsuitable(weight.parameter) or self.unfit(weight):
+                unfit.setdefault(reason, []).append(weight.name)
+        misfits = [Misfit(reason, tuple(names), "targets") for reason, names in unfit.items()]
+        bundles: list[Bundle] = []
+        if not misfits:
+            bundles, misfits = pattern.bundles(weights, context.anatomy)
+        report(context, misfits)
+        return bundles
+
+    def unfit(self, weight: Weight) -> str | None:
+        """Return why a weight cannot be acted on, or None."""
+        return None
+
+
+def report(context: PlanContext, misfits: Iterable[Misfit]) -> None:
+    """Report what does not fit."""
+    for misfit in misfits:
+        context.problem(f"{_some(misfit.names)}: {misfit.reason}" if misfit.names else misfit.reason, misfit.key)
+
+
+def _note_ties(context: PlanContext, weights: Sequence[Weight]) -> None:
+    shared = aliases(context.model)
+    for weight in weights:
+        others = [name for name in shared.get(id(weight.parameter), ()) if name != weight.name]
+        if others:
+            context.notes.append(f"{weight.name} is tied to {', '.join(others)}: one tensor, one mask")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
