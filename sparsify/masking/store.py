@@ -32,6 +32,9 @@ class Latent:
     sampled: bool = False
     """Whether the gates are those of one step: the mask waits until it is over."""
 
+    bare: bool = False
+    """Whether the model holds it as it is: right after a step, until it is shown under its mask."""
+
     def gates(self) -> Tensor | None:
         """Return the gates in the shape of the weight, or None."""
         return None if self.gate is None or self.part is None else spread(self.part, self.gate).to(self.tensor.dtype)
@@ -108,6 +111,7 @@ class MaskStore:
         """Take over what the optimizer made of the latent weights; `project` must follow."""
         for latent in self._latents.values():
             latent.tensor.copy_(latent.weight.tensor)
+            latent.bare = True
 
     # ------------------------------------------------------------------ what the model sees
 
@@ -139,10 +143,11 @@ class MaskStore:
 
     def _show(self, latent: Latent) -> None:
         tensor, gates = latent.weight.tensor, latent.gates()
-        if gates is None:
-            tensor.copy_(latent.tensor)
-        else:
+        if gates is not None:
             torch.mul(latent.tensor, gates, out=tensor)
+        elif not latent.bare:
+            tensor.copy_(latent.tensor)
+        latent.bare = False
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
