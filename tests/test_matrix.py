@@ -37,6 +37,9 @@ Axes = tuple[Criterion, Pattern, Scope]
 
 AXES: list[Axes] = list(itertools.product(Criterion.samples(), Pattern.samples(), Scope.samples()))
 CURVES = Curve.samples()
+LATENT = {"linear", "exponential"}
+"""With these curves, scores that are not learned are tried with latent masking."""
+
 RANKED = [axes for axes in AXES if not axes[0].keeps_zeros or axes[2] == TensorScope()]
 IN_TURN = [
     (axes, kind, CURVES[number % len(CURVES)]) for number, (axes, kind) in enumerate(itertools.product(RANKED, KINDS))
@@ -54,6 +57,7 @@ def recipe_of(axes: Axes, kind: Kind, curve: Curve) -> Recipe:
     """Return a recipe of one `prune`, as sparse as pattern, scope and layers allow up to 70 %."""
     criterion, pattern, scope = axes
     most = min(0.7, pattern.most(), scope.highest(), kind.most(pattern))
+    latent = not criterion.learned and not criterion.keeps_zeros and curve.type in LATENT
     ramp = None if criterion.keeps_zeros else Ramp(from_=0.1 * most, to=most, curve=curve)
     once = criterion.keeps_zeros or curve.once
     window = {"begin": int(not criterion.keeps_zeros)} if once else {"begin": 1, "end": 5, "every": 2}
@@ -64,6 +68,7 @@ def recipe_of(axes: Axes, kind: Kind, curve: Curve) -> Recipe:
         scope=scope,
         sparsity=ramp,
         window=Window.model_validate(window),
+        masking="latent" if latent else None,
     )
     return Recipe(version=1, modifiers=(spec,))
 
@@ -161,7 +166,7 @@ def check(case: tuple[Axes, str, Curve]) -> bool:
                 check_exact(plan, manager.target, masks)
             for weight, mask in ((weight, mask) for _, weight, mask in manager._masks):
                 assert not bool(weight.tensor[~mask].any()), "outside the step the parameters are the sparse model"
-            for name, mask in before.items() if not axes[0].learned else ():
+            for name, mask in before.items() if not plan.spec.latent else ():
                 assert not bool((masks[name] & ~mask).any()), "masks nest under projection"
             before = masks
             if manager.step == STOP:
@@ -232,6 +237,13 @@ def test_the_whole_product(axes: Axes) -> None:
     for case in WHOLE:
         if case[0] is axes:
             check(case)
+
+
+@pytest.mark.parametrize("criterion", Criterion.samples(), ids=lambda criterion: criterion.label())
+def test_every_criterion_is_allowed_everywhere(criterion: Criterion) -> None:
+    unstructured = next(pattern for pattern in Pattern.samples() if pattern.type == "unstructured")
+    linear = next(curve for curve in CURVES if curve.type == "linear")
+    assert all(check(((criterion, unstructured, TensorScope()), kind, linear)) for kind in KINDS)
 
 
 def test_what_is_allowed_is_most() -> None:

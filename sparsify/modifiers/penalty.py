@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 from typing_extensions import Self
 
 from sparsify.durations import Duration
+from sparsify.schedules.bare import is_number, or_number
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
-from sparsify.schedules.level import Level, NotNegative
+from sparsify.schedules.level import NUMBER, Level, NotNegative
 from sparsify.spec import Spec, fail_at
 
 Share = Annotated[float, Field(ge=0, le=1e6)]
@@ -44,8 +47,7 @@ class Penalty(Spec):
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, data: Any) -> Any:
-        bare = isinstance(data, (int, float)) and not isinstance(data, bool)
-        return {"to": data} if bare else data
+        return {"to": data} if is_number(data) else data
 
     @model_validator(mode="after")
     def _has_an_end(self) -> Self:
@@ -56,6 +58,10 @@ class Penalty(Spec):
                         "Penalty", (key.rstrip("_"),), "a penalty that is steered has no `to`, so no ramp", None
                     )
         return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return or_number(schema, handler, NUMBER)
 
     @property
     def level(self) -> Level | None:

@@ -34,8 +34,8 @@ def sentences(prune: Prune) -> list[str]:
 def _learning(criterion: Learned) -> list[str]:
     clock = "follows yours" if criterion.follow else "stays as it is"
     return [
-        f"Its scores start at {criterion.init} and learn by {criterion.optimizer} at {criterion.learning_rate:g}, which "
-        f"{clock}, from the beginning of the stage to the end of the window."
+        f"Its scores start at {criterion.init} and learn by {criterion.optimizer} at {criterion.learning_rate:g}, "
+        f"which {clock}, from the beginning of the stage to the end of the window."
     ]
 
 

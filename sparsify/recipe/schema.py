@@ -23,6 +23,8 @@ ONLY_PYDANTIC = (
     "a floor not above the ceiling, layers that run backwards",
     "a scope or a criterion that does not go with the pattern",
     "`sparsity` given where the criterion keeps the existing zeros, or missing where it does not",
+    "which of `threshold`, `penalty`, `finish` and `masking` go with the criterion; a threshold between 0 and 1",
+    "the roles that a penalty names",
     "regular expressions in selectors: broken ones, and ones that may take for ever",
     "the steps of a multistep curve, which must rise",
     "two stages of one name, two stages without a length",

@@ -9,10 +9,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from typing_extensions import Self
 
+from sparsify.schedules.bare import is_number, or_number
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
 from sparsify.spec import Spec, fail_at
 
+NUMBER: dict[str, Any] = {"type": "number", "minimum": 0}
 NotNegative = Annotated[float, Field(ge=0, le=1e9)]
 
 
@@ -31,8 +33,7 @@ class Level(Spec):
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, data: Any) -> Any:
-        bare = isinstance(data, (int, float)) and not isinstance(data, bool)
-        return {"to": data} if bare else data
+        return {"to": data} if is_number(data) else data
 
     def at(self, progress: float) -> float:
         """Return the level at `progress` in [0, 1]."""
@@ -40,12 +41,7 @@ class Level(Spec):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        level = handler(schema)
-        fields = handler.resolve_ref_schema(level)
-        shape = dict(fields)
-        fields.clear()
-        fields.update({"anyOf": [{"type": "number", "minimum": 0}, shape]})
-        return level
+        return or_number(schema, handler, NUMBER)
 
 
 class Threshold(Level):

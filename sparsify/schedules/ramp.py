@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema
 from typing_extensions import Self
 
 from sparsify.errors import did_you_mean
+from sparsify.schedules.bare import is_number, or_number
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
 from sparsify.spec import Spec, fail, fail_at
@@ -22,7 +23,7 @@ _RANGE: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": 1}
 
 def _fraction(value: Any) -> float:
     """Return a sparsity from 0 to 1, or fail, with a hint for percentages."""
-    number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    number = float(value) if is_number(value) else None
     if number is not None and 0 <= number <= 1:
         return number
     percent = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?%?", str(value))
@@ -76,9 +77,4 @@ class Ramp(Spec):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        ramp = handler(schema)
-        fields = handler.resolve_ref_schema(ramp)
-        shape = dict(fields)
-        fields.clear()
-        fields.update({"anyOf": [_RANGE, shape]})
-        return ramp
+        return or_number(schema, handler, _RANGE)

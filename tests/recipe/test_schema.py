@@ -39,7 +39,8 @@ BEYOND_A_SCHEMA = {
     "expression-complex", "expression-string-arithmetic", "expression-round-arguments", "expression-max-of-nothing",
     "expression-gives-bad-value",
     "gated-without-amount", "threshold-of-l0", "penalty-role", "penalty-steered-with-ramp", "movement-project", "lock-latent",
-    "soft-one-shot", "soft-rows", "l0-n-m",
+    "soft-one-shot", "soft-rows", "l0-n-m", "gated-with-two-amounts", "threshold-zero", "threshold-falls",
+    "penalty-of-magnitude", "penalty-of-hard-movement", "finish-without-sparsity",
     "extends-unknown", "extends-missing-file", "extends-absolute", "extends-traversal", "extends-traversal-yaml",
 }  # fmt: skip
 
@@ -92,6 +93,27 @@ def test_both_accept_the_good() -> None:
         if label == "built in":
             assert accepts(plain(read_text(path.read_text(encoding="utf-8")))), path
     assert BUILT_IN
+
+
+LEARNED = """\
+version: 1
+modifiers:
+  - {type: prune, targets: a, criterion: {type: movement, init: zero, max_norm: 1}, sparsity: 0.9, biases: with-rows}
+  - {type: prune, targets: b, criterion: soft-movement, threshold: 0.2, penalty: 400}
+  - {type: prune, targets: c, criterion: soft-movement, threshold: {from: 0.05, to: 0.1}, penalty: {from: 4, to: 1, end: 50%}}
+  - {type: prune, targets: d, criterion: hard-concrete, sparsity: 0.9, penalty: {roles: {ffn: 2}}, finish: threshold}
+  - {type: prune, targets: e, sparsity: 0.9, masking: latent}
+  - {type: penalty, targets: f, strength: 0.1, norm: l2}
+  - {type: penalty, targets: f, strength: {from: 1, to: 0}, pattern: row}
+  - {type: fill, start: noise, begin: 90%}
+"""
+
+
+def test_both_accept_learned_masks() -> None:
+    assert accepts(plain(read_text(LEARNED)))
+    recipe = Recipe.parse(LEARNED)
+    assert accepts(recipe.resolve().source())
+    assert Recipe.parse(recipe.dump()) == recipe
 
 
 LEAVES = st.sampled_from(

@@ -1,0 +1,249 @@
+"""Gates, their penalty and its controller; and that learned masks have the counts that were asked for."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparsify import Manager, Recipe
+from sparsify.masking import budget
+from sparsify.modifiers.prune_gated import GatedRun
+from tests.learning import CRITERIA, run_of, same, start
+from tests.loop import STEPS, WEIGHTS, batch, loss_of, train, zeros
+
+# ---------------------------------------------------------------------- gates
+
+
+def test_the_constants_of_hard_concrete_gates() -> None:
+    from sparsify.criteria.hard_concrete import HardConcrete
+
+    gate = HardConcrete()
+    at_start = torch.full((1,), math.log(9.0), dtype=torch.float64)
+    assert float(gate.expense(at_start)) == pytest.approx(0.978, abs=5e-4)
+    assert float(gate.gates(at_start)[0]) == pytest.approx(0.98, abs=5e-4)
+    edges = torch.tensor(
+        [-math.log(11) - 1e-9, -math.log(11) + 1e-6, math.log(11) - 1e-6, math.log(11) + 1e-9]
+    ).double()
+    values = gate.gates(edges)[0].tolist()
+    assert values[0] == 0 < values[1]
+    assert values[2] < 1 == values[3]
+    assert gate.cut(0.0) == pytest.approx(-math.log(11))
+    noise = torch.rand(200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for score in (-2.0, 0.0, math.log(9.0)):
+        scores = torch.full_like(noise, score)
+        opened = float((gate.sample(scores, noise)[0] > 0).double().mean())
+        assert opened == pytest.approx(float(gate.expense(scores[:1])), abs=0.01)
+
+
+def test_the_slopes_are_the_derivatives() -> None:
+    from sparsify.criteria.hard_concrete import HardConcrete
+    from sparsify.criteria.soft_movement import SoftMovement
+
+    scores = torch.linspace(-4, 4, 41, dtype=torch.float64, requires_grad=True)
+    noise = torch.rand(41, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for gate in (HardConcrete(), SoftMovement()):
+        (slope,) = torch.autograd.grad(gate.expense(scores).sum(), scores)
+        torch.testing.assert_close(gate.slope(scores.detach()), slope)
+    for values, slopes in (HardConcrete().gates(scores), HardConcrete().sample(scores, noise)):
+        (slope,) = torch.autograd.grad(values.sum(), scores)
+        torch.testing.assert_close(slopes.detach(), slope)
+
+
+def test_the_floor_is_exact_under_ties(mlp: nn.Module) -> None:
+    """The reference's floor keeps nothing where all scores are equal."""
+    criterion = "{type: soft-movement, init: constant, offset: -9, learning_rate: 1e-9, floor: 0.1}"
+    manager, optimizer = start(mlp, criterion, torch.optim.SGD(mlp.parameters(), lr=0.01), sparsity="", penalty="1")
+    train(mlp, optimizer, manager, range(STEPS))
+    for name in WEIGHTS:
+        mask = manager._masks[name]
+        assert int(mask.sum()) == math.ceil(0.1 * mask.numel() - 1e-9)
+
+
+def test_gates_end_binary_and_the_report_says_what_that_did(mlp: nn.Module, tmp_path: Any) -> None:
+    asked: list[float] = []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        assert not model.training
+        torch.rand(3)
+        asked.append(float(loss_of(model, 99)))
+        return {"loss": asked[-1]}
+
+    def careful(model: nn.Module) -> dict[str, float]:
+        model.eval()
+        return evaluate(model)
+
+    plain = copy.deepcopy(mlp)
+    manager, optimizer = start(mlp, CRITERIA["l0"], evaluate=careful)
+    train(mlp, optimizer, manager, range(9))
+    gates = manager._masks.latent("0.weight").gates()
+    assert gates is not None
+    assert bool(((gates > 0) & (gates < 1)).any()), "fractional while it learns"
+    train(mlp, optimizer, manager, range(9, STEPS))
+    assert mlp.training
+    manager.finalize(tmp_path)
+    (found,) = (run.report() for run in manager._runs)
+    assert found["metrics"] == {"at_threshold": {"loss": asked[0]}, "after": {"loss": asked[1]}}
+    assert asked[0] != asked[1]
+    assert found["sparsity"] == pytest.approx(0.75, abs=1e-3)
+    manager, optimizer = start(plain, CRITERIA["l0"])
+    train(plain, optimizer, manager, range(STEPS))
+    assert same(mlp, plain), "looking changes nothing"
+
+
+def test_ending_gates_by_the_threshold_alone_changes_no_output(mlp: nn.Module) -> None:
+    """Open gates are multiplied into their weights: the function is the same before and after."""
+    found: list[Tensor] = []
+    inputs = batch(5)[0]
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        found.append(model(inputs))
+        return {}
+
+    manager, optimizer = start(mlp, CRITERIA["l0"], evaluate=evaluate, sparsity="", penalty="1000")
+    train(mlp, optimizer, manager, range(10))
+    assert 0 < manager.sparsity < 1
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(mlp(inputs), found[1])
+
+
+@pytest.mark.parametrize("scope", ["global", "tensor"])
+@pytest.mark.parametrize("pattern", ["unstructured", "{type: block, shape: [4, 4]}"])
+def test_the_controller_lands_within_a_point(pattern: str, scope: str) -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(16, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 4))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.003)
+    manager, _ = start(
+        model, "soft-movement", optimizer, pattern=pattern, scope=scope, finish="threshold", sparsity="0.8",
+        targets='["0", "2"]', window="{begin: 5%, end: 90%}", total_steps=700,
+    )  # fmt: skip
+    train(model, optimizer, manager, range(700))
+    density = manager.finalize()
+    (run,) = manager._runs
+    assert isinstance(run, GatedRun)
+    assert abs(density.targeted.sparsity - 0.8) <= 0.011
+    assert abs(run.report()["sparsity_at_threshold"] - 0.8) < 0.05, "the controller did it, not the last cut"
+    assert all(value != 0 for value in run.report()["lambda"].values())
+
+
+def test_a_threshold_that_misses_is_brought_within_a_point(mlp: nn.Module) -> None:
+    manager, optimizer = start(mlp, "{type: soft-movement, learning_rate: 1e-6}", finish="threshold")
+    train(mlp, optimizer, manager, range(STEPS))
+    manager.finalize()
+    (found,) = (run.report() for run in manager._runs)
+    assert found["sparsity_at_threshold"] < 0.1
+    assert found["sparsity"] == pytest.approx(0.74, abs=0.01)
+
+
+def test_roles_share_a_penalty() -> None:
+    """λ ÷ roles × the role's weight × the mean over its tensors of the mean over groups."""
+    from tests.layers import KINDS
+
+    model = KINDS["BERT"].build()
+    text = (
+        "version: 1\nmodifiers:\n  - {type: prune, criterion: soft-movement, window: {begin: 0, end: 10}, "
+        "penalty: {from: 6, to: 6, roles: {attention: 2, ffn: 0.5}}}\n"
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    manager = Manager(Recipe.parse(text)).apply(model, optimizer, total_steps=20)
+    run = run_of(manager)
+    manager.on_step_begin()
+    (sum(parameter.sum() for parameter in model.parameters()) * 0).backward()
+    manager.on_before_optimizer_step()
+    for name, scores in run.scores.items():
+        attention = ".attention." in name
+        portion = 2 / 2 / 8 if attention else 0.5 / 2 / 4  # eight matrices of attention, four of the FFN
+        values = scores.values.detach()
+        wanted = 6 * portion * values.sigmoid() * (1 - values.sigmoid()) / values.numel()
+        assert scores.values.grad is not None
+        torch.testing.assert_close(scores.values.grad, wanted)
+
+
+# ---------------------------------------------------------------------- counting
+
+
+def test_the_ramp_begins_and_ends_where_the_window_does(mlp: nn.Module) -> None:
+    manager, optimizer = start(mlp, CRITERIA["hard"], window="{begin: 2, end: 10}")
+    seen = []
+    for step in range(12):
+        train(mlp, optimizer, manager, range(step, step + 1))
+        seen.append(zeros(mlp, "0.weight"))
+    elements = mlp[0].weight.numel()
+    assert seen[:2] == [0, 0]
+    assert seen[2] == budget(0.75 - 0.75 * (7 / 8) ** 3, elements)
+    assert seen[9:] == [budget(0.75, elements)] * 3
+
+
+def test_two_of_four_along_the_inputs(mlp: nn.Module) -> None:
+    manager, optimizer = start(mlp, CRITERIA["hard"], pattern='"2:4"', sparsity="0.5", targets='["0", "2"]')
+    train(mlp, optimizer, manager, range(STEPS))
+    manager.finalize()
+    for index in (0, 2):
+        assert bool(((mlp[index].weight != 0).view(-1, 4).sum(1) == 2).all())
+
+
+@pytest.mark.parametrize("init", ["zero", "magnitude"])
+def test_exact_counts_for_convolutions_in_any_memory_format(init: str) -> None:
+    """nn_pruning returned raw scores for tensors that are not contiguous."""
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    manager, _ = start(model, f"{{type: movement, init: {init}}}", optimizer, sparsity="0.29")
+    for _ in range(STEPS):
+        manager.on_step_begin()
+        optimizer.zero_grad()
+        model(torch.randn(2, 4, 8, 8)).square().mean().backward()
+        manager.on_before_optimizer_step()
+        optimizer.step()
+        manager.on_step_end()
+    manager.finalize()
+    assert zeros(model, "0.weight") == budget(0.29, 4 * 8 * 9)
+
+
+@pytest.mark.parametrize("pattern", ["row", "{type: block, shape: [8, 8]}"])
+def test_biases_go_with_their_rows(pattern: str, mlp: nn.Module) -> None:
+    nn.init.normal_(mlp[0].bias)
+    manager, optimizer = start(
+        mlp, CRITERIA["hard"], pattern=pattern, targets='"0"', biases="with-rows", sparsity="0.75"
+    )
+    train(mlp, optimizer, manager, range(STEPS))
+    density = manager.finalize()
+    dead = (mlp[0].weight == 0).all(1)
+    assert bool(dead.any())
+    assert torch.equal(mlp[0].bias == 0, dead)
+    assert density.targeted.elements == mlp[0].weight.numel(), "biases follow, they are not counted"
+
+
+def test_ten_percent_is_ten_point_one_with_biases_and_norms(tmp_path: Any) -> None:
+    """Under the convention of the movement-pruning paper, which counts an encoder's biases and norms."""
+    from transformers import BertConfig, BertModel
+
+    from sparsify.report.census import count
+    from sparsify.report.saved import find
+
+    config = BertConfig(
+        hidden_size=768, num_hidden_layers=1, num_attention_heads=12, intermediate_size=3072, vocab_size=8
+    )
+    model = BertModel(config, add_pooling_layer=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    text = "version: 1\nmodifiers:\n  - {type: prune, criterion: movement, sparsity: 0.9, window: {begin: 0, end: 2}}\n"
+    manager = Manager(Recipe.parse(text)).apply(model, optimizer, total_steps=2)
+    for _ in range(2):
+        manager.on_step_begin()
+        optimizer.zero_grad()
+        model(input_ids=torch.tensor([[1, 2, 3]])).last_hidden_state.square().mean().backward()
+        manager.on_before_optimizer_step()
+        optimizer.step()
+        manager.on_step_end()
+    manager.finalize()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(1e-3)  # fresh biases are zero; trained ones are not
+    model.save_pretrained(tmp_path)
+    densities = {name: entry.density for name, entry in count(find(tmp_path), model).conventions.items()}
+    assert densities["encoder linear"] == pytest.approx(0.1, abs=1e-6)
+    assert densities["encoder"] == pytest.approx(0.101, abs=5e-4)
