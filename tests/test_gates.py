@@ -163,6 +163,34 @@ def test_roles_share_a_penalty() -> None:
         torch.testing.assert_close(scores.values.grad, wanted)
 
 
+def test_looking_at_one_modifier_leaves_the_others_latent_weights() -> None:
+    from tests.layers import KINDS
+
+    text = (
+        "version: 1\nmodifiers:\n"
+        "  - {type: prune, targets: attention, criterion: {type: soft-movement, learning_rate: 0.3}, sparsity: 0.5, "
+        "scope: global, window: {begin: 1, end: 5}}\n"
+        "  - {type: prune, targets: ffn, masking: latent, sparsity: 0.6, window: {begin: 2, end: 9}}\n"
+    )
+    kind, models = KINDS["BERT"], []
+    asked: list[int] = []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        asked.append(int((model.get_parameter("encoder.layer.0.output.dense.weight") == 0).sum()))
+        return {"zeros": float(asked[-1])}
+
+    for look in (None, evaluate):
+        model = kind.build()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.003)
+        manager = Manager(Recipe.parse(text)).apply(model, optimizer, total_steps=12, evaluate=look)
+        for step in range(12):
+            kind.step(model, optimizer, manager, step)
+        manager.finalize()
+        models.append(model)
+    assert same(*models)
+    assert min(asked) > 100, "evaluated under all masks"
+
+
 # ---------------------------------------------------------------------- counting
 
 

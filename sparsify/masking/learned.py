@@ -13,9 +13,6 @@ from sparsify.criteria.magnitude import Magnitude
 from sparsify.masking.groups import reduced, tile_scores
 from sparsify.patterns.bundle import Bundle, Part
 
-CHUNK = 1 << 16
-"""Weights whose products are held at a time: they stay in a CPU's cache."""
-
 
 class Scores:
     """The learned scores of one bundle.
