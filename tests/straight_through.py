@@ -110,15 +110,18 @@ class Reference:
         return {name: value.detach() for name, value in self.shown(gates).items()}
 
     def step(
-        self, step: int, loss_of: Callable[[Any], Tensor], inputs: Any, optimizer: Any, rate: float, clip: float | None,
+        self, step: int, loss_of: Callable[[Callable[..., Any]], Tensor], optimizer: Any, rate: float, clip: float | None,
         penalty: float = 0.0,
     ) -> None:  # fmt: skip
-        """Make one step: one backward through the masks, the user's optimizer, the scores' optimizer."""
+        """Make one step: one backward through the masks, the user's optimizer, the scores' optimizer.
+
+        `loss_of` is given the model as a function of its inputs.
+        """
         optimizer.zero_grad()
         self.optimizer.zero_grad()
         gates = {group.name: self.gates(group, step) for group in self.groups}
-        output = functional_call(self.model, self.shown(gates), (), inputs)
-        loss = loss_of(output)
+        shown = self.shown(gates)
+        loss = loss_of(lambda *inputs, **named: functional_call(self.model, shown, inputs, named))
         if penalty:
             shift = BETA * math.log(-GAMMA / ZETA) if self.method == "hard-concrete" else 0.0
             means = [torch.sigmoid(group.scores - shift).mean() for group in self.groups]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,19 +15,20 @@ from torch import Tensor, nn
 from sparsify import Manager, Recipe
 from sparsify.modifiers.prune_learned import LearnedRun
 from sparsify.modifiers.prune_plan import PrunePlan
-from tests.layers import KINDS
+from tests.layers import KINDS, Kind
 from tests.straight_through import Group, Reference
 
 STEPS, BEGIN, END, EVERY = 20, 4, 16, 2
 LAYERS = range(2)
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+CONVOLUTIONS = ("0", "2", "5")
 MATRICES = (*ATTENTION, "intermediate.dense", "output.dense")
 
 
 def along(shape: tuple[int, ...], axis: int, side: int) -> Tensor:
     """Return which run of `side` rows (or columns) every weight lies in."""
     index = torch.arange(shape[axis]) // side
-    return (index.unsqueeze(1) if axis == 0 and len(shape) > 1 else index).expand(shape).contiguous()
+    return index.view([-1 if dimension == axis else 1 for dimension in range(len(shape))]).expand(shape).contiguous()
 
 
 def matrices(model: nn.Module, owner: Callable[[tuple[int, ...]], Tensor], **more: int) -> list[Group]:
@@ -65,6 +67,24 @@ def heads(model: nn.Module) -> list[Group]:
     return found
 
 
+def filters(model: nn.Module) -> list[Group]:
+    owners = [
+        {f"{name}.weight": along(tuple(model.get_parameter(f"{name}.weight").shape), 0, 1)} for name in CONVOLUTIONS
+    ]
+    for name, owner in zip(CONVOLUTIONS[:2], owners, strict=False):  # the last has no bias
+        owner[f"{name}.bias"] = torch.arange(16)
+    return [Group(name, owner) for name, owner in zip(CONVOLUTIONS, owners, strict=True)]
+
+
+def channels(model: nn.Module) -> list[Group]:
+    found = []
+    for name, groups in zip(CONVOLUTIONS, (1, 2, 1), strict=True):
+        shape = tuple(model.get_parameter(f"{name}.weight").shape)
+        owner = along(shape, 0, shape[0] // groups) * shape[1] + along(shape, 1, 1)
+        found.append(Group(name, {f"{name}.weight": owner}))
+    return found
+
+
 PATTERNS: dict[str, tuple[str, Callable[[nn.Module], list[Group]]]] = {
     "unstructured": ("unstructured", lambda model: matrices(model, each)),
     "block": ("{type: block, shape: [4, 2]}", lambda model: matrices(model, blocks)),
@@ -73,6 +93,8 @@ PATTERNS: dict[str, tuple[str, Callable[[nn.Module], list[Group]]]] = {
     "neuron": ("neuron", neurons),
     "head": ("head", heads),
     "2:4": ('"2:4"', lambda model: matrices(model, each, runs=4, kept=2)),
+    "filter": ("filter", filters),
+    "channel": ("channel", channels),
 }
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -115,8 +137,12 @@ CASES = [
 ]
 
 
-def build() -> nn.Module:
-    model = KINDS["BERT"].build().double()
+def kind_of(pattern: str) -> Kind:
+    return KINDS["Conv2d" if pattern in ("filter", "channel") else "BERT"]
+
+
+def build(kind: Kind) -> nn.Module:
+    model = kind.build().double()
     with torch.no_grad():  # no equal weights and no zeros: those have tests of their own
         for parameter in model.parameters():
             parameter.add_(
@@ -130,12 +156,11 @@ def cubic(start: float, end: float, step: int) -> float:
     return end + (start - end) * (1 - progress) ** 3
 
 
-def inputs(step: int) -> dict[str, Tensor]:
-    return KINDS["BERT"].inputs(torch.Generator().manual_seed(100 + step))  # type: ignore[return-value]
-
-
-def loss_of(output: Any) -> Tensor:
-    return (output[0] - 0.3).square().mean()
+def call(kind: Kind, step: int, run: Callable[..., Any]) -> Tensor:
+    """Return the loss of a step; `run` computes with the model."""
+    inputs = kind.inputs(torch.Generator().manual_seed(100 + step))
+    output = run(**inputs) if isinstance(inputs, dict) else run(inputs.double())
+    return ((output if isinstance(output, Tensor) else output[0]) - 0.3).square().mean()
 
 
 def user(model: nn.Module) -> tuple[torch.optim.Optimizer, Any]:
@@ -150,6 +175,7 @@ def recipe_of(method: str, pattern: str, scope: str) -> Recipe:
     return Recipe.parse(
         "version: 1\nmodifiers:\n"
         f"  - {{type: prune, criterion: {spec['criterion']}, pattern: {PATTERNS[pattern][0]}, scope: {scope}, {amount}, "
+        f"{'targets: [' + ', '.join(map(repr, CONVOLUTIONS)) + '], ' if pattern in ('filter', 'channel') else ''}"
         f"window: {{begin: {BEGIN}, end: {END}, every: {EVERY}}}{latent}}}\n"
     )
 
@@ -170,7 +196,8 @@ def advance(reference: Reference, spec: dict[str, Any], step: int) -> None:
 @pytest.mark.parametrize(("method", "pattern", "scope"), CASES)
 def test_twenty_steps(method: str, pattern: str, scope: str) -> None:
     spec = METHODS[method]
-    ours, theirs = build(), build()
+    kind = kind_of(pattern)
+    ours, theirs = build(kind), build(kind)
     optimizer, scheduler = user(ours)
     manager = Manager(recipe_of(method, pattern, scope)).apply(ours, optimizer, total_steps=STEPS)
     (plan,), (run,) = manager.plan.modifiers, manager._runs
@@ -194,7 +221,7 @@ def test_twenty_steps(method: str, pattern: str, scope: str) -> None:
     for step in range(STEPS):
         manager.on_step_begin()
         optimizer.zero_grad()
-        loss_of(ours(**inputs(step))).backward()
+        call(kind, step, ours).backward()
         manager.on_before_optimizer_step()
         manager.clip_grad_norm_(0.5)
         optimizer.step()
@@ -204,7 +231,8 @@ def test_twenty_steps(method: str, pattern: str, scope: str) -> None:
         rate = other_scheduler.get_last_lr()[0] / 0.01 if spec.get("follow", True) else 1.0
         learning = step < END
         if learning or reference.method != "hard-concrete":
-            reference.step(step, loss_of, inputs(step), other, rate, 0.5, penalty if learning else 0.0)
+            loss_of = partial(call, kind, step)
+            reference.step(step, loss_of, other, rate, 0.5, penalty if learning else 0.0)
         other_scheduler.step()
         if learning:
             advance(reference, spec, step + 1)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from sparsify.criteria.learned import Gated, Positive
+from sparsify.criteria.learned import Gated, Positive, sigmoid_slope
 
 EDGE = 1e-4
 """Noise stays so far from 0 and 1."""
@@ -47,21 +47,22 @@ class HardConcrete(Gated):
         return math.log(-self.gamma / self.zeta)
 
     def expense(self, scores: Tensor) -> Tensor:
-        return (scores - self.beta * math.log(-self.gamma / self.zeta)).sigmoid()
+        return (scores - self.beta * math.log(-self.gamma / self.zeta)).sigmoid_()
 
     def slope(self, scores: Tensor) -> Tensor:
-        open_ = self.expense(scores)
-        return open_ * (1 - open_)
+        return sigmoid_slope(self.expense(scores))
 
     def gates(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         return self._clipped(scores.sigmoid(), 1.0)
 
     def sample(self, scores: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        u = noise.clamp(EDGE, 1 - EDGE)
-        return self._clipped(((u.log() - (1 - u).log() + scores) / self.beta).sigmoid(), self.beta)
+        logistic = noise.clamp(EDGE, 1 - EDGE).logit_()  # log u − log(1 − u)
+        return self._clipped(logistic.add_(scores).div_(self.beta).sigmoid_(), self.beta)
 
     def _clipped(self, s: Tensor, beta: float) -> tuple[Tensor, Tensor]:
         """Return stretched and clipped gates, and their derivatives by the score; 0 where clipped."""
-        stretched = s * (self.zeta - self.gamma) + self.gamma
-        inside = (stretched > 0) & (stretched < 1)
-        return stretched.clamp(0, 1), s * (1 - s) * inside * ((self.zeta - self.gamma) / beta)
+        width = self.zeta - self.gamma
+        slopes = sigmoid_slope(s).mul_(width / beta)
+        stretched = s.mul_(width).add_(self.gamma)
+        inside = (stretched > 0).logical_and_(stretched < 1)
+        return stretched.clamp_(0, 1), slopes.mul_(inside)

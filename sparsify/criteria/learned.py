@@ -103,3 +103,8 @@ class Gated(Learned):
     def sample(self, scores: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Return gates for a step from uniform noise in (0, 1), and their derivatives by the scores."""
         raise NotImplementedError(type(self).__name__)
+
+
+def sigmoid_slope(value: Tensor) -> Tensor:
+    """Return the derivative of a sigmoid from its value: σ·(1 − σ)."""
+    return torch.addcmul(value, value, value, value=-1)

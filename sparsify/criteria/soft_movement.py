@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from sparsify.criteria.base import Place
-from sparsify.criteria.learned import Gated
+from sparsify.criteria.learned import Gated, sigmoid_slope
 
 FINAL = 0.1
 """The published threshold."""
@@ -35,5 +35,4 @@ class SoftMovement(Gated):
         return scores.sigmoid()
 
     def slope(self, scores: Tensor) -> Tensor:
-        open_ = scores.sigmoid()
-        return open_ * (1 - open_)
+        return sigmoid_slope(scores.sigmoid())

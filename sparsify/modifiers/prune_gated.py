@@ -92,8 +92,11 @@ class GatedRun(LearnedRun):
 
     def rollback(self) -> None:
         super().rollback()
-        self.heard = []
         self._evaluated()
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.heard = []
 
     # ------------------------------------------------------------------ the penalty
 
@@ -162,11 +165,17 @@ class GatedRun(LearnedRun):
         for index, (kept, passed) in zip(members, tiles, strict=True):
             bundle = self.competition.bundles[index]
             if self.gated.stochastic:
-                self.forced[bundle.name] = kept & ~passed
+                self._force(bundle.name, kept & ~passed)
             masks = expand(bundle, kept)
             pruned += sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in masks.values())
             self._put(masks)
         return pruned
+
+    def _force(self, name: str, tiles: Tensor) -> None:
+        """Note what is kept though its gate is closed; usually nothing is."""
+        self.forced.pop(name, None)
+        if bool(tiles.any()):
+            self.forced[name] = tiles
 
     def _harden(self, step: int) -> None:
         """Make the last masks: gates are open or closed from now on, and the sparsity is the one asked for.

@@ -74,9 +74,13 @@ class LearnedRun(PruneRun):
         for group in self.optimizer.param_groups:
             group["lr"] = self.criterion.learning_rate * self.factor
         self.optimizer.step()
-        self.rollback()
+        self._forget()
 
     def rollback(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop the gradients of the step that is over."""
         for scores in self.scores.values():
             scores.values.grad = None
 
