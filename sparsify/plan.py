@@ -109,7 +109,7 @@ class Plan:
 
     def rows(self, modifier: ModifierPlan) -> list[tuple[str, ...]]:
         """Return (tensor or block, shape or groups, target, expected non-zeros) as text, the sum last."""
-        named = partial(_target, unknown=modifier.unknown)
+        named = partial(_target, unknown=modifier.unknown())
         bundles = [list(tensors) for _, tensors in groupby(modifier.tensors, lambda tensor: tensor.bundle)]
         otherwise = "competes" if modifier.nonzeros is not None else "unknown"
         rows = [_row(tensors, otherwise, named) for tensors in bundles]

@@ -145,6 +145,8 @@ def test_a_penalty_has_a_ramp_of_its_own(mlp: nn.Module) -> None:
     fields = {"penalty": "{from: 2, to: 10, curve: linear, begin: 1, end: 5}", "sparsity": "", "targets": '"0"'}
     optimizer = torch.optim.SGD(mlp.parameters(), lr=0.0)
     manager, _ = start(mlp, "soft-movement", optimizer, **fields)
+    assert "λ to 10" in str(manager.plan)
+    assert "by the threshold" in str(manager.plan)
     (run,), seen = manager._runs, []
     assert isinstance(run, GatedRun)
     for _ in range(8):

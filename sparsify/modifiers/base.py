@@ -72,9 +72,6 @@ class TensorPlan:
 class ModifierPlan:
     """A modifier resolved to steps and tensors."""
 
-    unknown: ClassVar[str] = "existing zeros"
-    """What the plan says in place of a target where there is none."""
-
     key: str
     type: str
     window: StepWindow
@@ -93,6 +90,10 @@ class ModifierPlan:
     def start(self, session: Session) -> Run:
         """Return the live modifier."""
         raise NotImplementedError(type(self).__name__)
+
+    def unknown(self) -> str:
+        """Return what the plan says in place of a target where there is none."""
+        return "existing zeros"
 
     def clash(self, later: ModifierPlan) -> str | None:
         """Return why `later` cannot act on a tensor of ours after our window, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 from zlib import crc32
 
 import torch
@@ -90,10 +90,11 @@ class Fill(Targeted):
 class FillPlan(ModifierPlan):
     """A `fill` resolved to a step and to blocks."""
 
-    unknown: ClassVar[str] = "dead heads, neurons"
-
     blocks: tuple[Block, ...]
     spec: Fill
+
+    def unknown(self) -> str:
+        return "dead heads, neurons"
 
     def start(self, session: Session) -> FillRun:
         return FillRun(self, session)

@@ -122,6 +122,8 @@ class Prune(Targeted):
             "scope": self.scope.label(),
             "curve": self.sparsity.curve.label() if self.sparsity else "constant",
         }
+        if pressure is not None:
+            facts["curve"] = f"λ to {pressure.level.to:g}"
         biases = own_biases(bundles) if self.biases == "with-rows" else {}
         _note_start(self, context, window)
         _note_reach(self, context, window)

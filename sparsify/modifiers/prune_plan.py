@@ -51,6 +51,9 @@ class PrunePlan(ModifierPlan):
         """The sparsity over the window."""
         return self.spec.sparsity
 
+    def unknown(self) -> str:
+        return "by the threshold" if self.spec.criterion.gated else super().unknown()
+
     def start(self, session: Session) -> PruneRun:
         criterion = self.spec.criterion
         return (GatedRun if criterion.gated else LearnedRun if criterion.learned else PruneRun)(self, session)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -75,10 +75,11 @@ class WeightPenalty(Targeted):
 class PenaltyPlan(ModifierPlan):
     """A `penalty` resolved to steps and groups. It has no `weights`: it masks nothing."""
 
-    unknown: ClassVar[str] = "prunes nothing"
-
     spec: WeightPenalty
     bundles: tuple[Bundle, ...]
+
+    def unknown(self) -> str:
+        return "prunes nothing"
 
     def start(self, session: Session) -> PenaltyRun:
         return PenaltyRun(self, session)
