@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsify import Manager, Recipe
 from sparsify.masking import budget
+from sparsify.modifiers.controller import Controller
 from sparsify.modifiers.prune_gated import GatedRun
 from tests.learning import CRITERIA, run_of, same, start
 from tests.loop import STEPS, WEIGHTS, batch, loss_of, train, zeros
@@ -129,6 +130,24 @@ def test_the_controller_lands_within_a_point(pattern: str, scope: str) -> None:
     assert abs(density.targeted.sparsity - 0.8) <= 0.011
     assert abs(run.report()["sparsity_at_threshold"] - 0.8) < 0.05, "the controller did it, not the last cut"
     assert all(value != 0 for value in run.report()["lambda"].values())
+
+
+def test_the_controllers_steer_to_what_the_scope_divides(mlp: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ERK every tensor has a sparsity of its own."""
+    asked: list[float] = []
+    steer = Controller.steer
+
+    def listening(self: Controller, wanted: float, found: float, steps: int) -> None:
+        asked.append(wanted)
+        steer(self, wanted, found, steps)
+
+    monkeypatch.setattr(Controller, "steer", listening)
+    manager, optimizer = start(mlp, CRITERIA["soft"], scope="erk")
+    train(mlp, optimizer, manager, range(STEPS))
+    manager.finalize()
+    zeroed = [zeros(mlp, name) / mlp.get_parameter(name).numel() for name in WEIGHTS]
+    assert max(zeroed) - min(zeroed) > 0.1
+    assert asked[-len(WEIGHTS) :] == pytest.approx(zeroed, abs=0.02)
 
 
 def test_a_threshold_that_misses_is_brought_within_a_point(mlp: nn.Module) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.criteria.learned import Gated
+from sparsify.masking.competition import Share
 from sparsify.masking.groups import expand
 from sparsify.modifiers.base import Session
 from sparsify.modifiers.controller import REACTION, STRIDE, Controller
@@ -150,13 +151,18 @@ class GatedRun(LearnedRun):
 
     def _make(self, step: int) -> None:
         cut = self._cut(self.plan.window.progress(step))
-        for members, controller in zip(self.shares, self.controllers, strict=True):
-            pruned = self._keep_above(members, cut)
-            if self.ramp is not None:
-                found = pruned / max(self.competition.elements(members), 1)
-                controller.steer(self._wanted(members, step), found, step - max(self.done, self.plan.window.begin))
+        pruned = [self._keep_above(members, cut) for members in self.shares]
+        if self.ramp is not None:
+            passed = step - max(self.done, self.plan.window.begin)
+            for share, controller, gone in zip(self._targets(step), self.controllers, pruned, strict=True):
+                controller.steer(share.sparsity, gone / max(self.competition.elements(share.members), 1), passed)
         if step >= self.plan.window.end:
             self._harden(step)
+
+    def _targets(self, step: int) -> list[Share]:
+        """Return what every controller steers to: the scope may divide the sparsity unequally."""
+        arenas = self.competition.arenas
+        return [share for arena in arenas for share in self.competition.shares(arena, self._wanted(arena, step))]
 
     def _keep_above(self, members: Arena, cut: float) -> int:
         """Put the masks of a threshold in force; return how many weights they prune."""

@@ -40,7 +40,7 @@ class LearnedRun(PruneRun):
         self.initial = float(group.get("initial_lr", group["lr"]))
 
     def _optimizer(self, values: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Return an optimizer without weight decay; a group for each device, as fused ones want."""
+        """Return an optimizer without weight decay, fused where that is possible."""
         rate = self.criterion.learning_rate
         if self.criterion.optimizer == "sgd":
             return torch.optim.SGD(values, lr=rate, momentum=0.0, weight_decay=0.0)
