@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# One process a core, each with one thread; closing lines are pytest's own.
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: help setup demo test test-slow lint types contracts schema docs bench clean
 
@@ -22,10 +24,10 @@ demo: $(STAMP) ## Prune a small vision transformer on real images (about a minut
 	HF_HUB_OFFLINE=1 $(BIN)/sparsify demo
 
 test: $(STAMP) ## Run the default test suite.
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(STAMP) ## Run the long tests too.
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: $(STAMP) ## Check style and formatting.
 	$(BIN)/ruff check .
