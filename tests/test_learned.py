@@ -314,6 +314,8 @@ def test_the_plan_warns_of_a_zero_start_in_a_short_run(mlp: nn.Module) -> None:
         return " ".join(Plan.of(recipe(criterion=criterion, **fields), mlp, total_steps=steps).notes)
 
     assert "scores that start at zero have 700 steps to learn" in notes("{type: movement, init: zero}", 1000)
+    assert "scores that start at zero have 700 steps to learn" in notes("{type: soft-movement, init: zero}", 1000)
+    assert "scores that start at constant have 700 steps" in notes("{type: hard-concrete, init: constant}", 1000)
     assert not notes("movement", 1000)
     assert not notes("{type: movement, init: zero}", 100_000)
     assert "scores cannot travel the" in notes("soft-movement", 100)

@@ -210,10 +210,10 @@ class Prune(Targeted):
 
 
 def _note_start(prune: Prune, context: PlanContext, window: StepWindow) -> None:
-    """Warn of scores that start at zero in a short run: the first masks are made almost at random."""
+    """Warn of scores that start alike in a short run: the first masks are made almost at random."""
     criterion = prune.criterion
     steps = window.end - context.span.begin
-    if isinstance(criterion, Learned) and criterion.init != "magnitude" and not prune.criterion.gated and steps < LONG:
+    if isinstance(criterion, Learned) and criterion.init != "magnitude" and steps < LONG:
         context.notes.append(
             f"{context.key}: scores that start at {criterion.init} have {steps} steps to learn, and Adam moves all of "
             f"them alike at first; in a run this short `init: magnitude` is better"
