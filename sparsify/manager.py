@@ -133,10 +133,9 @@ class Manager:
 
     @property
     def sparsity(self) -> float:
-        """The fraction of the masked weights that is masked now; 0 before the first mask."""
-        counts = [(mask.numel(), int(torch.count_nonzero(mask))) for _, _, mask in self._masks]
-        elements = sum(count for count, _ in counts)
-        return 1 - sum(kept for _, kept in counts) / elements if elements else 0.0
+        """The fraction of the targeted weights that is masked now; 0 before the first mask."""
+        elements, pruned = self._masks.count(self._plan.targeted()) if self._phase != "new" else (0, 0)
+        return pruned / elements if elements else 0.0
 
     @property
     def target(self) -> float | None:
@@ -254,7 +253,7 @@ class Manager:
         self._phase = "final"
         outcome = Outcome(
             plan=self._plan,
-            density=measure(self._model, [weight for plan in self._plan.modifiers for weight in plan.weights]),
+            density=measure(self._model, self._plan.targeted()),
             completed=self._step,
             skipped=skipped,
             last_update=last,

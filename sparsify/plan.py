@@ -13,7 +13,7 @@ from torch import nn
 
 from sparsify.anatomy import read
 from sparsify.errors import PlanError, Problem
-from sparsify.layers import shared_rows, unwrap
+from sparsify.layers import Weight, shared_rows, unwrap
 from sparsify.modifiers.base import ModifierPlan, PlanContext, TensorPlan
 from sparsify.modifiers.clock import ClockError, Span
 from sparsify.recipe import Recipe, Stage
@@ -83,6 +83,10 @@ class Plan:
             if stage.end is None or step < stage.end:
                 return stage.name
         return self.stages[-1].name
+
+    def targeted(self) -> list[Weight]:
+        """Return the weights that the modifiers mask, each once."""
+        return list({weight.name: weight for modifier in self.modifiers for weight in modifier.weights}.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data."""

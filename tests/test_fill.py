@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sparsify import Manager, PlanError, Recipe
+from sparsify.density import measure
 from tests.layers import KINDS
 
 STEPS, CUT = 12, 6
@@ -79,6 +80,16 @@ def test_only_dead_structure_stays_dead() -> None:
     report = {run.key: run.report() for run in manager._runs}["fill/fill"]
     assert report["returned"] == sum(int((after[name] & ~mask).sum()) for name, mask in masks.items())
     assert manager.finalize().targeted.sparsity < 0.75
+
+
+@pytest.mark.parametrize("kind", ["BERT", "GPT-2"])
+def test_the_sparsity_on_the_way_is_the_one_counted_at_the_end(kind: str) -> None:
+    """Biases that follow their rows are not targeted, and a fill masks whole parameters in place of their parts."""
+    _, _, before = trained(kind, recipe(), CUT - 1)
+    assert before.sparsity == pytest.approx(measure(before._model, before.plan.targeted()).targeted.sparsity)
+    _, _, manager = trained(kind, recipe())
+    assert manager.sparsity != pytest.approx(before.sparsity), "the fill changed something"
+    assert manager.finalize().targeted.sparsity == pytest.approx(manager.sparsity)
 
 
 def test_weights_grow_back() -> None:

@@ -142,7 +142,7 @@ def run(
 
 
 def _measure(dense: nn.Module, sparse: nn.Module, plan: Plan, test: Any, directory: Path) -> tuple[Side, Side]:
-    targeted = [weight for modifier in plan.modifiers for weight in modifier.weights]
+    targeted = plan.targeted()
     images = test.images[:64]
     models = (dense.eval(), sparse.eval())
     with torch.inference_mode():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,17 @@ class MaskStore:
 
     def __getitem__(self, name: str) -> Tensor:
         return self._masks[name]
+
+    def count(self, weights: Iterable[Weight]) -> tuple[int, int]:
+        """Return the elements of these weights, and how many of them a mask prunes: their own, or the whole's."""
+        elements = pruned = 0
+        for weight in weights:
+            elements += weight.geometry.elements
+            mask = self._masks.get(weight.name)
+            if mask is None and weight.parameter_name in self._masks:
+                mask = weight.region(self._masks[weight.parameter_name])
+            pruned += 0 if mask is None else mask.numel() - int(torch.count_nonzero(mask))
+        return elements, pruned
 
     # ------------------------------------------------------------------ latent weights
 

@@ -118,7 +118,7 @@ def read(directory: str | Path) -> FolderReport:
     model = _architecture(directory, notes)
     recipe = Recipe.load(directory / RECIPE) if (directory / RECIPE).is_file() else None
     plan = _plan(recipe, model, written.get("plan", {}), notes) if recipe and model is not None else None
-    targeted = [weight for modifier in plan.modifiers for weight in modifier.weights] if plan else []
+    targeted = plan.targeted() if plan else []
     census = count(files, model, targeted, saved_names(model) if model is not None else {})
     return FolderReport(directory, census, size_of(files.files), recipe, plan, written, notes)
 
