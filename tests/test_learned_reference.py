@@ -120,7 +120,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "start": lambda relative: relative * 0.5 + math.log(0.1 / 0.9),
     },
     "hard-concrete": {
-        "criterion": "{type: hard-concrete, learning_rate: 0.8}",
+        "criterion": "{type: hard-concrete, init: constant, learning_rate: 0.8}",
         "method": "hard-concrete",
         "rate": 0.8,
         "penalty": 3000.0,

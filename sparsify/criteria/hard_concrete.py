@@ -12,6 +12,8 @@ from sparsify.criteria.learned import Gated, Positive, sigmoid_slope
 
 EDGE = 1e-4
 """Noise stays so far from 0 and 1."""
+OPEN = math.log(9.0)
+"""The score of a gate that is 0.98 open: the published start."""
 
 
 class HardConcrete(Gated):
@@ -25,11 +27,11 @@ class HardConcrete(Gated):
     type: Literal["hard-concrete"] = "hard-concrete"
     stochastic = True
 
-    init: Literal["magnitude", "zero", "constant", "uniform"] = "constant"
-    """Where scores start: `constant`, at `offset`; or as with movement."""
+    scale: Positive = 2.0
+    """What a `magnitude` start is multiplied with: wide enough that not all gates stand half open at once."""
 
-    offset: float = math.log(9.0)
-    """What is added to the start. The published ln 9 opens a gate to 0.98."""
+    offset: float = OPEN
+    """What is added to the start. The published start, a gate open to 0.98, is ln 9 with `init: constant`."""
 
     learning_rate: Positive = 1e-1
     """Of the scores' optimizer."""
@@ -45,6 +47,9 @@ class HardConcrete(Gated):
 
     def cut(self, threshold: float) -> float:
         return math.log(-self.gamma / self.zeta)
+
+    def grip(self, cut: float) -> float:
+        return OPEN  # the penalty is flat there: what pushes hard enough at the cut would leave open gates open
 
     def expense(self, scores: Tensor) -> Tensor:
         return (scores - self.beta * math.log(-self.gamma / self.zeta)).sigmoid_()

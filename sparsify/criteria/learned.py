@@ -88,6 +88,10 @@ class Gated(Learned):
         place = Place("", 0)
         return float(self.start(torch.full((1,), 2.0), place)) - self.cut(self.threshold or 0.0)
 
+    def grip(self, cut: float) -> float:
+        """Return the score at which a pressure of 1 pushes as hard as training pulls, given the last cut."""
+        return cut
+
     def expense(self, scores: Tensor) -> Tensor:
         """Return what the penalty takes the mean of."""
         raise NotImplementedError(type(self).__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -84,3 +84,11 @@ class Scores:
             self.values.grad = slope
         else:
             self.values.grad.add_(slope)
+
+
+def mean_square(scores: Sequence[Scores]) -> float:
+    """Return the mean square of the gradients of these scores, 0 for those without any; one wait for a GPU."""
+    norms = [torch.linalg.vector_norm(each.values.grad) for each in scores if each.values.grad is not None]
+    groups = sum(each.values.numel() for each in scores)
+    squares = [norm.to(norms[0].device, torch.float64).square() for norm in norms]
+    return float(torch.stack(squares).sum()) / max(groups, 1) if squares else 0.0

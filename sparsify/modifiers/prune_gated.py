@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparsify.criteria.learned import Gated
 from sparsify.masking.competition import Share
 from sparsify.masking.groups import expand
+from sparsify.masking.learned import mean_square
 from sparsify.modifiers.base import Session
 from sparsify.modifiers.controller import REACTION, STRIDE, Controller
 from sparsify.modifiers.prune_learned import LearnedRun
@@ -114,10 +115,7 @@ class GatedRun(LearnedRun):
             strength = self.plan.pressure.at(self.step)
             strengths = [strength * self.portions[index] for index in members]
         else:
-            groups = sum(each.values.numel() for each in scores)
-            pulls = [each.values.grad for each in scores if each.values.grad is not None]
-            square = sum(float(torch.linalg.vector_norm(pull)) ** 2 for pull in pulls) / max(groups, 1)
-            self.heard.append((controller, controller.blended(square)))
+            self.heard.append((controller, controller.blended(mean_square(scores))))
             share = self._pull(controller, self.heard[-1][1]) / self._steepness()
             mean = sum(self.role_weights[index] for index in members) / len(members) or 1.0
             strengths = [
@@ -135,8 +133,8 @@ class GatedRun(LearnedRun):
         return controller.pressure * math.sqrt(noise)
 
     def _steepness(self) -> float:
-        """Return the slope of the penalty at the final threshold: a pressure is a gradient there."""
-        return float(self.gated.slope(torch.tensor(self._cut(1.0), dtype=torch.float64)))
+        """Return the slope of the penalty where its criterion has a grip on scores: a pressure is a gradient there."""
+        return float(self.gated.slope(torch.tensor(self.gated.grip(self._cut(1.0)), dtype=torch.float64)))
 
     def _cut(self, progress: float) -> float:
         return self.gated.cut(self.threshold.at(progress) if self.threshold else 0.0)
