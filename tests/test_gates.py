@@ -114,13 +114,20 @@ def test_ending_gates_by_the_threshold_alone_changes_no_output(mlp: nn.Module) -
 
 
 @pytest.mark.parametrize("scope", ["global", "tensor"])
-@pytest.mark.parametrize("pattern", ["unstructured", "{type: block, shape: [4, 4]}"])
-def test_the_controller_lands_within_a_point(pattern: str, scope: str) -> None:
+@pytest.mark.parametrize(
+    ("criterion", "pattern"),
+    [
+        ("soft-movement", "unstructured"),
+        ("soft-movement", "{type: block, shape: [4, 4]}"),
+        ("hard-concrete", "unstructured"),
+    ],
+)
+def test_the_controller_lands_within_a_point(criterion: str, pattern: str, scope: str) -> None:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(16, 96), nn.ReLU(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 4))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.003)
     manager, _ = start(
-        model, "soft-movement", optimizer, pattern=pattern, scope=scope, finish="threshold", sparsity="0.8",
+        model, criterion, optimizer, pattern=pattern, scope=scope, finish="threshold", sparsity="0.8",
         targets='["0", "2"]', window="{begin: 5%, end: 90%}", total_steps=700,
     )  # fmt: skip
     train(model, optimizer, manager, range(700))
