@@ -57,7 +57,7 @@ class Part:
     def expand(self, groups: Tensor) -> Tensor:
         """Return the mask of the tensor's cube from that of the groups."""
         mask = groups.view(self.grid)
-        for axis, side in enumerate(self.tile):
+        for axis, side in reversed(list(enumerate(self.tile))):  # whole rows are copied last, which is fast
             if side > 1:
                 mask = mask.repeat_interleave(side, axis)
         rows, taps, columns = _dimensions(self.weight.geometry)
