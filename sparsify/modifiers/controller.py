@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-GAIN = 6.0
-"""Pressure for each unit of error: one that is 17 points too dense is pushed as hard as training pulls."""
+GAIN = 4.0
+"""Pressure for each unit of error: at 1.28 times the density wanted it pushes as hard as training pulls."""
 REACTION = 1 / 10
 """The part of the window in which a lasting error doubles the pressure."""
-SMALL = 0.05
+SMALL = 0.1
 """A larger error counts as much in the integral: while scores are on their way, it must not pile up."""
+LEAST = 1e-3
+"""Added to densities, for nothing at all has no logarithm."""
 LIMIT = 16.0
 """The strongest pressure."""
 MEMORY = 0.98
@@ -40,8 +43,12 @@ class Controller:
         return square if self.noise == 0 else MEMORY * self.noise + (1 - MEMORY) * square
 
     def steer(self, wanted: float, found: float, steps: int) -> None:
-        """Set the pressure from the sparsity wanted and found, `steps` after the last time."""
-        error = wanted - found
+        """Set the pressure from the sparsity wanted and found, `steps` after the last time.
+
+        The error is that of the logarithm of density: scores have a tail that is about exponential, so one pressure
+        moves it alike at any density, where a point of sparsity is a tenth of what is left at 90 %.
+        """
+        error = math.log((1 - found + LEAST) / (1 - wanted + LEAST))
         raw = GAIN * error + self.integral
         self.pressure = min(max(raw, -LIMIT), LIMIT)
         if self.pressure == raw:  # an integral that went on while the pressure is at its limit would overshoot
