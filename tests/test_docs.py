@@ -59,21 +59,21 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["train", "report", "export"])  # in this order: the later use what the first makes
-def test_the_commands_of_a_page(workplace: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_pages(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
-    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
-    lines = [line for language, block in BLOCK.findall(text) if language == "bash" for line in block.splitlines()]
-    commands = [shlex.split(line) for line in lines if line.startswith("sparsify ")]
-    assert commands
-    if name == "report":
-        for copy in ("a", "b"):
-            shutil.copytree("runs/sparse", f"runs/{copy}", dirs_exist_ok=True)
-    for command in commands:
-        if "40" in command:
-            command[command.index("40")] = "2"  # epochs: enough to see that it runs
-        done = CliRunner().invoke(app, command[1:])
-        assert done.exit_code == 0, f"{' '.join(command)}\n{done.output}"
+    for name in ("train", "report", "export"):  # in this order: the later use what the first makes
+        text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        lines = [line for language, block in BLOCK.findall(text) if language == "bash" for line in block.splitlines()]
+        commands = [shlex.split(line) for line in lines if line.startswith("sparsify ")]
+        assert commands, name
+        if name == "report":
+            for copy in ("a", "b"):
+                shutil.copytree("runs/sparse", f"runs/{copy}", dirs_exist_ok=True)
+        for command in commands:
+            if "40" in command:
+                command[command.index("40")] = "2"  # epochs: enough to see that it runs
+            done = CliRunner().invoke(app, command[1:])
+            assert done.exit_code == 0, f"{' '.join(command)}\n{done.output}"
 
 
 def test_commands_in_the_documentation_exist() -> None:

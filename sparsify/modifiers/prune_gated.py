@@ -212,8 +212,7 @@ class GatedRun(LearnedRun):
     def _pruned(self, members: Arena) -> int:
         """Count what the masks in force prune of some bundles."""
         parts = (part for index in members for part in self.competition.bundles[index].parts)
-        masks = (self.masks[part.weight.name] for part in parts)
-        return sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in masks)
+        return self.masks.count(part.weight for part in parts)[1]
 
     def _seen(self) -> float:
         """Show the model under its masks and gates; return the sparsity of the masks."""
