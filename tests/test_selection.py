@@ -117,6 +117,15 @@ def test_scores_that_cannot_be_ranked_name_the_tensor(bad: float, length: int) -
         select([Contender.of("encoder.query.weight", scores)], length // 2)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("length", [10, 200_000])
+def test_of_several_tensors_the_one_with_bad_scores_is_named(bad: float, length: int) -> None:
+    scores = {name: torch.randn(length) for name in ("first", "second", "third")}
+    scores["second"][0] = bad
+    with pytest.raises(ScoreError, match="second: the scores hold"):
+        select([Contender.of(name, each) for name, each in scores.items()], length)
+
+
 @pytest.mark.parametrize(
     ("sparsity", "elements", "pruned"),
     [(0.29, 100, 29), (0.5, 5, 2), (0.5, 7, 4), (0.9, 1000, 900), (0, 9, 0), (1, 9, 9)],

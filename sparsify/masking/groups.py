@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
@@ -61,6 +62,28 @@ def reduced(part: Part, how: Reduction, rows: Callable[[int, int], Tensor]) -> T
         assert band is not None
         bands.append(band)
     return torch.cat(bands).flatten() if bands else torch.empty(0)
+
+
+def products(part: Part, one: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return Σ one ⊙ other over each tile of a tensor, 1-D, computed in `dtype`; both have the region's shape."""
+    cubes = part.weight.cube(one), part.weight.cube(other)
+    run = _run(part, *cubes, dtype)
+    if run == 1:
+        return reduced(part, "sum", lambda first, stop: cubes[0][first:stop].to(dtype) * cubes[1][first:stop].to(dtype))
+    dots = torch.bmm(cubes[0].view(-1, 1, run), cubes[1].view(-1, run, 1))
+    rows, taps, columns = part.tile
+    return partial(dots.view(*cubes[0].shape[:2], -1), (rows, taps, columns // run), "sum").flatten()
+
+
+def _run(part: Part, one: Tensor, other: Tensor, dtype: torch.dtype) -> int:
+    """Return how many neighbours in a row make one dot product; 1 where products had better be made one by one.
+
+    Short dot products read memory once, without a copy of the products; longer ones than 32 go to libraries that are
+    slower at it.
+    """
+    plain = all(each.device.type == "cpu" and each.dtype == dtype and each.is_contiguous() for each in (one, other))
+    run = math.gcd(part.tile[2], one.shape[2], 32) if plain and one.numel() else 1
+    return run if run >= 8 else 1
 
 
 def _bands(rows: int, width: int, tile: Tile) -> Iterator[tuple[int, int]]:

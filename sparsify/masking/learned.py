@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sparsify.criteria.base import Place
 from sparsify.criteria.learned import Gated, Learned
 from sparsify.criteria.magnitude import Magnitude
-from sparsify.masking.groups import reduced, tile_scores
+from sparsify.masking.groups import products, tile_scores
 from sparsify.patterns.bundle import Bundle, Part
 
 
@@ -70,8 +70,7 @@ class Scores:
         wide = self.values.dtype
         if self.bundle.single:
             return torch.mul(gradient.to(wide), weight.to(wide))
-        cubes = part.weight.cube(gradient), part.weight.cube(weight)
-        return reduced(part, "sum", lambda first, stop: cubes[0][first:stop].to(wide) * cubes[1][first:stop].to(wide))
+        return products(part, gradient, weight, wide)
 
     @torch.no_grad()
     def push(self, strength: float) -> None:
