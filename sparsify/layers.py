@@ -69,6 +69,11 @@ class Weight:
         """The weight as it is now, detached: a view of the parameter."""
         return self.region(self.parameter.detach())
 
+    @property
+    def sparse_gradients(self) -> bool:
+        """Whether a gradient has rows only for the tokens that occurred (`nn.Embedding(sparse=True)`)."""
+        return self.layout == "embedding" and bool(self.module.sparse)
+
     @cached_property
     def geometry(self) -> Geometry:
         """How large the cube is."""

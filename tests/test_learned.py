@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify import HookError, Plan, PlanError
+from sparsify import HookError, Plan, PlanError, Recipe
 from sparsify.masking import budget
 from tests.learning import CRITERIA, each_criterion, run_of, same, start
 from tests.loop import STEPS, WEIGHTS, adamw, batch, loss_of, recipe, train, zeros
@@ -278,6 +278,22 @@ def test_a_frozen_weight_is_refused(mlp: nn.Module) -> None:
     mlp[0].weight.requires_grad_(False)
     with pytest.raises(PlanError, match=r"0\.weight: is frozen, so its scores cannot be learned"):
         start(mlp, "movement")
+
+
+@pytest.mark.parametrize(
+    "modifier",
+    [
+        "{type: prune, criterion: movement, sparsity: 0.5}",
+        "{type: prune, criterion: magnitude, masking: latent, sparsity: 0.5}",
+        "{type: penalty, strength: 0.1}",
+    ],
+)
+def test_sparse_gradients_are_refused_where_every_gradient_is_needed(modifier: str) -> None:
+    model = nn.Sequential(nn.Embedding(16, 8, sparse=True), nn.Linear(8, 4))
+    recipe = Recipe.parse(f"version: 1\nmodifiers: [{modifier[:-1]}, targets: ['0']}}]\n")
+    with pytest.raises(PlanError, match=r"0\.weight: has sparse gradients; build its embedding with `sparse=False`"):
+        Plan.of(recipe, model, total_steps=20)
+    Plan.of(recipe, nn.Sequential(nn.Embedding(16, 8), nn.Linear(8, 4)), total_steps=20)
 
 
 def test_an_optimizer_without_the_weights_is_refused(mlp: nn.Module) -> None:

@@ -20,7 +20,7 @@ from sparsify.modifiers.penalty import Penalty
 from sparsify.modifiers.prune_checks import conflicts
 from sparsify.modifiers.prune_plan import Pressure, PrunePlan, expect
 from sparsify.modifiers.prune_words import sentences
-from sparsify.modifiers.targeted import Targeted, report
+from sparsify.modifiers.targeted import Targeted, report, whole_gradients
 from sparsify.patterns import Pattern
 from sparsify.patterns.base import Misfit
 from sparsify.patterns.bundle import Bundle
@@ -206,8 +206,9 @@ class Prune(Targeted):
         return bundles
 
     def unfit(self, weight: Weight) -> str | None:
-        frozen = self.criterion.learned and not weight.parameter.requires_grad
-        return "is frozen, so its scores cannot be learned" if frozen else None
+        if self.criterion.learned and not weight.parameter.requires_grad:
+            return "is frozen, so its scores cannot be learned"
+        return whole_gradients(weight) if self.latent else None
 
 
 def _note_start(prune: Prune, context: PlanContext, window: StepWindow) -> None:

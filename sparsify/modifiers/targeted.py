@@ -60,6 +60,11 @@ class Targeted(Modifier):
         return None
 
 
+def whole_gradients(weight: Weight) -> str | None:
+    """Return why a weight has no gradient everywhere, or None."""
+    return "has sparse gradients; build its embedding with `sparse=False`" if weight.sparse_gradients else None
+
+
 def report(context: PlanContext, misfits: Iterable[Misfit]) -> None:
     """Report what does not fit."""
     for misfit in misfits:

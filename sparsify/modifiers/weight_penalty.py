@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sparsify.layers import Weight
 from sparsify.masking.groups import reduced, spread
 from sparsify.modifiers.base import ModifierPlan, PlanContext, Run, Session, TensorPlan
 from sparsify.modifiers.clock import ClockError
-from sparsify.modifiers.targeted import Targeted
+from sparsify.modifiers.targeted import Targeted, whole_gradients
 from sparsify.patterns import Pattern
 from sparsify.patterns.bundle import Bundle
 from sparsify.patterns.unstructured import Unstructured
@@ -48,6 +49,9 @@ class WeightPenalty(Targeted):
             f"λ goes from {self.strength.from_:g} to {self.strength.to:g}, {self.strength.curve.label()}.",
             f"When: from {self.window.begin} of the stage to {end}; λ stays afterwards.",
         ]
+
+    def unfit(self, weight: Weight) -> str | None:
+        return whole_gradients(weight)
 
     def plan(self, context: PlanContext) -> PenaltyPlan | None:
         before = len(context.problems)
