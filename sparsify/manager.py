@@ -107,14 +107,17 @@ class Manager:
         self._optimizer = innermost(optimizer)
         self._scaler = scaler
         self._masks = MaskStore()
-        self._handle = self._optimizer.register_step_post_hook(self._after_step)
+        self._handles = [
+            self._optimizer.register_step_pre_hook(self._before_step),
+            self._optimizer.register_step_post_hook(self._after_step),
+        ]
         session = Session(self._model, self._optimizer, self._masks, evaluate)
         try:
             self._runs = [plan.start(session) for plan in self._plan.modifiers]
             self._phase = "idle"
             self._update(0)
         except BaseException:
-            self._handle.remove()
+            self._detach()
             self._phase = "new"
             raise
         return self
@@ -249,7 +252,7 @@ class Manager:
             self._masks.swap_in()
             self._update(last)
         self._masks.project()
-        self._handle.remove()
+        self._detach()
         self._phase = "final"
         outcome = Outcome(
             plan=self._plan,
@@ -342,6 +345,16 @@ class Manager:
         kinds = {"cpu"} | {parameter.device.type for parameter in self._model.parameters()} - {"meta"}
         if any(torch.is_autocast_enabled(kind) for kind in kinds):
             raise HookError(f"{hook}() inside an autocast region: its cache would hide the change; leave it first")
+
+    def _detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before_step(self, optimizer: Any, arguments: Any, options: Any) -> None:
+        """Refuse a closure (L-BFGS, SAM): it would see latent weights, and its gradients would not be masked."""
+        given = any(map(callable, (*arguments, *options.values())))
+        if given and self._phase == "ready" and self._masks.latents:
+            raise HookError("optimizer.step() got a closure, which would take latent weights for those of the model")
 
     def _after_step(self, optimizer: Any, arguments: Any, options: Any) -> None:
         """Learn that the step happened; a fused optimizer is called for a skipped step too, and says so here."""

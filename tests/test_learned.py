@@ -317,6 +317,18 @@ def test_one_call_a_step(mlp: nn.Module) -> None:
         manager.on_before_optimizer_step()
 
 
+@pytest.mark.parametrize("criterion", ["movement", "{type: hard-concrete}"])
+def test_a_closure_is_refused(criterion: str, mlp: nn.Module) -> None:
+    """It would compute the loss of weights that the model does not have."""
+    optimizer = torch.optim.LBFGS(mlp.parameters())
+    manager, _ = start(mlp, criterion, optimizer)
+    manager.on_step_begin()
+    loss_of(mlp, 0).backward()
+    manager.on_before_optimizer_step()
+    with pytest.raises(HookError, match=r"optimizer\.step\(\) got a closure"):
+        optimizer.step(lambda: loss_of(mlp, 0))
+
+
 @pytest.mark.parametrize("criterion", ["soft-movement", "hard-concrete"])
 def test_a_threshold_that_becomes_a_cliff_is_refused(criterion: str, mlp: nn.Module) -> None:
     """nn_pruning went from 1.0 to 0.1 in one step without a word."""
