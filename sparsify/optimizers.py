@@ -19,6 +19,12 @@ def innermost(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
+def minimising(optimizer: torch.optim.Optimizer, key: str) -> None:
+    """Raise PlanError if the optimizer maximizes: what `key` makes of gradients would push the wrong way."""
+    if any(group.get("maximize") for group in optimizer.param_groups):
+        raise PlanError(f"{key}: the optimizer maximizes; give it the negative loss to minimize")
+
+
 def clip_(optimizer: torch.optim.Optimizer, max_norm: float, **options: Any) -> Tensor:
     """Clip the norm of the gradients of an optimizer's parameters, as torch does; return the norm before."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

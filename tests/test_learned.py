@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify import HookError, Plan, PlanError, Recipe
+from sparsify import HookError, Manager, Plan, PlanError, Recipe
 from sparsify.masking import budget
 from tests.learning import CRITERIA, each_criterion, run_of, same, start
 from tests.loop import STEPS, WEIGHTS, adamw, batch, loss_of, recipe, train, zeros
@@ -301,6 +301,17 @@ def test_an_optimizer_without_the_weights_is_refused(mlp: nn.Module) -> None:
     with pytest.raises(PlanError, match=r"the optimizer does not train 0\.weight, so its scores cannot be learned"):
         start(mlp, "movement", optimizer)
     start(mlp, "movement")  # nothing is left behind
+
+
+@pytest.mark.parametrize(
+    "modifier", ["{type: prune, criterion: movement, sparsity: 0.5}", "{type: penalty, strength: 0.1}"]
+)
+def test_an_optimizer_that_maximizes_is_refused(modifier: str, mlp: nn.Module) -> None:
+    """Scores would move, and penalties push, the wrong way."""
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=0.1, maximize=True)
+    manager = Manager(Recipe.parse(f"version: 1\nmodifiers: [{modifier[:-1]}, targets: ['0']}}]\n"))
+    with pytest.raises(PlanError, match="the optimizer maximizes; give it the negative loss"):
+        manager.apply(mlp, optimizer, total_steps=STEPS)
 
 
 def test_scores_without_time_to_learn_are_refused(mlp: nn.Module) -> None:

@@ -12,6 +12,7 @@ from sparsify.errors import PlanError
 from sparsify.masking.learned import Scores
 from sparsify.modifiers.base import Session
 from sparsify.modifiers.prune_run import PruneRun
+from sparsify.optimizers import minimising
 
 if TYPE_CHECKING:
     from sparsify.modifiers.prune_plan import PrunePlan
@@ -22,6 +23,7 @@ class LearnedRun(PruneRun):
 
     def __init__(self, plan: PrunePlan, session: Session) -> None:
         super().__init__(plan, session)
+        minimising(session.optimizer, plan.key)
         assert isinstance(plan.spec.criterion, Learned)
         self.criterion = plan.spec.criterion
         self.scores: dict[str, Scores] = {}

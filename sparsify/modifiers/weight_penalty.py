@@ -14,6 +14,7 @@ from sparsify.masking.groups import reduced, spread
 from sparsify.modifiers.base import ModifierPlan, PlanContext, Run, Session, TensorPlan
 from sparsify.modifiers.clock import ClockError
 from sparsify.modifiers.targeted import Targeted, whole_gradients
+from sparsify.optimizers import minimising
 from sparsify.patterns import Pattern
 from sparsify.patterns.bundle import Bundle
 from sparsify.patterns.unstructured import Unstructured
@@ -86,6 +87,7 @@ class PenaltyPlan(ModifierPlan):
         return "prunes nothing"
 
     def start(self, session: Session) -> PenaltyRun:
+        minimising(session.optimizer, self.key)
         return PenaltyRun(self, session)
 
 
