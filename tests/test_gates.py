@@ -97,6 +97,23 @@ def test_gates_end_binary_and_the_report_says_what_that_did(mlp: nn.Module, tmp_
     assert same(mlp, plain), "looking changes nothing"
 
 
+def test_what_the_floor_keeps_of_closed_gates_is_wholly_open(mlp: nn.Module) -> None:
+    """Scores lie just below the cut: without noise all gates are closed, with noise some open by a little."""
+    criterion = "{type: hard-concrete, init: constant, offset: -2.6, learning_rate: 1.0e-6, floor: 0.25}"
+    manager, optimizer = start(mlp, criterion, sparsity="", penalty="1", pattern="row")
+    train(mlp, optimizer, manager, range(4))
+    rows = {name: (mlp.get_parameter(name) != 0).flatten(1).any(1) for name in WEIGHTS}
+    for kept in rows.values():
+        assert int(kept.sum()) == math.ceil(0.25 * len(kept))
+    manager.on_step_begin()
+    run = run_of(manager)
+    assert isinstance(run, GatedRun)
+    for name, kept in rows.items():
+        assert torch.equal(mlp.get_parameter(name)[kept], manager._masks.latent(name).tensor[kept])
+        assert not bool(run.slopes[name][kept].any()), "held open, they learn from the penalty alone"
+    assert any(bool(run.slopes[name].any()) for name in WEIGHTS)
+
+
 def test_ending_gates_by_the_threshold_alone_changes_no_output(mlp: nn.Module) -> None:
     """Open gates are multiplied into their weights: the function is the same before and after."""
     found: list[Tensor] = []

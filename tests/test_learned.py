@@ -244,18 +244,25 @@ def test_compiled_models_learn_the_same(criterion: str, mlp: nn.Module) -> None:
 @pytest.mark.parametrize("stop", range(STEPS))
 @each_criterion
 def test_resume_at_any_step(criterion: str, stop: int, mlp: nn.Module, tmp_path: Any) -> None:
+    """Also where the learning rate is set by hand, so that nothing in the optimizer tells what it was at first."""
+
+    def go_on(model: nn.Module, first: int, last: int) -> None:
+        for step in range(first, last):
+            optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / STEPS)
+            train(model, optimizer, manager, range(step, step + 1))
+
     again = copy.deepcopy(mlp)
     manager, optimizer = start(mlp, criterion)
-    train(mlp, optimizer, manager, range(stop))
+    go_on(mlp, 0, stop)
     parts = {"model": mlp, "optimizer": optimizer, "manager": manager}
     torch.save({name: part.state_dict() for name, part in parts.items()}, tmp_path / "state.pt")
-    train(mlp, optimizer, manager, range(stop, STEPS))
+    go_on(mlp, stop, STEPS)
     manager.finalize()
     manager, optimizer = start(again, criterion)
     saved = torch.load(tmp_path / "state.pt", weights_only=True)
     for name, part in {"model": again, "optimizer": optimizer, "manager": manager}.items():
         part.load_state_dict(saved[name])
-    train(again, optimizer, manager, range(stop, STEPS))
+    go_on(again, stop, STEPS)
     manager.finalize()
     assert same(mlp, again)
 

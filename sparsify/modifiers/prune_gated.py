@@ -96,13 +96,10 @@ class GatedRun(LearnedRun):
         super().rollback()
         self._evaluated()
 
-    def _forget(self) -> None:
-        super()._forget()
-        self.heard = []
-
     # ------------------------------------------------------------------ the penalty
 
     def penalise(self) -> None:
+        self.heard = []
         if self.alive:
             for members, controller in zip(self.shares, self.controllers, strict=True):
                 self._push(members, controller)
