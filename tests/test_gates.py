@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -206,28 +207,44 @@ def test_a_penalty_has_a_ramp_of_its_own(mlp: nn.Module) -> None:
     assert seen == pytest.approx([2, 2, 4, 6, 8, 10, 10, 10], rel=1e-4)
 
 
-def test_roles_share_a_penalty() -> None:
-    """λ ÷ roles × the role's weight × the mean over its tensors of the mean over groups."""
+def push_with_roles(fields: str) -> Iterator[tuple[bool, Tensor, Tensor, GatedRun]]:
+    """Yield, of every matrix of a BERT whose loss pulls at nothing: whether it is attention's, its scores, their gradient."""
     from tests.layers import KINDS
 
     model = KINDS["BERT"].build()
     text = (
-        "version: 1\nmodifiers:\n  - {type: prune, criterion: soft-movement, window: {begin: 0, end: 10}, "
-        "penalty: {from: 6, to: 6, roles: {attention: 2, ffn: 0.5}}}\n"
+        "version: 1\nmodifiers:\n  - {type: prune, criterion: soft-movement, scope: global, window: {begin: 0, end: 10}, "
+        f"{fields}}}\n"
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     manager = Manager(Recipe.parse(text)).apply(model, optimizer, total_steps=20)
     run = run_of(manager)
+    assert isinstance(run, GatedRun)
+    for controller in run.controllers:
+        controller.pressure, controller.noise = 0.5, 4.0
     manager.on_step_begin()
     (sum(parameter.sum() for parameter in model.parameters()) * 0).backward()
     manager.on_before_optimizer_step()
     for name, scores in run.scores.items():
-        attention = ".attention." in name
-        portion = 2 / 2 / 8 if attention else 0.5 / 2 / 4  # eight matrices of attention, four of the FFN
-        values = scores.values.detach()
-        wanted = 6 * portion * values.sigmoid() * (1 - values.sigmoid()) / values.numel()
         assert scores.values.grad is not None
-        torch.testing.assert_close(scores.values.grad, wanted)
+        yield ".attention." in name, scores.values.detach(), scores.values.grad, run
+
+
+def test_roles_share_a_penalty() -> None:
+    """λ ÷ roles × the role's weight × the mean over its tensors of the mean over groups."""
+    for attention, values, found, _ in push_with_roles("penalty: {from: 6, to: 6, roles: {attention: 2, ffn: 0.5}}"):
+        portion = 2 / 2 / 8 if attention else 0.5 / 2 / 4  # eight matrices of attention, four of the FFN
+        wanted = 6 * portion * values.sigmoid() * (1 - values.sigmoid()) / values.numel()
+        torch.testing.assert_close(found, wanted)
+
+
+def test_roles_share_a_steered_penalty() -> None:
+    """A pressure p pushes by p × the running root mean square where the threshold ends, roles by their weights ÷ their mean."""
+    for attention, values, found, run in push_with_roles("sparsity: 0.5, penalty: {roles: {attention: 2, ffn: 0.5}}"):
+        pull = 0.5 * math.sqrt(0.98 * 4.0) / (0.1 * 0.9)
+        weight = (2 if attention else 0.5) / ((8 * 2 + 4 * 0.5) / 12)
+        torch.testing.assert_close(found, pull * weight * values.sigmoid() * (1 - values.sigmoid()))
+        assert len(run.controllers) == 1
 
 
 def test_looking_at_one_modifier_leaves_the_others_latent_weights() -> None:
