@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsify import Manager, Recipe
 from sparsify.masking import budget
-from sparsify.modifiers.controller import Controller
+from sparsify.modifiers.controller import GAIN, LEAST, LIMIT, SMALL, Controller
 from sparsify.modifiers.prune_gated import GatedRun
 from tests.learning import CRITERIA, run_of, same, start
 from tests.loop import STEPS, WEIGHTS, batch, loss_of, train, zeros
@@ -155,6 +155,23 @@ def test_the_controller_lands_within_a_point(criterion: str, pattern: str, scope
     assert abs(density.targeted.sparsity - 0.8) <= 0.011
     assert abs(run.report()["sparsity_at_threshold"] - 0.8) <= 0.01, "the controller did it, not the last cut"
     assert all(value != 0 for value in run.report()["lambda"].values())
+
+
+def test_the_controller_is_patient_while_scores_are_on_their_way() -> None:
+    """A large error is answered at once, but counts in the integral as a small one; at the limit nothing is piled up."""
+    controller = Controller(reaction=100.0)
+    controller.steer(wanted=0.9, found=0.0, steps=1)
+    far = math.log((1 + LEAST) / (0.1 + LEAST))
+    assert controller.pressure == pytest.approx(GAIN * far)
+    assert controller.integral == pytest.approx(GAIN * SMALL / 100)
+    near = Controller(reaction=100.0)
+    near.steer(wanted=0.9, found=0.899, steps=10)
+    assert near.integral == pytest.approx(near.pressure * 10 / 100)
+    for _ in range(5000):
+        controller.steer(wanted=0.9, found=0.0, steps=10)
+    assert controller.pressure == LIMIT
+    controller.steer(wanted=0.9, found=0.9, steps=10)
+    assert controller.pressure <= LIMIT - GAIN * far + 0.1, "what is left is the integral, no larger than was of use"
 
 
 def test_the_controllers_steer_to_what_the_scope_divides(mlp: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
