@@ -115,6 +115,29 @@ def test_what_the_floor_keeps_of_closed_gates_is_wholly_open(mlp: nn.Module) -> 
     assert any(bool(run.slopes[name].any()) for name in WEIGHTS)
 
 
+def test_a_head_that_must_stay_is_wholly_open() -> None:
+    """GPT-2 can lose all its heads but one: its gate is closed by its score, and held open."""
+    from tests.layers import KINDS
+
+    kind = KINDS["GPT-2"]
+    model = kind.build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    criterion = "{type: hard-concrete, init: constant, offset: -2.6, learning_rate: 1.0e-6, floor: 0}"
+    manager, _ = start(model, criterion, optimizer, sparsity="", penalty="1", pattern="head", targets="default")
+    for step in range(4):
+        kind.step(model, optimizer, manager, step)
+    manager.on_step_begin()
+    run = run_of(manager)
+    assert isinstance(run, GatedRun)
+    assert len(run.forced) == len(run.scores) == 2
+    for name, forced in run.forced.items():
+        part = run.scores[name].bundle.parts[0]
+        gate = manager._masks.latent(part.weight.name).gate
+        assert gate is not None
+        assert int(forced.sum()) == kind.least == 1
+        assert gate[forced].tolist() == [1.0]
+
+
 def test_ending_gates_by_the_threshold_alone_changes_no_output(mlp: nn.Module) -> None:
     """Open gates are multiplied into their weights: the function is the same before and after."""
     found: list[Tensor] = []

@@ -21,6 +21,9 @@ from tests.learning import CRITERIA, each_criterion, run_of, same, start
 from tests.loop import STEPS, WEIGHTS, adamw, batch, loss_of, recipe, train, zeros
 from tests.test_matrix import clone
 
+HELD = "{type: hard-concrete, init: constant, offset: -2.6, floor: 0.4}"
+"""Gates that are closed from the start, but for what the floor holds open."""
+
 # ---------------------------------------------------------------------- what stays the user's
 
 
@@ -242,7 +245,7 @@ def test_compiled_models_learn_the_same(criterion: str, mlp: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("stop", range(STEPS))
-@each_criterion
+@pytest.mark.parametrize("criterion", [*CRITERIA.values(), HELD], ids=[*CRITERIA, "l0 held by its floor"])
 def test_resume_at_any_step(criterion: str, stop: int, mlp: nn.Module, tmp_path: Any) -> None:
     """Also where the learning rate is set by hand, so that nothing in the optimizer tells what it was at first."""
 
@@ -258,6 +261,7 @@ def test_resume_at_any_step(criterion: str, stop: int, mlp: nn.Module, tmp_path:
     torch.save({name: part.state_dict() for name, part in parts.items()}, tmp_path / "state.pt")
     go_on(mlp, stop, STEPS)
     manager.finalize()
+    found = run_of(manager).report()
     manager, optimizer = start(again, criterion)
     saved = torch.load(tmp_path / "state.pt", weights_only=True)
     for name, part in {"model": again, "optimizer": optimizer, "manager": manager}.items():
@@ -265,6 +269,7 @@ def test_resume_at_any_step(criterion: str, stop: int, mlp: nn.Module, tmp_path:
     go_on(again, stop, STEPS)
     manager.finalize()
     assert same(mlp, again)
+    assert run_of(manager).report() == found
 
 
 def test_scores_are_clipped_by_themselves(mlp: nn.Module) -> None:

@@ -83,7 +83,7 @@ def test_nothing_at_zero(mlp: nn.Module) -> None:
 
 def test_strength_follows_its_window_and_stays(mlp: nn.Module) -> None:
     optimizer = torch.optim.SGD(mlp.parameters(), lr=0.0)
-    fields = 'targets: "0", norm: l2, strength: {to: 0.8, curve: linear}, window: {begin: 2, end: 6}'
+    fields = 'targets: "0", norm: l2, strength: {from: 0.4, to: 0.8, curve: linear}, window: {begin: 2, end: 6}'
     manager = Manager(recipe_of(fields)).apply(mlp, optimizer, total_steps=10)
     seen = []
     for _ in range(10):
@@ -93,7 +93,7 @@ def test_strength_follows_its_window_and_stays(mlp: nn.Module) -> None:
         seen.append(float((mlp[0].weight.grad / mlp[0].weight.detach()).mean()))
         optimizer.step()
         manager.on_step_end()
-    assert seen == pytest.approx([0, 0, 0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8], abs=1e-6)
+    assert seen == pytest.approx([0, 0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.8, 0.8, 0.8], abs=1e-6)
     manager.finalize()
 
 
