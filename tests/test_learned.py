@@ -352,6 +352,29 @@ def test_a_closure_is_refused(criterion: str, mlp: nn.Module) -> None:
         optimizer.step(lambda: loss_of(mlp, 0))
 
 
+@each_criterion
+def test_a_closure_that_calls_the_hook_itself_is_the_plain_loop(criterion: str, mlp: nn.Module) -> None:
+    """As frameworks do that make the whole step in a closure."""
+    plain = copy.deepcopy(mlp)
+    manager, optimizer = start(plain, criterion)
+    train(plain, optimizer, manager, range(STEPS))
+    manager, optimizer = start(mlp, criterion)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(mlp, manager.step)
+        loss.backward()
+        manager.on_before_optimizer_step()
+        return loss
+
+    for _ in range(STEPS):
+        manager.on_step_begin()
+        optimizer.step(closure)
+        manager.on_step_end()
+    manager.finalize()
+    assert same(mlp, plain)
+
+
 @pytest.mark.parametrize("criterion", ["soft-movement", "hard-concrete"])
 def test_a_threshold_that_becomes_a_cliff_is_refused(criterion: str, mlp: nn.Module) -> None:
     """nn_pruning went from 1.0 to 0.1 in one step without a word."""
