@@ -21,7 +21,7 @@ stages:
     modifiers:
       - {{type: prune, targets: {attention}, sparsity: {{to: 0.8, curve: one-shot}}, pattern: {pattern}, scope: global,
          criterion: {criterion}, window: {{begin: 3}}{biases}}}
-      - {{type: prune, targets: ffn, sparsity: {{to: 0.5, curve: one-shot}}, pattern: neuron, criterion: {criterion},
+      - {{type: prune, targets: ffn, sparsity: {{to: 0.5, curve: one-shot}}, pattern: {ffn}, criterion: {criterion},
          window: {{begin: 3}}}}
   - name: fill
     modifiers:
@@ -30,12 +30,16 @@ stages:
 
 
 def recipe(
-    criterion: str = "movement", more: str = "", pattern: str = "{type: block, shape: [4, 4]}", biases: bool = True
+    criterion: str = "movement",
+    more: str = "",
+    pattern: str = "{type: block, shape: [4, 4]}",
+    biases: bool = True,
+    ffn: str = "neuron",
 ) -> Recipe:
     follow = ", biases: with-rows" if biases else ""
     text = RECIPE.format(
-        cut=CUT, criterion=criterion, more=more, pattern=pattern, biases=follow, attention="attention"
-    )  # fmt: skip
+        cut=CUT, criterion=criterion, more=more, pattern=pattern, biases=follow, attention="attention", ffn=ffn
+    )
     return Recipe.parse(text)
 
 
@@ -57,10 +61,12 @@ def living_of_bert(masks: dict[str, torch.Tensor], layer: int) -> tuple[list[boo
     return heads, [bool(up[n].any() and down[:, n].any()) for n in range(24)]
 
 
-def test_only_dead_structure_stays_dead() -> None:
-    _, _, before = trained("BERT", recipe(), CUT - 1)
+@pytest.mark.parametrize("ffn", ["neuron", "row", "column"])
+def test_only_dead_structure_stays_dead(ffn: str) -> None:
+    """Half a neuron is enough to be dead: its row, which computes it, or its column, which reads it."""
+    _, _, before = trained("BERT", recipe(ffn=ffn), CUT - 1)
     masks = {name: mask.clone() for name, _, mask in before._masks}
-    _, _, manager = trained("BERT", recipe())
+    _, _, manager = trained("BERT", recipe(ffn=ffn))
     after = {name: mask for name, _, mask in manager._masks}
     dead = 0
     for layer in range(2):
