@@ -129,6 +129,12 @@ def test_noise_as_published() -> None:
     mask = manager._masks["encoder.layer.0.attention.self.query.weight"]
     assert not bool((weight[mask] == 0).any())
     assert not bool(weight[~mask].any())
+    _, _, before = trained("BERT", recipe(more=", start: noise"), CUT - 1)
+    biases = {name: mask for name, _, mask in before._masks if name.endswith("bias")}
+    pairs = [(name, manager._masks[name] & ~mask) for name, mask in biases.items()]
+    assert any(bool(grown.any()) for _, grown in pairs)
+    for name, grown in pairs:
+        assert not bool(model.get_parameter(name)[grown].any()), "biases begin at zero"
 
 
 @pytest.mark.parametrize("kind", ["BERT", "GPT-2", "Llama"])
@@ -136,6 +142,7 @@ def test_noise_as_published() -> None:
 def test_resume(kind: str, stop: int) -> None:
     finished, _, manager = trained(kind, recipe())
     manager.finalize()
+    report = manager._runs[-1].report()
     model, optimizer, manager = trained(kind, recipe(), stop)
     saved = [part.state_dict() for part in (model, optimizer, manager)]
     again = KINDS[kind].build()
@@ -148,6 +155,7 @@ def test_resume(kind: str, stop: int) -> None:
     manager.finalize()
     for mine, theirs in zip(again.parameters(), finished.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+    assert manager._runs[-1].report() == report
 
 
 def test_the_target_of_what_was_filled_is_gone() -> None:
