@@ -35,8 +35,8 @@ GIVEN = frozenset({"scores"})
 """What `prune` gives to criteria that need it."""
 
 LONG = 5000
-"""Optimizer steps below which equal starts are warned of: bare loops collapse at 2,600, two layers lose 1.8 points at
-3,464, published runs have 50,000."""
+"""Optimizer steps below which equal starts are warned of: whole models collapse at 2,600, two layers lose 1.8 points at
+3,464 and half a point at 6,928, published runs have 50,000."""
 
 COARSE = 0.005
 """By how much a model may become sparser than asked for without a note."""
