@@ -15,10 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify import HookError, Manager, Plan, PlanError, Recipe
 from sparsify.masking import budget
 from tests.learning import CRITERIA, each_criterion, run_of, same, start
-from tests.loop import STEPS, WEIGHTS, adamw, batch, loss_of, recipe, train, zeros
+from tests.loop import STEPS, WEIGHTS, adamw, batch, loss_of, train, zeros
 from tests.test_matrix import clone
 
 HELD = "{type: hard-concrete, init: constant, offset: -2.6, floor: 0.4}"
@@ -283,75 +282,6 @@ def test_scores_are_clipped_by_themselves(mlp: nn.Module) -> None:
     assert all(torch.equal(mine, parameter.grad) for mine, parameter in zip(dense, mlp.parameters(), strict=True))
 
 
-# ---------------------------------------------------------------------- what is refused, and what is said
-
-
-def test_a_frozen_weight_is_refused(mlp: nn.Module) -> None:
-    mlp[0].weight.requires_grad_(False)
-    with pytest.raises(PlanError, match=r"0\.weight: is frozen, so its scores cannot be learned"):
-        start(mlp, "movement")
-
-
-@pytest.mark.parametrize(
-    "modifier",
-    [
-        "{type: prune, criterion: movement, sparsity: 0.5}",
-        "{type: prune, criterion: magnitude, masking: latent, sparsity: 0.5}",
-        "{type: penalty, strength: 0.1}",
-    ],
-)
-def test_sparse_gradients_are_refused_where_every_gradient_is_needed(modifier: str) -> None:
-    model = nn.Sequential(nn.Embedding(16, 8, sparse=True), nn.Linear(8, 4))
-    recipe = Recipe.parse(f"version: 1\nmodifiers: [{modifier[:-1]}, targets: ['0']}}]\n")
-    with pytest.raises(PlanError, match=r"0\.weight: has sparse gradients; build its embedding with `sparse=False`"):
-        Plan.of(recipe, model, total_steps=20)
-    Plan.of(recipe, nn.Sequential(nn.Embedding(16, 8), nn.Linear(8, 4)), total_steps=20)
-
-
-def test_an_optimizer_without_the_weights_is_refused(mlp: nn.Module) -> None:
-    optimizer = torch.optim.SGD(mlp[2:].parameters(), lr=0.1)
-    with pytest.raises(PlanError, match=r"the optimizer does not train 0\.weight, so its scores cannot be learned"):
-        start(mlp, "movement", optimizer)
-    start(mlp, "movement")  # nothing is left behind
-
-
-@pytest.mark.parametrize(
-    "modifier", ["{type: prune, criterion: movement, sparsity: 0.5}", "{type: penalty, strength: 0.1}"]
-)
-def test_an_optimizer_that_maximizes_is_refused(modifier: str, mlp: nn.Module) -> None:
-    """Scores would move, and penalties push, the wrong way."""
-    optimizer = torch.optim.SGD(mlp.parameters(), lr=0.1, maximize=True)
-    manager = Manager(Recipe.parse(f"version: 1\nmodifiers: [{modifier[:-1]}, targets: ['0']}}]\n"))
-    with pytest.raises(PlanError, match="the optimizer maximizes; give it the negative loss"):
-        manager.apply(mlp, optimizer, total_steps=STEPS)
-
-
-def test_scores_without_time_to_learn_are_refused(mlp: nn.Module) -> None:
-    with pytest.raises(PlanError, match="the window ends where the stage begins: scores have no time to learn"):
-        start(mlp, "movement", sparsity="{to: 0.5, curve: one-shot}", window="{begin: 0}")
-
-
-def test_one_call_a_step(mlp: nn.Module) -> None:
-    manager, _ = start(mlp, "movement")
-    manager.on_step_begin()
-    loss_of(mlp, 0).backward()
-    manager.on_before_optimizer_step()
-    with pytest.raises(HookError, match="with latent weights, .* is called once per optimizer step"):
-        manager.on_before_optimizer_step()
-
-
-@pytest.mark.parametrize("criterion", ["movement", "{type: hard-concrete}"])
-def test_a_closure_is_refused(criterion: str, mlp: nn.Module) -> None:
-    """It would compute the loss of weights that the model does not have."""
-    optimizer = torch.optim.LBFGS(mlp.parameters())
-    manager, _ = start(mlp, criterion, optimizer)
-    manager.on_step_begin()
-    loss_of(mlp, 0).backward()
-    manager.on_before_optimizer_step()
-    with pytest.raises(HookError, match=r"optimizer\.step\(\) got a closure"):
-        optimizer.step(lambda: loss_of(mlp, 0))
-
-
 @each_criterion
 def test_a_closure_that_calls_the_hook_itself_is_the_plain_loop(criterion: str, mlp: nn.Module) -> None:
     """As frameworks do that make the whole step in a closure."""
@@ -373,27 +303,6 @@ def test_a_closure_that_calls_the_hook_itself_is_the_plain_loop(criterion: str, 
         manager.on_step_end()
     manager.finalize()
     assert same(mlp, plain)
-
-
-@pytest.mark.parametrize("criterion", ["soft-movement", "hard-concrete"])
-def test_a_threshold_that_becomes_a_cliff_is_refused(criterion: str, mlp: nn.Module) -> None:
-    """nn_pruning went from 1.0 to 0.1 in one step without a word."""
-    with pytest.raises(PlanError, match="the ramp is a cliff"):
-        start(mlp, criterion, sparsity="", penalty="10", window="{begin: 2, end: 10, every: 20}")
-
-
-def test_the_plan_warns_of_a_zero_start_in_a_short_run(mlp: nn.Module) -> None:
-    def notes(criterion: str, steps: int) -> str:
-        fields = {"window": "{begin: 5%, end: 70%}"}
-        return " ".join(Plan.of(recipe(criterion=criterion, **fields), mlp, total_steps=steps).notes)
-
-    assert "scores that start at zero have 700 steps to learn" in notes("{type: movement, init: zero}", 1000)
-    assert "scores that start at zero have 700 steps to learn" in notes("{type: soft-movement, init: zero}", 1000)
-    assert "scores that start at constant have 700 steps" in notes("{type: hard-concrete, init: constant}", 1000)
-    assert not notes("movement", 1000)
-    assert not notes("{type: movement, init: zero}", 100_000)
-    assert "scores cannot travel the" in notes("soft-movement", 100)
-    assert not notes("soft-movement", 2000)
 
 
 # ---------------------------------------------------------------------- starts
