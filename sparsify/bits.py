@@ -25,3 +25,24 @@ def unkey(value: int, dtype: torch.dtype) -> float:
     integer = _INTEGERS[dtype.itemsize]
     pattern = value if value >= 0 else torch.iinfo(integer).min - value
     return float(torch.tensor(pattern, dtype=integer).view(dtype))
+
+
+@torch.no_grad()
+def checksum(tensor: Tensor) -> int:
+    """Return the sum of a tensor's bits, taken as 64-bit words, modulo 2⁶⁴. It reads memory once, at full speed.
+
+    Equal tensors agree, on any device; changed ones hardly ever do, unless words have changed places.
+    """
+    data = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    whole = data.numel() // 8 * 8
+    words, rest = data[:whole].view(torch.int64), data[whole:]
+    tail = sum(int(byte) << 8 * place for place, byte in enumerate(rest.tolist()))
+    return (int(words.sum()) + tail) % 2**64
+
+
+@torch.no_grad()
+def fingerprint(tensor: Tensor) -> int:
+    """Return a checksum that also sees whether the first elements have changed places: for files, not for each step."""
+    data = bits(tensor.contiguous().view(-1)[:4096])
+    places = torch.arange(1, 1 + data.numel(), device=data.device, dtype=torch.int64)
+    return checksum(tensor) ^ (int((data.to(torch.int64) * places).sum()) % 2**64)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsify.layers import Weight, all_weights, unwrap
+from sparsify.layers import Named, Weight, all_weights, unwrap
 from sparsify.masking import count_zeros
 
 
@@ -46,6 +46,8 @@ class Density:
     layers: Count
     model: Count
     tensors: dict[str, Count]
+    not_finite: tuple[str, ...] = ()
+    """Targeted tensors with NaN or infinite values in them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -58,13 +60,18 @@ class Density:
 
 
 def measure(model: nn.Module, targeted: Iterable[Weight] = ()) -> Density:
-    """Count the zeros of a model, and of what is targeted in it or in a model of the same names."""
+    """Count the zeros of a model, and of what is targeted in it or in a model of the same names.
+
+    Raises StateError for a targeted weight that the model lacks.
+    """
     model = unwrap(model)
-    named = dict(model.named_parameters(remove_duplicate=False))
+    named = Named(model)
     layers = {weight.name: count(weight.tensor) for weight in all_weights(model)}
-    tensors = {weight.name: count(weight.region(named[weight.parameter_name])) for weight in targeted}
+    regions = {weight.name: weight.region(named.get(weight).detach()) for weight in targeted}
+    tensors = {name: count(region) for name, region in regions.items()}
+    wrong = tuple(name for name, region in regions.items() if not bool(region.isfinite().all()))
     every = [Count(p.numel(), p.numel() - count_zeros(p)) for p in model.parameters()]
-    return Density(total(tensors.values()), total(layers.values()), total(every), tensors)
+    return Density(total(tensors.values()), total(layers.values()), total(every), tensors, wrong)
 
 
 def count(tensor: Tensor) -> Count:

@@ -1,54 +1,56 @@
 """The manager: carries a recipe through a training loop.
 
-One optimizer step is a transaction, in this order:
+One optimizer step is a transaction (see `transaction`), in this order:
 
-    on_step_begin                 idle → open        (again before the step is over: nothing)
+    on_step_begin                 gates are sampled      (again before the step is over: nothing)
     forward, backward             on_loss, where a modifier needs it
-    on_before_optimizer_step      open → ready       unscale, observe, penalise, mask gradients, swap in
-    clip, optimizer.step()                           a post-step hook learns whether it happened
-    on_step_end                   ready → idle       it happened: commit, clock + 1, new masks if due
-                                                     it did not: roll back. Either way: project
+    on_before_optimizer_step      unscale, observe, penalise, mask gradients, swap latent weights in
+    clip, optimizer.step()        hooks on the optimizers learn whether it happened
+    on_step_end                   it happened: commit, clock + 1, new masks if due
+                                  it did not: roll back. Either way the model is seen under its masks
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sparsify._version import __version__
 from sparsify.density import Density, measure
-from sparsify.errors import HookError, PlanError, SparsityError, StateError, did_you_mean
-from sparsify.layers import unwrap
+from sparsify.errors import HookError
+from sparsify.layers import Named, Weight, unwrap
 from sparsify.masking.project import project_
-from sparsify.masking.store import MaskStore, fingerprint
-from sparsify.modifiers.base import Run, Session
-from sparsify.optimizers import clip_, innermost
-from sparsify.outcome import Outcome
+from sparsify.masking.store import MaskStore
+from sparsify.modifiers.contract import Run, Session
+from sparsify.optimizers import accumulating, clip_, innermost, parameters_of, several
+from sparsify.outcome import Outcome, revived
 from sparsify.plan import Plan
+from sparsify.preflight import check_bindings, check_optimizers, check_weights, untrained
 from sparsify.recipe import Recipe
-from sparsify.state import FORMAT, check_state, check_weights
+from sparsify.state import read_state, state_of
+from sparsify.target import sparsity_wanted
+from sparsify.transaction import PATIENCE, Transaction
 
-Phase = Literal["new", "idle", "open", "ready", "final"]
+_APPLIED: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[Manager]] = weakref.WeakKeyDictionary()
+"""The managers that are at work on each model."""
 
 
 class Manager:
-    """Applies a recipe to one model and its optimizer. Several can live in one process."""
+    """Applies a recipe to one model and its optimizers. Several can live in one process."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self._phase: Phase = "new"
+        self._transaction = Transaction()
         self._attached: nn.Module | None = None
         self._masks = MaskStore()
         self._runs: list[Run] = []
-        self._step = 0
-        self._attempts = 0
-        self._epoch_attempts: int | None = None
-        self._stepped: bool | None = None
-        self._unscaled = False
+        self._without: dict[str, int] = {}
+        """By modifier that needs gradients: steps in a row without any."""
 
     @classmethod
     def from_recipe(cls, path_or_name: str | Path, **variables: Any) -> Manager:
@@ -62,7 +64,7 @@ class Manager:
 
         `apply` does it where it was not done: only a loop that loads a state into the model first needs it.
         """
-        self._expect("attach", "new")
+        self._transaction.expect("attach", "new")
         for stage in self.recipe.resolve().staged():
             for modifier in stage.modifiers:
                 modifier.restructure(unwrap(model))
@@ -78,7 +80,7 @@ class Manager:
     def apply(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         *,
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
@@ -87,64 +89,80 @@ class Manager:
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         **bindings: Any,
     ) -> Manager:
-        """Plan, attach to the model and its optimizer, and make what is due at step 0; return self.
+        """Plan, attach to the model and its optimizers, and make what is due at step 0; return self.
 
-        `total_steps` (or `steps_per_epoch` and `epochs`) count optimizer steps: with gradient accumulation,
-        batches ÷ accumulation. With `scaler`, gradients are unscaled for you in `on_before_optimizer_step`.
-        `evaluate(model)` returns metrics; where given, it is asked before and after a modifier cuts the model at once,
-        as at the end of gates, and the report says what that did. `bindings` are the objects that the recipe
-        declares (`teacher=…`). Raises PlanError; no weight is changed then.
+        Several optimizers (Muon beside AdamW) are given as a list, and step in one transaction. `total_steps` (or
+        `steps_per_epoch` and `epochs`) count optimizer steps: with gradient accumulation, batches ÷ accumulation. With
+        `scaler`, gradients are unscaled for you in `on_before_optimizer_step`. `evaluate(model)` returns metrics; where
+        given, it is asked before and after a modifier cuts the model at once, as at the end of gates, and the report
+        says what that did. `bindings` are the objects that the recipe declares (`teacher=…`).
+
+        A manager that was applied to the same weights before, and not finalized, is detached. Raises PlanError; no
+        weight is changed then.
         """
-        if self._phase != "new":
+        if self._transaction.phase != "new":
             raise HookError("apply() was called before; make a new Manager for another model")
-        self._bindings = _checked(self.recipe, bindings)
+        given = several(optimizer)
+        optimizers = [innermost(each) for each in given]
+        bindings = check_bindings(self.recipe, bindings)
         if self._attached is not unwrap(model):
             self.attach(model)
-        self._plan = Plan.of(
-            self.recipe, model, total_steps=total_steps, steps_per_epoch=steps_per_epoch, epochs=epochs
-        )
-        self._model = unwrap(model)
-        self._optimizer = innermost(optimizer)
-        self._scaler = scaler
+        plan = Plan.of(self.recipe, model, total_steps=total_steps, steps_per_epoch=steps_per_epoch, epochs=epochs)
+        check_weights(plan)
+        check_optimizers(unwrap(model), optimizers)
+        self._plan = replace(plan, notes=(*plan.notes, *untrained(plan, optimizers)))
+        self._model, self._given = unwrap(model), given
+        _take_over(self._model, plan)
         self._masks = MaskStore()
-        self._handles = [
-            self._optimizer.register_step_pre_hook(self._before_step),
-            self._optimizer.register_step_post_hook(self._after_step),
-        ]
-        session = Session(self._model, self._optimizer, self._masks, evaluate)
+        self._session = Session(self._model, optimizers, self._masks, evaluate, bindings)
+        self._runs = self._started()
+        self._trained = _trained(plan, optimizers)
+        self._transaction.attach(
+            optimizers, scaler, refuses_closures=self._refuses_closures, repair=lambda: self._show(ours=True)
+        )
         try:
-            self._runs = [plan.start(session) for plan in self._plan.modifiers]
-            self._phase = "idle"
             self._update(0)
         except BaseException:
-            self._detach()
-            self._phase = "new"
+            self._transaction.detach("new")
             raise
+        _APPLIED.setdefault(self._model, weakref.WeakSet()).add(self)
         return self
+
+    def _started(self) -> list[Run]:
+        """Return new runs of the plan's modifiers."""
+        modifiers = [modifier for stage in self._plan.recipe.staged() for modifier in stage.modifiers]
+        pairs = zip(modifiers, self._plan.modifiers, strict=True)
+        return [modifier.make_run(plan, self._session) for modifier, plan in pairs]
 
     @property
     def plan(self) -> Plan:
         """The plan; known from `apply` on (use `Plan.of` to plan without applying)."""
-        if self._phase == "new":
+        if self._transaction.phase == "new":
             raise HookError("there is no plan before apply(); Plan.of(recipe, model, …) makes one without it")
         return self._plan
 
     @property
     def step(self) -> int:
         """Completed optimizer steps: the one clock."""
-        return self._step
+        return self._transaction.clock.step
 
     @property
     def sparsity(self) -> float:
         """The fraction of the targeted weights that is masked now; 0 before the first mask."""
-        elements, pruned = self._masks.count(self._plan.targeted()) if self._phase != "new" else (0, 0)
-        return pruned / elements if elements else 0.0
+        targeted = self._plan.targeted() if self._transaction.phase != "new" else []
+        elements = sum(weight.geometry.elements for weight in targeted)
+        return self._masks.pruned(targeted) / elements if elements else 0.0
 
     @property
     def target(self) -> float | None:
-        """The sparsity that the schedules ask for now; None before the first window, or without a target."""
-        known = [value for run in self._runs if (value := run.sparsity(self._step)) is not None]
-        return max(known) if known else None
+        """The sparsity asked for now, of all targeted weights; None before the first window, or without a target.
+
+        Weights that have no target now count as they are.
+        """
+        if self._transaction.phase == "new":
+            return None
+        wanted = (each for run in reversed(self._runs) for each in run.wanted(self.step))
+        return sparsity_wanted(wanted, self._masks, self._plan.targeted())
 
     @property
     def last_update(self) -> int:
@@ -155,15 +173,18 @@ class Manager:
 
     def on_epoch_begin(self, epoch: int | None = None) -> None:
         """Optional: begin to count the steps of an epoch."""
-        self._expect("on_epoch_begin", "idle")
-        if self._epoch_attempts is None or self._epoch_attempts >= (self._plan.steps_per_epoch or 0):
-            self._epoch_attempts = 0
+        self._transaction.expect("on_epoch_begin", "idle", "open", "ready")
+        self._settle()
+        clock = self._transaction.clock
+        if clock.epoch_attempts is None or clock.epoch_attempts >= (self._plan.steps_per_epoch or 0):
+            clock.epoch_attempts = 0
 
     def on_epoch_end(self) -> None:
         """Optional: raise HookError if the epoch had not `steps_per_epoch` optimizer steps."""
-        self._expect("on_epoch_end", "idle")
-        counted, wanted = self._epoch_attempts, self._plan.steps_per_epoch
-        self._epoch_attempts = None
+        self._transaction.expect("on_epoch_end", "idle", "open", "ready")
+        self._settle()
+        clock, wanted = self._transaction.clock, self._plan.steps_per_epoch
+        counted, clock.epoch_attempts = clock.epoch_attempts, None
         if counted is not None and wanted is not None and counted != wanted:
             raise HookError(
                 f"this epoch had {counted} optimizer steps, but apply() was told steps_per_epoch={wanted}; "
@@ -172,252 +193,339 @@ class Manager:
 
     def on_step_begin(self, batch: Any = None) -> None:
         """Call before the first forward of an optimizer step; again before it is over does nothing."""
-        self._expect("on_step_begin", "idle", "open", "ready")
-        if self._phase != "idle":
+        self._transaction.expect("on_step_begin", "idle", "open", "ready")
+        self._refuse_strays()
+        if self._transaction.phase == "ready":
+            if self._transaction.stepped:
+                self._complete()
+                raise HookError("on_step_end() was not called after optimizer.step(): evaluation saw unmasked weights")
+            self._roll_back()
+        if self._transaction.phase == "open":
             return
-        for run in self._runs:
-            run.on_step_begin(self._step, batch)
-        self._unscaled, self._phase = False, "open"
+        self._transaction.open()
+        try:
+            for run in self._runs:
+                run.on_step_begin(self.step, batch)
+            self._masks.refresh()
+        except BaseException:
+            self._abandon()
+            raise
 
     def on_loss(self, loss: Tensor, outputs: Any = None, inputs: Any = None) -> Tensor:
-        """Call after the forward where the recipe distils; returns the loss to call backward on."""
-        self._expect("on_loss", "open")
-        for run in self._runs:
-            loss = run.on_loss(loss, outputs, inputs)
+        """Call after the forward where the recipe distils; returns the loss to call backward on.
+
+        Outside of a step, as in an evaluation, it returns the loss as it is.
+        """
+        self._transaction.expect("on_loss", "idle", "open", "final", "detached")
+        if self._transaction.phase == "open":
+            for run in self._runs:
+                loss = run.on_loss(self.step, loss, outputs, inputs)
         return loss
 
     def on_before_optimizer_step(self) -> None:
         """Call when gradients are complete and reduced, before clipping and `optimizer.step()`."""
-        self._expect("on_before_optimizer_step", "open", "ready")
+        transaction = self._transaction
+        transaction.expect("on_before_optimizer_step", "open", "ready")
+        self._refuse_strays()
         self._refuse_autocast("on_before_optimizer_step")
-        if self._phase == "ready":
-            if self._masks.latents:
-                raise HookError(_ONCE.format("with latent weights"))
+        if accumulating(self._given):
+            return
+        if transaction.phase == "ready":
+            self._once_more()
+        readers = [run for run in self._runs if run.needs_gradients(self.step)]
+        weights = [weight for run in readers for weight in run.plan.touches]
+        if transaction.same_gradients(weight.parameter.grad for weight in weights):
+            raise HookError(_ONCE)
+        try:
+            self._follow_parameters()
+            self._masks.notice()
+            transaction.unscale()
+            transaction.observed(weight.parameter.grad for weight in weights)
+            self._count_gradients(readers)
+            for run in self._runs:
+                run.observe(self.step)
+            for run in self._runs:
+                run.penalise(self.step)
+            self._masks.mask_gradients()
+            self._masks.swap_in()
+        except BaseException:
             self._roll_back()
-        self._unscale()
-        for run in self._runs:
-            run.observe()
-        for run in self._runs:
-            run.penalise()
-        self._masks.mask_gradients()
-        self._masks.swap_in()
-        self._phase = "ready"
+            raise
+        planned = [*self._plan.modifiers]
+        transaction.ready([w.parameter for modifier in planned for w in (*modifier.masked, *modifier.touches)])
+
+    def _once_more(self) -> None:
+        """`on_before_optimizer_step` is called again in one transaction: fine where no optimizer stepped."""
+        if self._transaction.stepped:
+            self._complete()
+            raise HookError("on_step_end() was not called after optimizer.step()")
+        if self._transaction.inside_closure and self._refuses_closures():
+            raise HookError("a closure was run twice in one optimizer.step(), the second time over latent weights")
+        self._roll_back()
 
     def clip_grad_norm_(self, max_norm: float, **options: Any) -> Tensor:
-        """Clip the norm of the masked gradients of the optimizer's parameters; return the norm before.
+        """Clip the norm of the masked gradients of the optimizers' parameters; return the norm before.
 
         Between `on_before_optimizer_step` and `optimizer.step()`, where torch's own function does as well.
         Clipping earlier counts gradients of weights that are not there.
         """
-        self._expect("clip_grad_norm_", "ready")
-        return clip_(self._optimizer, max_norm, **options)
+        self._transaction.expect("clip_grad_norm_", "ready")
+        return clip_(self._transaction.optimizers, max_norm, **options)
 
     def on_step_end(self) -> None:
         """Call after `optimizer.step()`; without an optimizer step since the last call it changes nothing."""
-        self._expect("on_step_end", "idle", "open", "ready")
+        transaction = self._transaction
+        transaction.expect("on_step_end", "idle", "open", "ready")
+        self._refuse_strays()
         self._refuse_autocast("on_step_end")
-        if self._phase != "ready":
-            if self._stepped:
-                raise HookError("optimizer.step() ran without on_step_begin() and on_before_optimizer_step() before it")
+        if transaction.phase != "ready":
             return
-        if not self._stepped:
-            self._roll_back()
-            if self._stepped is False or self._unscaled:  # tried, and skipped for infinite gradients
-                self._close()
+        if transaction.stepped:
+            self._complete()
             return
-        self._masks.swap_out()
-        for run in self._runs:
-            run.commit(self._step)
-        self._step += 1
-        self._close()
-        self._update(self._step)
+        skipped = transaction.was_skipped()
+        wrong = None if skipped else transaction.count_missing(written=self._masks.written())
+        self._roll_back()
+        if skipped:
+            transaction.close(completed=False)
+        if wrong is not None:
+            self._abandon()
+            raise HookError(wrong)
 
     # ------------------------------------------------------------------ after training
 
     def finalize(self, directory: str | Path | None = None, *, partial: bool = False) -> Density:
-        """Make the last update if only skipped steps kept it from happening, verify, detach; once.
+        """Make the last updates if only skipped steps kept them from happening, verify, detach; once.
 
         With `directory`, writes `recipe.yaml` (resolved) and `report.json` there, also when it then
         raises. Returns the density counted in the tensors. Raises SparsityError, with a table, if the
-        training ended before the recipe did or a tensor has fewer zeros than asked for. `partial` accepts
+        training ended before the recipe did, a tensor has fewer zeros than asked for or values that are not finite, or
+        weights that were pruned are not zero any more; after an error it can be called again. `partial` accepts
         an early end; tensors are then compared with what was asked for by then. The model is sparse, and
         keeps its names, either way.
         """
-        self._expect("finalize", "idle", "open", "ready")
-        if self._phase != "idle":
-            self._roll_back()
-        skipped = self._attempts - self._step
-        last = self.last_update
-        if self._step < last <= self._step + skipped:
-            self._masks.swap_in()
-            self._update(last)
-        self._masks.project()
-        self._detach()
-        self._phase = "final"
+        transaction = self._transaction
+        transaction.expect("finalize", "idle", "open", "ready")
+        self._settle()
+        back = revived(self._masks)
+        if not back:
+            self._masks.notice()
+            skipped = transaction.clock.attempts - self.step
+            if self.step < self.last_update <= self.step + skipped:
+                for step in range(self.step + 1, self.last_update + 1):
+                    self._update(step)
+            self._masks.project()
         outcome = Outcome(
             plan=self._plan,
             density=measure(self._model, self._plan.targeted()),
-            completed=self._step,
-            skipped=skipped,
-            last_update=last,
+            completed=self.step,
+            skipped=transaction.clock.attempts - self.step,
+            last_update=self.last_update,
             partial=partial,
             short=[shortfall for run in self._runs for shortfall in run.verify(partial=partial)],
+            revived=back,
+            without_gradients=[key for key, steps in self._without.items() if 0 < steps == self.step],
             found={run.key: found for run in self._runs if (found := run.report())},
         )
         if directory is not None:
             outcome.write(Path(directory))
-        if outcome.complaint():
-            raise SparsityError(outcome.complaint())
+        outcome.check()
+        transaction.detach("final")
         return outcome.density
+
+    def detach(self) -> None:
+        """End at any time: a step that is under way is undone, the model is left under its masks, nothing is watched.
+
+        For a training that broke off and is not continued with this manager. Calling it again does nothing.
+        """
+        if self._transaction.phase in ("idle", "open", "ready"):
+            try:
+                self._settle()
+                self._masks.project()
+            finally:
+                self._transaction.detach("detached")
 
     @torch.no_grad()
     def project(self, model: nn.Module) -> None:
         """Write the masks in force into another model of the same names, such as an average of weights."""
-        self._expect("project", "idle", "open", "final")
-        named = dict(unwrap(model).named_parameters(remove_duplicate=False))
-        for _, weight, mask in self._masks:
-            name = weight.parameter_name
-            if name not in named:
-                raise StateError(f"the model to project has no parameter {name!r}{did_you_mean(name, named)}")
-            project_(weight.region(named[name]), mask.to(named[name].device))
+        self._transaction.expect("project", "idle", "open", "final", "detached")
+        named = Named(model)
+        for masked in self._masks:
+            parameter = named.get(masked.weight)
+            project_(parameter.detach(), masked.mask.to(parameter.device))
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on bit by bit: plain data and tensors, loadable `weights_only`.
 
-        Save it beside the model's and the optimizer's state, between two optimizer steps.
+        Save it beside the model's and the optimizer's state, between two optimizer steps. A step that an exception
+        broke off is ended: it is completed if the optimizer stepped, else undone.
         """
-        self._expect("state_dict", "idle", "open", "final")
-        resolved = self._plan.recipe
-        return {
-            "format": FORMAT,
-            "sparsify": __version__,
-            "recipe": resolved.canonical(),
-            "sha256": resolved.sha256,
-            "clock": {
-                "step": self._step,
-                "attempts": self._attempts,
-                "epoch_attempts": self._epoch_attempts,
-                "total_steps": self._plan.total_steps,
-                "steps_per_epoch": self._plan.steps_per_epoch,
-            },
-            "stage": self._plan.stage_at(self._step),
-            "modifiers": {run.key: run.state_dict() for run in self._runs},
-            "masks": self._masks.state_dict(),
-            "weights": {name: fingerprint(weight.tensor) for name, weight, _ in self._masks},
-        }
+        self._transaction.expect("state_dict", "idle", "open", "ready", "final")
+        if self._transaction.phase != "final":
+            self._settle()
+            self._masks.notice()
+        return state_of(self._plan, self._transaction.clock, self._masks, self._runs)
 
     def load_state_dict(
         self, state: Mapping[str, Any], *, allow_changed_recipe: bool = False, verify_weights: bool = True
     ) -> None:
         """Go on from a state, after `apply` and after the model's and the optimizer's states are loaded.
 
-        Raises StateError, and changes nothing, for a state of another recipe (with a diff), of another
-        length of training, or of other weights. `allow_changed_recipe` takes the masks and the clock into
-        the new recipe; `verify_weights=False` skips the comparison with the model's weights.
+        It replaces everything: masks, latent weights, clock. Raises StateError, and changes nothing, for a state of
+        another recipe (with a diff), of another length of training, of other weights, or with any wrong value.
+        `allow_changed_recipe` takes masks and clock into another recipe or length, and what modifiers have learned
+        where it still fits; those that begin anew are named in a warning. `verify_weights=False` skips the comparison
+        with the model's weights.
         """
-        self._expect("load_state_dict", "idle")
-        check_state(state, self._plan, allow_changed_recipe=allow_changed_recipe)
-        known = {weight.name: weight for plan in self._plan.modifiers for weight in (*plan.weights, *plan.followers)}
-        masks = MaskStore()
-        masks.load_state_dict(state["masks"], known)
-        if verify_weights:
-            check_weights(state["weights"], masks)
-        for name, weight, mask in masks:
-            self._masks.set(weight, mask, masks.owner(name))
-        clock = state["clock"]
-        self._step, self._attempts = int(clock["step"]), int(clock["attempts"])
-        self._epoch_attempts = clock["epoch_attempts"]
-        for run in self._runs:
-            if run.key in state["modifiers"]:
-                run.load_state_dict(state["modifiers"][run.key])
+        transaction = self._transaction
+        transaction.expect("load_state_dict", "idle", "open", "ready")
+        runs = self._started()
+        saved = read_state(
+            state, self._plan, runs, allow_changed_recipe=allow_changed_recipe, verify_weights=verify_weights
+        )
+        if transaction.phase != "idle":
+            self._transaction.abandon()
+        self._masks.replace(saved.masks)
         self._masks.project()
+        transaction.clock, self._without, self._runs = saved.clock, {}, runs
+        for run in runs:
+            if run.key in saved.modifiers:
+                run.load_state_dict(saved.modifiers[run.key])
+            elif run.plan.stage.begin <= self.step:
+                run.enter(self.step)
+        self._masks.refresh()
 
     # ------------------------------------------------------------------ inside
 
-    def _expect(self, hook: str, *phases: Phase) -> None:
-        if self._phase in phases:
-            return
-        raise HookError(f"{hook}() {_WHY[self._phase]}")
+    def _complete(self) -> None:
+        """The optimizers stepped: take over what they did, count it, and make what is due."""
+        wrong = self._transaction.complaint()
+        self._masks.swap_out()
+        try:
+            skipped = self._transaction.skipped_parameters()
+            for run in self._runs:
+                run.commit(self.step, skipped)
+        finally:
+            self._transaction.close(completed=True)
+            self._update(self.step)
+        silent = next((key for key, steps in self._without.items() if steps >= PATIENCE), None)
+        if wrong is None and silent is not None:
+            wrong = f"{silent} {_SILENT}"
+        if wrong is not None:
+            raise HookError(wrong)
+
+    def _update(self, step: int) -> None:
+        """Make what is due when `step` steps are completed, in file order, each seeing the model as it is by then.
+
+        The masks in force are applied first, so that momentum revives nothing. Latent weights that are about to be
+        ranked wait for their new masks. An error of one modifier leaves the model under masks, and the others go on.
+        """
+        waiting = [self._latent_names(run) if run.due(step) else set() for run in self._runs]
+        errors: list[Exception] = []
+        try:
+            self._masks.project(skip=set().union(*waiting))
+            for index, run in enumerate(self._runs):
+                try:
+                    if run.plan.stage.begin == step:
+                        run.enter(step)
+                    run.update(step)
+                    if run.plan.stage.end == step:
+                        run.leave(step)
+                except Exception as error:
+                    errors.append(error)
+                self._masks.refresh(skip=set().union(*waiting[index + 1 :]))
+        finally:
+            self._masks.refresh()
+        if errors:
+            raise errors[0]
+
+    def _latent_names(self, run: Run) -> set[str]:
+        return {weight.name for weight in run.plan.masked} if run.plan.latent else set()
+
+    def _roll_back(self) -> None:
+        """No optimizer stepped: undo what was made ready; the step is still open."""
+        for run in self._runs:
+            run.rollback()
+        self._masks.project()
+        self._transaction.reopen()
+
+    def _abandon(self) -> None:
+        """End the step as if it had never begun."""
+        for run in self._runs:
+            run.rollback()
+        self._masks.project()
+        self._transaction.abandon()
+
+    def _settle(self) -> None:
+        """End a step that an exception, or a forgotten hook, has left under way."""
+        if self._transaction.phase == "ready" and self._transaction.stepped:
+            self._complete()
+        elif self._transaction.phase in ("open", "ready"):
+            self._abandon()
+
+    def _show(self, *, ours: bool) -> None:
+        """Have the model seen under its masks after its weights were written to."""
+        self._masks.notice(ours=ours)
+        self._masks.project()
+
+    def _refuses_closures(self) -> bool:
+        return self._masks.latents > 0 or any(run.needs_gradients(self.step) for run in self._runs)
+
+    def _refuse_strays(self) -> None:
+        if stray := self._transaction.take_stray():
+            raise HookError(stray)
 
     def _refuse_autocast(self, hook: str) -> None:
         kinds = {"cpu"} | {parameter.device.type for parameter in self._model.parameters()} - {"meta"}
         if any(torch.is_autocast_enabled(kind) for kind in kinds):
             raise HookError(f"{hook}() inside an autocast region: its cache would hide the change; leave it first")
 
-    def _detach(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+    def _follow_parameters(self) -> None:
+        """Raise HookError where a parameter was replaced since `apply`, so that the optimizers train another tensor."""
+        held = {id(parameter) for parameter in parameters_of(self._transaction.optimizers)}
+        for weight in self._trained:
+            if id(weight.parameter) not in held:
+                raise HookError(
+                    f"the parameter {weight.parameter_name} was replaced after apply() (load_state_dict(assign=True), "
+                    "a wrapper), and the optimizer does not hold the new one: make it, and call apply(), after that"
+                )
 
-    def _before_step(self, optimizer: Any, arguments: Any, options: Any) -> None:
-        """Refuse a closure (L-BFGS, SAM): it would see latent weights, and its gradients would not be masked."""
-        given = any(map(callable, (*arguments, *options.values())))
-        if given and self._phase == "ready" and self._masks.latents:
-            raise HookError("optimizer.step() got a closure, which would take latent weights for those of the model")
-
-    def _after_step(self, optimizer: Any, arguments: Any, options: Any) -> None:
-        """Learn that the step happened; a fused optimizer is called for a skipped step too, and says so here."""
-        found = getattr(optimizer, "found_inf", None)
-        happened = not (isinstance(found, Tensor) and bool(found.item()))
-        self._stepped = bool(self._stepped) or happened
-
-    def _unscale(self) -> None:
-        if self._scaler is None or not self._scaler.is_enabled():
-            return
-        if self._unscaled:
-            raise HookError(_ONCE.format("with a GradScaler"))
-        try:
-            self._scaler.unscale_(self._optimizer)
-        except RuntimeError as error:
-            if "already been called" not in str(error):
-                raise
-        self._unscaled = True
-
-    def _close(self) -> None:
-        """End the transaction: one more optimizer step was tried."""
-        self._phase, self._stepped = "idle", None
-        self._attempts += 1
-        if self._epoch_attempts is not None:
-            self._epoch_attempts += 1
-
-    def _roll_back(self) -> None:
-        for run in self._runs:
-            run.rollback()
-        self._masks.project()
-        self._phase = "open"
-
-    def _update(self, step: int) -> None:
-        """Apply the masks in force, so that momentum revives nothing; then make what is due, and apply that.
-
-        Latent weights are alive beyond their masks: they are ranked as they are, and masked once, afterwards.
-        """
-        self._masks.project_plain()
-        changed = [run.update(step) for run in self._runs]  # all of them, in file order
-        if any(changed):
-            self._masks.project_plain()
-        self._masks.project_latent()
+    def _count_gradients(self, readers: Iterable[Run]) -> None:
+        """Count the steps in a row in which a modifier that needs gradients finds none."""
+        self._without = {
+            run.key: self._without.get(run.key, 0) + 1
+            for run in readers
+            if all(weight.parameter.grad is None for weight in run.plan.touches)
+        }
 
 
-_ONCE = "{}, on_before_optimizer_step() is called once per optimizer step, right before it"
+_ONCE = (
+    "on_before_optimizer_step() was called again over the same gradients without an optimizer step between: with "
+    "gradient accumulation, call it once for each optimizer step, right before it (and on_step_end() after it)"
+)
+_SILENT = (
+    f"needs the gradients of its weights, and found none in {PATIENCE} steps: call on_before_optimizer_step() after "
+    "backward() and before they are set to None; an optimizer that steps within backward() cannot be served"
+)
 
-_WHY: dict[Phase, str] = {
-    "new": "before apply()",
-    "idle": "outside a step: call on_step_begin() first",
-    "open": "before on_before_optimizer_step()",
-    "ready": "between on_before_optimizer_step() and on_step_end()",
-    "final": "after finalize()",
-}
+
+def _take_over(model: nn.Module, plan: Plan) -> None:
+    """Detach managers that were left at work on the same weights; end the broken-off steps of others."""
+    ours = {id(weight.parameter) for modifier in plan.modifiers for weight in (*modifier.masked, *modifier.touches)}
+    for other in list(_APPLIED.get(model, ())):
+        if other._transaction.phase not in ("idle", "open", "ready"):
+            continue
+        theirs = {id(weight.parameter) for modifier in other._plan.modifiers for weight in modifier.masked}
+        if ours & theirs:
+            other.detach()
+        else:
+            other._settle()
 
 
-def _checked(recipe: Recipe, bindings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the bindings, all declared and all required ones there. Raises PlanError."""
-    for name in bindings:
-        if name not in recipe.bindings:
-            hint = did_you_mean(name, recipe.bindings) or " (the recipe declares no bindings)"
-            raise PlanError(f"apply() got an unknown binding {name!r}{hint}")
-    for name, binding in recipe.bindings.items():
-        if binding.required and bindings.get(name) is None:
-            wanted = f" ({binding.description})" if binding.description else ""
-            raise PlanError(f"the recipe needs {name!r}{wanted}: give it as apply(…, {name}=…)")
-    return dict(bindings)
+def _trained(plan: Plan, optimizers: Sequence[torch.optim.Optimizer]) -> list[Weight]:
+    """Return the weights of a plan that the optimizers train."""
+    held = {id(parameter) for parameter in parameters_of(optimizers)}
+    every = (weight for modifier in plan.modifiers for weight in (*modifier.masked, *modifier.touches))
+    return list({id(weight.parameter): weight for weight in every if id(weight.parameter) in held}.values())

@@ -14,7 +14,9 @@ import torch
 from sparsify._version import __version__
 from sparsify.checkpoint import write_text
 from sparsify.density import Density
-from sparsify.modifiers.base import Shortfall
+from sparsify.errors import SparsityError
+from sparsify.masking.masks import Masks
+from sparsify.modifiers.contract import Shortfall
 from sparsify.plan import Plan
 
 FORMAT = 1
@@ -34,6 +36,12 @@ class Outcome:
     """Whether a training that ended early is accepted."""
 
     short: Sequence[Shortfall]
+    revived: Mapping[str, int] = field(default_factory=dict)
+    """Weights that masks prune but that were not zero before the end, by tensor."""
+
+    without_gradients: Sequence[str] = ()
+    """Modifiers that needed gradients and never found any."""
+
     found: Mapping[str, Any] = field(default_factory=dict)
     """What the modifiers found out on the way, by key."""
 
@@ -50,11 +58,25 @@ class Outcome:
                 f"training ended after {self.completed} steps; "
                 f"the recipe's last update is due at step {self.last_update}"
             )
+        lines += [f"{key} needs the gradients of its weights, and never found any" for key in self.without_gradients]
+        if self.density.not_finite:
+            lines.append(
+                f"values that are not finite, which no sparsity can be verified of: {_some(self.density.not_finite)}"
+            )
+        if self.revived:
+            lines.append(f"{_REVIVED}:")
+            lines += [f"  {name:<48} {count:>12,} weights" for name, count in self.revived.items()]
+            return "\n".join(lines)
         if self.short:
             lines.append("fewer zeros than asked for:" if lines else f"{_CHANGED}:")
             lines.append(f"  {'tensor':<48} {'wanted':>12} {'found':>12} {'of':>12}  modifier")
             lines += [f"  {s.name:<48} {s.wanted:>12,} {s.found:>12,} {s.elements:>12,}  {s.why}" for s in self.short]
         return "\n".join(lines)
+
+    def check(self) -> None:
+        """Raise SparsityError if the model is not what the recipe asked for."""
+        if complaint := self.complaint():
+            raise SparsityError(complaint)
 
     def write(self, directory: Path) -> None:
         """Write `recipe.yaml` (resolved) and `report.json`."""
@@ -66,6 +88,7 @@ class Outcome:
             "steps": {"completed": self.completed, "skipped": self.skipped},
             "finished": self.finished,
             "verified": not self.complaint(),
+            "revived": dict(self.revived),
             "density": self.density.to_dict(),
             "modifiers": dict(self.found),
             "plan": self.plan.to_dict(),
@@ -83,3 +106,22 @@ def _versions() -> str:
 
 
 _CHANGED = "fewer zeros than asked for (were weights changed behind the manager's back?)"
+
+_REVIVED = (
+    "weights that were pruned are not zero: they were changed since the last step, as by a state of another time that "
+    "was loaded (load the manager's state with it; or prune them again by manager.project(model), and finalize)"
+)
+
+
+def revived(masks: Masks) -> dict[str, int]:
+    """Return how many weights that masks prune are not zero, by tensor, where there are any."""
+    found = {}
+    for masked in masks:
+        count = int(torch.count_nonzero(masked.weight.tensor[~masked.near()]))
+        if count:
+            found[masked.weight.parameter_name] = count
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,55 +1,209 @@
-"""What a manager's saved state must be before it is taken up: of this format, recipe, length and weights."""
+"""A manager's saved state: how it is made, and how it is checked before anything of it is taken up."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from sparsify._version import __version__
+from sparsify.bits import fingerprint
 from sparsify.errors import StateError
-from sparsify.masking.store import MaskStore, fingerprint
+from sparsify.layers import Weight
+from sparsify.masking.masks import Masks
+from sparsify.masking.packing import pack, unpack
+from sparsify.masking.store import MaskStore
+from sparsify.modifiers.contract import Run
 from sparsify.plan import Plan
+from sparsify.state_reader import StateReader
+from sparsify.transaction import Clock
 
-FORMAT = 1
+FORMAT = 2
 
-PARTS = ("format", "recipe", "sha256", "clock", "modifiers", "masks", "weights")
+PARTS = ("format", "sparsify", "recipe", "sha256", "clock", "stage", "modifiers", "masks", "weights")
 
 
-def check_state(state: Mapping[str, Any], plan: Plan, *, allow_changed_recipe: bool) -> None:
-    """Raise StateError for a state that is none, or that belongs to another recipe or another clock."""
-    missing = set(PARTS) - set(state)
+@dataclass(frozen=True)
+class Saved:
+    """A state that was checked."""
+
+    clock: Clock
+    masks: Masks
+    modifiers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By key, of the modifiers that can take theirs up."""
+
+
+def state_of(plan: Plan, clock: Clock, masks: MaskStore, runs: Sequence[Run]) -> dict[str, Any]:
+    """Return plain data and tensors from which a manager can go on bit by bit."""
+    return {
+        "format": FORMAT,
+        "sparsify": __version__,
+        "recipe": plan.recipe.canonical(),
+        "sha256": plan.recipe.sha256,
+        "clock": {
+            "step": clock.step,
+            "attempts": clock.attempts,
+            "epoch_attempts": clock.epoch_attempts,
+            "total_steps": plan.total_steps,
+            "steps_per_epoch": plan.steps_per_epoch,
+        },
+        "stage": plan.stage_at(clock.step),
+        "modifiers": {run.key: run.state_dict() for run in runs},
+        "masks": {
+            masked.weight.parameter_name: {
+                "shape": list(masked.mask.shape),
+                "packed": pack(masked.mask.cpu()),
+                "owners": [[*span, owner] for span, owner in masked.owners.items()],
+            }
+            for masked in masks
+        },
+        "weights": {weight.parameter_name: fingerprint(weight.parameter) for weight in masks.weights()},
+    }
+
+
+def read_state(
+    state: Any, plan: Plan, runs: Sequence[Run], *, allow_changed_recipe: bool, verify_weights: bool
+) -> Saved:
+    """Return a state, checked to the last value; nothing is changed. Raises StateError."""
+    reader = StateReader(state)
+    missing = [part for part in PARTS if part not in reader]
     if missing:
-        raise StateError(f"not a manager's state: it lacks {', '.join(sorted(missing))}")
-    if state["format"] != FORMAT:
-        raise StateError(f"the state has format {state['format']}, this sparsify reads {FORMAT}")
-    if allow_changed_recipe:
-        return
-    if state["sha256"] != plan.recipe.sha256:
+        raise StateError(f"not a manager's state: it lacks {', '.join(missing)}")
+    if reader.integer("format") != FORMAT:
+        raise StateError(f"the state has format {reader.integer('format')}, this sparsify reads {FORMAT}")
+    reader.exactly(PARTS)
+    for key in ("sparsify", "recipe", "sha256", "stage"):
+        reader.text(key)
+    clock = _clock(reader.part("clock"), plan)
+    if not allow_changed_recipe:
+        _check_same(reader, plan)
+    known = {weight.parameter_name: weight.whole for run in runs for weight in run.plan.masked}
+    masks = _masks(reader.part("masks"), known, None if allow_changed_recipe else {run.key for run in runs})
+    weights = reader.part("weights")
+    for name in weights:
+        weights.integer(name, 0, 2**64 - 1)
+    if verify_weights:
+        _check_weights(weights, known, masks)
+    modifiers = _modifiers(reader.part("modifiers"), runs, clock.step, allow_changed=allow_changed_recipe)
+    return Saved(clock, masks, modifiers)
+
+
+def _clock(saved: StateReader, plan: Plan) -> Clock:
+    saved.exactly(("step", "attempts", "epoch_attempts", "total_steps", "steps_per_epoch"))
+    step, attempts = saved.integer("step"), saved.integer("attempts")
+    if attempts < step:
+        raise saved.fail("attempts", f"fewer attempts ({attempts}) than completed steps ({step})")
+    if plan.total_steps is not None and step > plan.total_steps:
+        raise saved.fail("step", f"{step} steps are completed, but the training has {plan.total_steps}")
+    for key in ("total_steps", "steps_per_epoch"):
+        saved.optional_integer(key, 1)
+    return Clock(step, attempts, saved.optional_integer("epoch_attempts"))
+
+
+def _check_same(saved: StateReader, plan: Plan) -> None:
+    """Raise StateError for a state of another recipe, or of another length of training."""
+    if saved.text("sha256") != plan.recipe.sha256:
         raise StateError(
             "the state was saved under another recipe (allow_changed_recipe=True goes on all the same):\n"
-            + _difference(state["recipe"], plan.recipe.canonical())
+            + _difference(saved.text("recipe"), plan.recipe.canonical())
         )
+    clock = saved.part("clock")
     for key, now in (("total_steps", plan.total_steps), ("steps_per_epoch", plan.steps_per_epoch)):
-        if state["clock"][key] != now:
+        if clock.any(key) != now:
             raise StateError(
-                f"the state was saved with {key}={state['clock'][key]}, apply() was given {now}: "
+                f"the state was saved with {key}={clock.any(key)}, apply() was given {now}: "
                 "windows would shift (allow_changed_recipe=True goes on all the same)"
             )
 
 
-def check_weights(saved: Mapping[str, int], masks: MaskStore) -> None:
-    """Raise StateError if the masked parameters are not those that the state was saved with."""
-    for name, weight, mask in masks:
-        if fingerprint(weight.tensor) != saved.get(name) or bool((weight.tensor[~mask] != 0).any()):
-            raise StateError(
-                f"the weights of {name} are not those that this state was saved with; load the model's weights "
-                "first, from the same checkpoint (verify_weights=False goes on all the same)"
-            )
+def _masks(saved: StateReader, known: Mapping[str, Weight], owners: set[str] | None) -> Masks:
+    """Return the masks. `owners` are the modifiers that there are; None where any may have made them."""
+    masks = Masks()
+    for name in saved:
+        weight = known.get(name)
+        if weight is None:
+            raise StateError(f"the state has a mask for {name}, which the model or the recipe lacks")
+        one = saved.part(name).exactly(("shape", "packed", "owners"))
+        shape = tuple(weight.shape)
+        if one.any("shape") != list(shape):
+            raise StateError(f"the state's mask for {name} is {one.any('shape')}, the parameter {list(shape)}")
+        packed = one.tensor("packed", (-(-weight.geometry.elements // 8),), torch.uint8)
+        mask = unpack(packed.cpu(), shape).to(weight.parameter.device)
+        free = weight.geometry.rows
+        rows = 0
+        for start, stop, owner in _owners(one, weight):
+            if start < rows or (owners is not None and owner not in owners):
+                raise one.fail("owners", f"rows {start} to {stop} of {owner!r} do not belong here")
+            rows = stop
+            part = weight.rows(start, stop)
+            masks.set(part, part.region(mask).clone(), owner)
+            free -= stop - start
+        if free == weight.geometry.rows and free:
+            raise one.fail("owners", "nobody owns the mask")
+    return masks
+
+
+def _owners(saved: StateReader, weight: Weight) -> list[tuple[int, int, str]]:
+    """Return (first row, last + 1, owner) in order."""
+    value = saved.any("owners")
+    found = []
+    for entry in value if isinstance(value, (list, tuple)) else [()]:
+        start, stop, owner = entry if isinstance(entry, (list, tuple)) and len(entry) == 3 else (None, None, None)
+        if type(start) is not int or type(stop) is not int or not isinstance(owner, str):
+            raise saved.fail("owners", "expected a list of [first row, last row + 1, owner]")
+        if not 0 <= start < max(stop, 1) <= max(weight.geometry.rows, 1):
+            raise saved.fail("owners", f"rows {start} to {stop} of {weight.geometry.rows} rows")
+        found.append((start, stop, owner))
+    return sorted(found)
+
+
+def _check_weights(saved: StateReader, known: Mapping[str, Weight], masks: Masks) -> None:
+    """Raise StateError if the parameters are not those that the state was saved with."""
+    wrong = [name for name in saved if name in known and fingerprint(known[name].parameter) != saved.any(name)]
+    for masked in masks:
+        name = masked.weight.parameter_name
+        if name not in saved or bool((masked.weight.tensor[~masked.near()] != 0).any()):
+            wrong.append(name)
+    if wrong:
+        raise StateError(
+            f"the weights of {wrong[0]} are not those that this state was saved with; load the model's weights "
+            "first, from the same checkpoint (verify_weights=False goes on all the same)"
+        )
+
+
+def _modifiers(
+    saved: StateReader, runs: Sequence[Run], step: int, *, allow_changed: bool
+) -> dict[str, Mapping[str, Any]]:
+    """Return the states of modifiers, checked. Under a changed recipe, those that do not fit are left out and named."""
+    if not allow_changed:
+        saved.exactly([run.key for run in runs])
+    found, anew = {}, []
+    for run in runs:
+        try:
+            run.check_state(saved.part(run.key), step)
+            found[run.key] = saved.any(run.key)
+        except StateError as error:
+            if not allow_changed:
+                raise
+            anew.append(f"{run.key} ({error})")
+    if anew:
+        warnings.warn(
+            f"these modifiers cannot take up what was saved, and begin anew from the masks: {'; '.join(anew)}",
+            stacklevel=4,
+        )
+    return found
 
 
 def _difference(saved: str, now: str) -> str:
     """Return a unified diff of two canonical recipes, as readable JSON lines."""
-    before, after = (json.dumps(json.loads(text), indent=1).splitlines() for text in (saved, now))
+    try:
+        before, after = (json.dumps(json.loads(text), indent=1).splitlines() for text in (saved, now))
+    except (ValueError, RecursionError):
+        return "(the saved recipe cannot be read)"
     lines = list(difflib.unified_diff(before, after, "saved", "now", lineterm="", n=2))
     return "\n".join(lines[:60] + (["…"] if len(lines) > 60 else []))

@@ -35,6 +35,8 @@ class Targets:
     def __init__(self, model: nn.Module, anatomy: Anatomy | None = None, role: str = DEFAULT) -> None:
         self.model, self.anatomy, self.role = model, anatomy, role
         self.known = all_weights(model, embeddings=True)
+        self.tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        """Tables of embeddings, also those that are an output layer's weight."""
         self.atoms = {id(weight.parameter): [weight] for weight in self.known}
         for weight in anatomy.role(DEFAULT) if anatomy else ():
             if weight.span is not None:
@@ -104,9 +106,10 @@ class Targets:
                 continue
             owner = name.rpartition(".")[0]
             module = self.model.get_submodule(owner)
-            itself = owner in roots or (not selector.startswith("type:") and hit(name, module))
-            if isinstance(module, nn.Embedding):
-                meant = itself and names_itself(selector)
+            kind = selector.startswith("type:")
+            itself = owner in roots or (not kind and hit(name, module))
+            if id(parameter) in self.tables:
+                meant = itself and names_itself(selector) and (isinstance(module, nn.Embedding) or not kind)
             else:
                 parts = owner.split(".") if owner else []
                 meant = itself or any(".".join(parts[:depth]) in roots for depth in range(len(parts)))

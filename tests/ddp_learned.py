@@ -39,7 +39,7 @@ def train(model: nn.Module, criterion: str, ranks: list[int]) -> tuple[list[Tens
         optimizer.step()
         manager.on_step_end()
     manager.finalize()
-    return [p.detach() for p in model.parameters()], [mask for _, _, mask in manager._masks]
+    return [p.detach() for p in model.parameters()], [masked.mask for masked in manager._masks]
 
 
 def main() -> None:

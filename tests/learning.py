@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sparsify import Manager
-from sparsify.modifiers.prune_learned import LearnedRun
+from sparsify.modifiers.prune.learned import LearnedRun
 from tests.loop import STEPS, adamw, recipe
 
 CRITERIA = {

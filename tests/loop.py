@@ -9,6 +9,7 @@ from torch import nn
 
 from sparsify import Manager, Recipe
 from sparsify.masking import budget
+from sparsify.masking.latent import Latent
 
 STEPS = 14
 WEIGHTS = ("0.weight", "2.weight", "4.weight")
@@ -64,6 +65,16 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, manager: Manager |
 def zeros(model: nn.Module, name: str) -> int:
     """Count the zeros of a parameter."""
     return int((model.get_parameter(name) == 0).sum())
+
+
+def masks_of(manager: Manager) -> dict[str, torch.Tensor]:
+    """Return the masks in force by parameter."""
+    return {masked.weight.parameter_name: masked.mask for masked in manager._masks}
+
+
+def latent_of(manager: Manager, name: str) -> Latent:
+    """Return the latent weight of a name."""
+    return manager._masks._latents[name]
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:

@@ -129,7 +129,7 @@ def test_what_is_pruned_has_no_effect(name: str, pattern: str) -> None:
     fields = {"targets": "", "pattern": pattern, "sparsity": "{to: 0.5, curve: constant}", "window": ""}
     manager = Manager(recipe(**fields)).apply(model, torch.optim.SGD(model.parameters(), lr=0.1))
     plan: Any = manager.plan.modifiers[0]
-    masks = {name: mask for name, _, mask in manager._masks}
+    masks: Any = {weight.name: manager._masks.of(weight) for weight in plan.masked}
     assert plan.competition.bundles
     for bundle in plan.competition.bundles:
         tiles = [part.weight.cube(masks[part.weight.name]) for part in bundle.parts]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsify.durations import Duration
-from sparsify.modifiers.clock import ClockError, Span
+from sparsify.modifiers.span import ClockError, Span
 from sparsify.schedules import Curve, Ramp, Window
 from sparsify.schedules.window import StepWindow
 

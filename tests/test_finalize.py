@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparsify import Manager, Recipe, SparsityError, measure
-from tests.loop import recipe, train
+from tests.loop import masks_of, recipe, train
 
 STEPS = 14
 
@@ -45,18 +45,24 @@ def test_a_kept_weight_that_is_zero_by_chance_is_no_shortfall(mlp: nn.Module) ->
     assert manager.finalize().tensors["0.weight"].nonzeros == 0
 
 
-def test_replaced_weights_are_projected_again(mlp: nn.Module) -> None:
+def test_replaced_weights_are_said_and_not_erased(mlp: nn.Module, tmp_path: Path) -> None:
     manager = trained(mlp)
     with torch.no_grad():
         mlp.get_parameter("0.weight").normal_()
+    before = mlp.get_parameter("0.weight").detach().clone()
+    with pytest.raises(SparsityError, match=r"weights that were pruned are not zero(.|\n)*0\.weight +384 weights"):
+        manager.finalize(tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["revived"] == {"0.weight": 384}
+    assert torch.equal(mlp.get_parameter("0.weight"), before)
+    manager.project(mlp)
     assert manager.finalize().targeted.sparsity == 0.75
 
 
-def test_falling_short_raises_with_a_table(mlp: nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_falling_short_raises_with_a_table(mlp: nn.Module, tmp_path: Path) -> None:
     manager = trained(mlp)
     with torch.no_grad():
         mlp.get_parameter("2.weight").normal_()
-    monkeypatch.setattr(manager._masks, "project", lambda: None)
+    masks_of(manager)["2.weight"].fill_(True)
     with pytest.raises(SparsityError) as error:
         manager.finalize(tmp_path)
     lines = str(error.value).splitlines()

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from sparsify import Manager, Recipe
 from sparsify.masking import budget
-from sparsify.modifiers.controller import GAIN, LEAST, LIMIT, SMALL, Controller
-from sparsify.modifiers.prune_gated import GatedRun
+from sparsify.modifiers.prune.controller import GAIN, LEAST, LIMIT, SMALL, Controller
+from sparsify.modifiers.prune.gated import GatedRun
 from tests.learning import CRITERIA, run_of, same, start
-from tests.loop import STEPS, WEIGHTS, batch, loss_of, train, zeros
+from tests.loop import STEPS, WEIGHTS, batch, latent_of, loss_of, masks_of, train, zeros
 
 # ---------------------------------------------------------------------- gates
 
@@ -63,7 +63,7 @@ def test_the_floor_is_exact_under_ties(mlp: nn.Module) -> None:
     manager, optimizer = start(mlp, criterion, torch.optim.SGD(mlp.parameters(), lr=0.01), sparsity="", penalty="1")
     train(mlp, optimizer, manager, range(STEPS))
     for name in WEIGHTS:
-        mask = manager._masks[name]
+        mask = masks_of(manager)[name]
         assert int(mask.sum()) == math.ceil(0.1 * mask.numel() - 1e-9)
 
 
@@ -83,7 +83,7 @@ def test_gates_end_binary_and_the_report_says_what_that_did(mlp: nn.Module, tmp_
     plain = copy.deepcopy(mlp)
     manager, optimizer = start(mlp, CRITERIA["l0"], evaluate=careful)
     train(mlp, optimizer, manager, range(9))
-    gates = manager._masks.latent("0.weight").gates()
+    gates = latent_of(manager, "0.weight").gates
     assert gates is not None
     assert bool(((gates > 0) & (gates < 1)).any()), "fractional while it learns"
     train(mlp, optimizer, manager, range(9, STEPS))
@@ -110,7 +110,7 @@ def test_what_the_floor_keeps_of_closed_gates_is_wholly_open(mlp: nn.Module) -> 
     run = run_of(manager)
     assert isinstance(run, GatedRun)
     for name, kept in rows.items():
-        assert torch.equal(mlp.get_parameter(name)[kept], manager._masks.latent(name).tensor[kept])
+        assert torch.equal(mlp.get_parameter(name)[kept], latent_of(manager, name).tensor[kept])
         assert not bool(run.slopes[name][kept].any()), "held open, they learn from the penalty alone"
     assert any(bool(run.slopes[name].any()) for name in WEIGHTS)
 
@@ -132,7 +132,7 @@ def test_a_head_that_must_stay_is_wholly_open() -> None:
     assert len(run.forced) == len(run.scores) == 2
     for name, forced in run.forced.items():
         part = run.scores[name].bundle.parts[0]
-        gate = manager._masks.latent(part.weight.name).gate
+        gate = latent_of(manager, part.weight.name).gate
         assert gate is not None
         assert int(forced.sum()) == kind.least == 1
         assert gate[forced].tolist() == [1.0]

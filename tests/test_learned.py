@@ -17,7 +17,7 @@ from torch import nn
 
 from sparsify.masking import budget
 from tests.learning import CRITERIA, each_criterion, run_of, same, start
-from tests.loop import STEPS, WEIGHTS, adamw, batch, loss_of, train, zeros
+from tests.loop import STEPS, WEIGHTS, adamw, batch, latent_of, loss_of, masks_of, train, zeros
 from tests.test_matrix import clone
 
 HELD = "{type: hard-concrete, init: constant, offset: -2.6, floor: 0.4}"
@@ -47,7 +47,7 @@ def test_outside_the_step_the_model_is_sparse(criterion: str, mlp: nn.Module) ->
     seen = set()
     for step in range(STEPS):
         train(mlp, optimizer, manager, range(step, step + 1))
-        for name, weight, mask in manager._masks:
+        for name, weight, mask in ((m.weight.name, m.weight, m.mask) for m in manager._masks):
             assert not bool(weight.tensor[~mask].any())
             assert not bool(torch.signbit(weight.tensor[~mask]).any()), "bitwise +0.0"
             seen.add((name, zeros(mlp, name)))
@@ -60,7 +60,7 @@ def test_outside_the_step_the_model_is_sparse(criterion: str, mlp: nn.Module) ->
 def test_inside_the_step_the_optimizer_sees_latent_weights(mlp: nn.Module) -> None:
     manager, optimizer = start(mlp, CRITERIA["hard"])
     train(mlp, optimizer, manager, range(6))
-    weight, mask = mlp[0].weight, manager._masks["0.weight"]
+    weight, mask = mlp[0].weight, masks_of(manager)["0.weight"]
     assert zeros(mlp, "0.weight")
     manager.on_step_begin()
     optimizer.zero_grad()
@@ -80,9 +80,9 @@ def test_a_masked_weight_returns_with_its_latent_value(mlp: nn.Module) -> None:
     manager, _ = start(mlp, "movement", optimizer, sparsity="{to: 0.5, curve: constant}")
     train(mlp, optimizer, manager, range(3))
     name, weight = "0.weight", mlp[0].weight.data
-    mask = manager._masks[name].clone()
+    mask = masks_of(manager)[name].clone()
     row, column = (int(index[0]) for index in (~mask).nonzero(as_tuple=True))
-    latent = manager._masks.latent(name).tensor[row, column].clone()
+    latent = latent_of(manager, name).tensor[row, column].clone()
     run_of(manager).scores[name].values.data[row, column] = 1e3
     assert float(weight[row, column]) == 0
     train(mlp, optimizer, manager, range(3, 4))
@@ -329,7 +329,7 @@ def test_a_magnitude_start_is_the_mask_of_magnitude(mlp: nn.Module) -> None:
     manager, optimizer = start(mlp, "{type: movement, learning_rate: 1e-9}", torch.optim.SGD(mlp.parameters(), lr=1e-9))
     train(mlp, optimizer, manager, range(10))
     lowest = weight.abs().flatten().argsort()[: budget(0.75, weight.numel())]
-    assert not bool(manager._masks["0.weight"].flatten()[lowest].any())
+    assert not bool(masks_of(manager)["0.weight"].flatten()[lowest].any())
 
 
 def test_a_tensor_of_zeros_starts_at_zero(mlp: nn.Module) -> None:

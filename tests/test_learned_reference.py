@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from sparsify import Manager, Recipe
-from sparsify.modifiers.prune_learned import LearnedRun
-from sparsify.modifiers.prune_plan import PrunePlan
+from sparsify.modifiers.prune.learned import LearnedRun
+from sparsify.modifiers.prune.plan import PrunePlan
 from tests.layers import KINDS, Kind
+from tests.loop import masks_of
 from tests.straight_through import Group, Reference
 
 STEPS, BEGIN, END, EVERY = 20, 4, 16, 2
@@ -243,7 +244,7 @@ def test_twenty_steps(method: str, pattern: str, scope: str) -> None:
             for name, owner in group.owners.items():
                 mask = group.mask[owner]
                 if step + 1 >= BEGIN:
-                    assert torch.equal(manager._masks[name], mask), (step, name)
+                    assert torch.equal(masks_of(manager)[name], mask), (step, name)
                     returned += int((mask & ~before.get(name, mask)).sum())
                     changed += int((mask != before.get(name, mask)).sum())
                     before[name] = mask

@@ -21,7 +21,7 @@ from sparsify import Manager, PlanError, Recipe
 from sparsify.criteria import Criterion
 from sparsify.masking import budget
 from sparsify.modifiers.prune import Prune
-from sparsify.modifiers.prune_plan import PrunePlan
+from sparsify.modifiers.prune.plan import PrunePlan
 from sparsify.patterns import Pattern
 from sparsify.patterns.bundle import Bundle, Part
 from sparsify.schedules import Curve, Ramp, Window
@@ -75,7 +75,12 @@ def recipe_of(axes: Axes, kind: Kind, curve: Curve) -> Recipe:
 
 def masks_of(manager: Manager) -> dict[str, Tensor]:
     """Return copies of the masks in force."""
-    return {name: mask.clone() for name, _, mask in manager._masks}
+    found = {}
+    for weight in (weight for modifier in manager.plan.modifiers for weight in modifier.masked):
+        mask = manager._masks.of(weight)
+        if mask is not None:
+            found[weight.name] = mask.clone()
+    return found
 
 
 def alive(bundle: Bundle, masks: dict[str, Tensor]) -> list[bool]:
@@ -164,7 +169,7 @@ def check(case: tuple[Axes, str, Curve]) -> bool:
             settled = not axes[0].gated or manager.step >= plan.window.end
             if plan.window.due(manager.step) and manager.target is not None and settled:
                 check_exact(plan, manager.target, masks)
-            for weight, mask in ((weight, mask) for _, weight, mask in manager._masks):
+            for weight, mask in ((masked.weight, masked.mask) for masked in manager._masks):
                 assert not bool(weight.tensor[~mask].any()), "outside the step the parameters are the sparse model"
             for name, mask in before.items() if not plan.spec.latent else ():
                 assert not bool((masks[name] & ~mask).any()), "masks nest under projection"

@@ -108,7 +108,7 @@ def test_a_scaler_wants_one_call_a_step(mlp: nn.Module) -> None:
     manager.on_step_begin()
     scaler.scale(loss_of(mlp, 0)).backward()
     manager.on_before_optimizer_step()
-    with pytest.raises(HookError, match="is called once per optimizer step, right before it"):
+    with pytest.raises(HookError, match="is called once for each optimizer step, right before it"):
         manager.on_before_optimizer_step()
 
 

@@ -18,7 +18,7 @@ from sparsify.criteria.magnitude import Magnitude
 from sparsify.masking import selection
 from sparsify.schedules import Curve
 from tests.competing import compete
-from tests.loop import STEPS, adamw, loss_of, recipe, train, zeros
+from tests.loop import STEPS, adamw, loss_of, masks_of, recipe, train, zeros
 from tests.models import build
 
 ONE_SHOT = {"window": ""}
@@ -240,14 +240,14 @@ def test_modelopt_took_zeros_that_were_there_for_its_own() -> None:
         model[0].weight[:, ::2] = 0
         model[0].weight[:4] = 0
     manager = one_shot(model, 0.5, pattern="2:4")
-    (mask,) = [mask for _, _, mask in manager._masks]
+    (mask,) = masks_of(manager).values()
     assert bool((mask.view(-1, 4).sum(1) == 2).all())
 
 
 def test_neural_compressor_slimmed_a_head_only_if_four_masks_agreed() -> None:
     model = build("bert")
     manager = one_shot(model, targets="", pattern="head")
-    masks = {name: mask for name, _, mask in manager._masks}
+    masks = masks_of(manager)
     for layer in range(2):
         at = f"bert.encoder.layer.{layer}.attention"
         rows = [masks[f"{at}.self.{part}.weight"].view(2, -1).float().mean(1) for part in ("query", "key", "value")]

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from sparsify import HookError, Manager, StateError, checkpoint
-from sparsify.masking.store import fingerprint, pack, unpack
+from sparsify.bits import fingerprint
+from sparsify.masking.packing import pack, unpack
 from tests.loop import train, zeros
 
 STEPS = 14
@@ -171,14 +172,14 @@ def test_other_weights_are_refused(saved: dict[str, Any]) -> None:
 def test_other_shapes_are_refused(saved: dict[str, Any]) -> None:
     model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4))
     manager = Manager(staged()).apply(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=STEPS)
-    with pytest.raises(StateError, match=r"the state's mask for 0.weight is \(32, 16\), the parameter \(64, 16\)"):
+    with pytest.raises(StateError, match=r"the state's mask for 0.weight is \[32, 16\], the parameter \[64, 16\]"):
         manager.load_state_dict(saved["manager"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "the state has format 2, this sparsify reads 1"),
+        ({"format": 1}, "the state has format 1, this sparsify reads 2"),
         ({"masks": None}, "not a manager's state: it lacks masks"),
     ],
 )
@@ -188,14 +189,21 @@ def test_states_that_are_none(saved: dict[str, Any], change: dict[str, Any], mes
         resumed({**saved, "manager": state})
 
 
-def test_no_state_in_the_middle_of_a_step() -> None:
+def test_a_state_in_the_middle_of_a_step_ends_the_step() -> None:
+    """As after an exception: what did not happen is undone, what happened is completed."""
     model, optimizer = build()
     manager = Manager(staged()).apply(model, optimizer, total_steps=STEPS)
+    before = manager.state_dict()
     manager.on_step_begin()
     model(torch.randn(2, 16)).sum().backward()
     manager.on_before_optimizer_step()
-    with pytest.raises(HookError, match=r"state_dict\(\) between on_before_optimizer_step\(\) and on_step_end\(\)"):
-        manager.state_dict()
+    assert manager.state_dict()["clock"] == before["clock"]
+    with pytest.raises(HookError, match=r"on_before_optimizer_step\(\) outside a step"):
+        manager.on_before_optimizer_step()
+    manager.on_step_begin()
+    manager.on_before_optimizer_step()
+    optimizer.step()
+    assert manager.state_dict()["clock"]["step"] == manager.step == 1
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 1000])

@@ -58,7 +58,7 @@ def test_the_model_is_sparse_at_every_event_outside_the_step(tmp_path: Path) -> 
 
     class Look(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            masks = {name: mask for name, _, mask in callback.manager._masks}
+            masks = {masked.weight.parameter_name: masked.mask for masked in callback.manager._masks}
             named = dict(model.named_parameters())
             assert all(bool((named[name][~mask] == 0).all()) for name, mask in masks.items())
             seen.append(callback.manager.sparsity)

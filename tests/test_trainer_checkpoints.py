@@ -16,7 +16,9 @@ from torch import nn
 from sparsify import Recipe, SparsityError, StateError
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
 from sparsify.integrations.transformers.checkpoints import MARKER, check
-from sparsify.modifiers.base import Modifier, ModifierPlan, PlanContext
+from sparsify.modifiers.context import PlanContext
+from sparsify.modifiers.contract import Modifier, Run, Session
+from sparsify.modifiers.plans import ModifierPlan
 from sparsify.targets import Targets
 from tests.trainers import RECIPE, STEPS, Breaks, Stop, bert, recipe, same, trainer
 
@@ -144,6 +146,9 @@ def test_structure_changes_before_a_checkpoint_is_loaded(tmp_path: Path) -> None
             prune = Prune.model_validate({"sparsity": 0.5, "targets": ["*"]})
             assert Targets(context.model).select(["*"])
             return prune.plan(context)
+
+        def make_run(self, plan: Any, session: Session) -> Run:
+            return plan.spec.make_run(plan, session)
 
     text = "version: 1\nmodifiers:\n  - {type: test_keep_layers, keep: 1}\n"
     options = {"save_strategy": "steps", "save_steps": 3}

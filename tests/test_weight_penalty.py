@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify import Manager, PlanError, Recipe
-from sparsify.modifiers.weight_penalty import PenaltyPlan
+from sparsify.modifiers.penalty import PenaltyPlan
 from tests.layers import KINDS
 from tests.loop import train
 

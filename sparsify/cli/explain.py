@@ -13,7 +13,7 @@ from rich.padding import Padding
 from sparsify.checkpoint import write_whole
 from sparsify.cli.common import Sets, guarded, out, parse_sets
 from sparsify.errors import PlanError, SparsifyError
-from sparsify.modifiers.clock import ClockError
+from sparsify.modifiers.span import ClockError
 from sparsify.recipe import Recipe
 from sparsify.report.timeline import draw, in_text, timeline
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,13 @@ class Scores:
         self.bundle = bundle
         self.criterion = criterion
         self.values = nn.Parameter(self._shaped(self._start()))
+
+    @staticmethod
+    def kind(bundle: Bundle) -> tuple[tuple[int, ...], torch.dtype]:
+        """Return the shape and dtype of the scores of a bundle."""
+        dtypes = [part.weight.parameter.dtype for part in bundle.parts]
+        dtype = reduce(torch.promote_types, dtypes, torch.float32)
+        return (bundle.parts[0].weight.shape if bundle.single else (bundle.tiles,)), dtype
 
     @torch.no_grad()
     def _start(self) -> Tensor:

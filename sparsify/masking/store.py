@@ -1,220 +1,179 @@
-"""The masks in force: one for each masked parameter, whoever made it, and the latent weights beside them."""
+"""Masks and latent weights together: what the model sees, and what the optimizer sees."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsify.bits import bits
-from sparsify.errors import StateError
-from sparsify.layers import Weight
-from sparsify.masking.groups import spread
+from sparsify.errors import HookError
+from sparsify.layers import Weight, row_span
+from sparsify.masking.latent import Latent
+from sparsify.masking.masks import Masked, Masks, outside
 from sparsify.masking.project import project_
-from sparsify.patterns.bundle import Part
 
 
-@dataclass
-class Latent:
-    """A weight as it is without its mask: what the optimizer sees, while the model sees W ⊙ mask (⊙ gate)."""
-
-    weight: Weight
-    tensor: Tensor
-    """In the shape of the weight's region."""
-
-    part: Part | None = None
-    gate: Tensor | None = None
-    """What every tile of `part` is multiplied with beside its mask; 1-D."""
-
-    sampled: bool = False
-    """Whether the gates are those of one step: the mask waits until it is over."""
-
-    bare: bool = False
-    """Whether the model holds it as it is: right after a step, until it is shown under its mask."""
-
-    def gates(self) -> Tensor | None:
-        """Return the gates in the shape of the weight, or None."""
-        return None if self.gate is None or self.part is None else spread(self.part, self.gate).to(self.tensor.dtype)
-
-
-class MaskStore:
-    """Masks (bool, True = keep, the shape of the weight's region) by the weight's name."""
+class MaskStore(Masks):
+    """The masks in force, and the latent weights (by the weight's name) that some of them hide."""
 
     def __init__(self) -> None:
-        self._weights: dict[str, Weight] = {}
-        self._masks: dict[str, Tensor] = {}
-        self._owners: dict[str, str] = {}
+        super().__init__()
         self._latents: dict[str, Latent] = {}
+        self._inside: dict[str, list[Latent]] = {}
+        """Latent weights by the name of their parameter."""
 
-    def __iter__(self) -> Iterator[tuple[str, Weight, Tensor]]:
-        for name, mask in self._masks.items():
-            weight = self._weights[name]
-            yield name, weight, self._near(name, mask, weight.parameter)
+    def set(self, weight: Weight, mask: Tensor, owner: str) -> None:
+        super().set(weight, mask, owner)
+        self._outdate(weight)
 
-    def _near(self, name: str, mask: Tensor, parameter: Tensor) -> Tensor:
-        """Return the mask on the parameter's device, which may have changed since."""
-        if mask.device != parameter.device:
-            mask = self._masks[name] = mask.to(parameter.device)
-        return mask
+    def release(self, weight: Weight) -> None:
+        super().release(weight)
+        self._outdate(weight)
 
-    def set(self, weight: Weight, mask: Tensor, owner: str = "") -> None:
-        """Put a mask in force (not yet applied); `owner` made it."""
-        self._weights[weight.name] = weight
-        self._masks[weight.name] = mask
-        self._owners[weight.name] = owner
+    def replace(self, other: Masks) -> None:
+        """Take the masks of another in place of all of ours, and let go of every latent weight, where it stands."""
+        super().replace(other)
+        self._latents, self._inside = {}, {}
 
-    def replace(self, weight: Weight, mask: Tensor, owner: str) -> None:
-        """Put the mask of a whole parameter in force, in place of those of its parts."""
-        for name in [name for name, part in self._weights.items() if part.parameter_name == weight.parameter_name]:
-            del self._weights[name], self._masks[name], self._owners[name]
-        self.set(weight, mask, owner)
-
-    def owner(self, name: str) -> str:
-        """Return who made the mask in force; empty without one."""
-        return self._owners.get(name, "")
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._masks[name]
-
-    def count(self, weights: Iterable[Weight]) -> tuple[int, int]:
-        """Return the elements of these weights, and how many of them a mask prunes: their own, or the whole's."""
-        elements = pruned = 0
-        for weight in weights:
-            elements += weight.geometry.elements
-            mask = self._masks.get(weight.name)
-            if mask is None and weight.parameter_name in self._masks:
-                mask = weight.region(self._masks[weight.parameter_name])
-            pruned += 0 if mask is None else mask.numel() - int(torch.count_nonzero(mask))
-        return elements, pruned
+    def _outdate(self, weight: Weight) -> None:
+        """Note that the latent weights in some rows are not shown as they should be."""
+        for latent in self._inside.get(weight.parameter_name, ()):
+            latent.stale = True
 
     # ------------------------------------------------------------------ latent weights
 
-    def hold(self, weight: Weight, tensor: Tensor | None = None) -> None:
-        """Keep the weight as it is now (or a saved one) aside, to be swapped in for the optimizer's step."""
+    def hold(self, weight: Weight, tensor: Tensor | None = None, fixed: Tensor | None = None) -> None:
+        """Keep a weight as it is now (or a saved one) aside, to be swapped in for the optimizer's step.
+
+        What is pruned now is fixed: it cannot come back. `fixed` are the places of a saved weight.
+        """
         now = weight.tensor
-        self._latents[weight.name] = Latent(weight, now.clone() if tensor is None else now.clone().copy_(tensor))
+        mask = self.of(weight)
+        if tensor is None and mask is not None and not bool(mask.all()):
+            fixed = mask.clone()
+        held = now.clone() if tensor is None else now.clone().copy_(tensor)
+        latent = Latent(weight, held, fixed, exposed=tensor is None, stale=True)
+        self._latents[weight.name] = latent
+        self._inside.setdefault(weight.parameter_name, []).append(latent)
 
     @property
     def latents(self) -> int:
         """How many weights are latent."""
         return len(self._latents)
 
-    def latent(self, name: str) -> Latent:
-        """Return the latent weight of this name."""
-        return self._latents[name]
+    def latent(self, weight: Weight) -> Latent:
+        """Return the latent weight of a weight."""
+        return self._latents[weight.name]
 
-    def release(self, name: str) -> None:
-        """Forget a latent weight: what is masked from now on is lost."""
-        self._latents.pop(name, None)
+    def drop(self, weights: Iterable[Weight]) -> None:
+        """Show latent weights a last time and let go of them: what is masked from now on is lost."""
+        for weight in weights:
+            latent = self._latents.pop(weight.name)
+            self._inside[weight.parameter_name].remove(latent)
+            if latent.stale:
+                latent.show(self.of(weight))
 
-    @torch.no_grad()
-    def swap_in(self, but: Collection[str] = ()) -> None:
-        """Write the latent weights into the model, for the optimizer; not those named in `but`."""
-        for name, latent in self._latents.items():
-            if name not in but:
-                latent.weight.tensor.copy_(latent.tensor)
+    def notice(self, *, ours: bool = False) -> None:
+        """Take up what others have written to latent weights since they were shown; unasked where it is `ours`.
 
-    @torch.no_grad()
-    def swap_out(self) -> None:
-        """Take over what the optimizer made of the latent weights; `project` must follow."""
+        Raises HookError where several processes train, for they would go different ways.
+        """
         for latent in self._latents.values():
-            latent.tensor.copy_(latent.weight.tensor)
-            latent.bare = True
+            latent.check(latent.weight.parameter)
+            if latent.changed():
+                if not ours and _processes() > 1:
+                    raise HookError(
+                        f"{latent.weight.name} was written to after apply() in one of several processes: wrap the "
+                        "model in DDP, and load weights, before apply()"
+                    )
+                latent.take_up(self.of(latent.weight))
+
+    def swap_in(self) -> None:
+        """Write the latent weights into the model, for the optimizer."""
+        for latent in self._latents.values():
+            latent.swap_in()
+
+    def swap_out(self) -> None:
+        """Take over what the optimizer made of the latent weights; `refresh` must follow."""
+        for latent in self._latents.values():
+            latent.swap_out()
+
+    def weights(self) -> list[Weight]:
+        """Return every parameter that has a mask or a latent weight, as a whole."""
+        found = {masked.weight.parameter_name: masked.weight for masked in self}
+        for latent in self._latents.values():
+            found.setdefault(latent.weight.parameter_name, latent.weight.whole)
+        return list(found.values())
+
+    def written(self) -> bool:
+        """Whether a latent weight that was swapped in has been written to, by whomever."""
+        return any(not torch.equal(each.tensor, each.weight.tensor) for each in self._latents.values())
+
+    def expose(self, weights: Iterable[Weight]) -> None:
+        """Have the model hold these latent weights themselves, to be ranked; `refresh` must follow."""
+        for weight in weights:
+            self._latents[weight.name].expose()
 
     # ------------------------------------------------------------------ what the model sees
 
-    def project(self) -> None:
-        """Write zeros wherever a mask says so, into what else is there or into latent weights (with their gates)."""
-        self.project_plain()
-        self.project_latent()
+    @torch.no_grad()
+    def project(self, skip: Collection[str] = ()) -> None:
+        """Write zeros into all weights that have no latent one, and show those that are latent and not in `skip`."""
+        for masked in self:
+            for part in self._plain(masked):
+                project_(part.tensor, part.region(masked.near()))
+            masked.stale = False
+        self.refresh(skip)
 
     @torch.no_grad()
-    def project_plain(self) -> None:
-        """Write zeros into weights that have no latent one."""
-        for name, weight, mask in self:
-            if name not in self._latents:
-                project_(weight.tensor, mask)
-
-    @torch.no_grad()
-    def project_latent(self) -> None:
-        """Write latent weights under their masks and gates into the model."""
-        for name in self._latents:
-            self.show(name)
-
-    @torch.no_grad()
-    def show(self, name: str) -> None:
-        """Write one latent weight under its mask and gates into the model; gates that are sampled know no mask."""
-        latent = self._latents[name]
-        self._show(latent)
-        if name in self._masks and not latent.sampled:
-            project_(latent.weight.tensor, self._near(name, self._masks[name], latent.weight.parameter))
-
-    def _show(self, latent: Latent) -> None:
-        tensor, gates = latent.weight.tensor, latent.gates()
-        if gates is not None:
-            torch.mul(latent.tensor, gates, out=tensor)
-        elif not latent.bare:
-            tensor.copy_(latent.tensor)
-        latent.bare = False
+    def refresh(self, skip: Collection[str] = ()) -> None:
+        """Write into the model what has changed (masks, gates, latent weights after a step), but not those in `skip`."""
+        for masked in self:
+            if masked.stale:
+                for part in self._plain(masked):
+                    project_(part.tensor, part.region(masked.near()))
+                masked.stale = False
+        for name, latent in self._latents.items():
+            if latent.stale and name not in skip:
+                mask = self.of(latent.weight)
+                if latent.changed():  # new gates are shown over what somebody has written
+                    latent.take_up(mask)
+                latent.show(mask)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
         """Multiply the gradients with the masks and the gates."""
+        for masked in self:
+            gradient = masked.weight.parameter.grad
+            if gradient is None or gradient.is_sparse:
+                continue
+            for part in self._plain(masked):
+                project_(part.region(gradient), part.region(masked.near()))
         for latent in self._latents.values():
-            gates, gradient = latent.gates(), latent.weight.parameter.grad
-            if gates is not None and gradient is not None:
-                latent.weight.region(gradient).mul_(gates)
-        for name, weight, mask in self:
-            gradient = weight.parameter.grad
-            sampled = name in self._latents and self._latents[name].sampled
-            if gradient is not None and not gradient.is_sparse and not sampled:
-                project_(weight.region(gradient), mask)
+            gradient = latent.weight.parameter.grad
+            if gradient is None:
+                continue
+            region, gates, visible = (
+                latent.weight.region(gradient),
+                latent.gates,
+                latent.visible(self.of(latent.weight)),
+            )
+            if gates is not None:
+                region.mul_(gates)
+            if visible is not None:
+                project_(region, visible)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the masks, eight to a byte, with their shapes."""
-        return {
-            name: {"shape": list(mask.shape), "packed": pack(mask.cpu()), "owner": self._owners[name]}
-            for name, mask in self._masks.items()
-        }
-
-    def load_state_dict(self, state: dict[str, Any], known: dict[str, Weight]) -> None:
-        """Replace all masks. Raises StateError for a parameter that is not there or has another shape."""
-        masks: dict[str, Tensor] = {}
-        owners: dict[str, str] = {}
-        for name, saved in state.items():
-            if name not in known:
-                raise StateError(f"the state has a mask for {name}, which the model or the recipe lacks")
-            shape = known[name].shape
-            if tuple(saved["shape"]) != shape:
-                raise StateError(f"the state's mask for {name} is {tuple(saved['shape'])}, the parameter {shape}")
-            masks[name] = unpack(saved["packed"], shape).to(known[name].parameter.device)
-            owners[name] = str(saved["owner"])
-        self._masks, self._owners = masks, owners
-        self._weights = {name: known[name] for name in masks}
+    def _plain(self, masked: Masked) -> Iterator[Weight]:
+        """Yield the rows of a masked parameter that have no latent weight."""
+        spans = [row_span(masked.weight)]
+        for latent in self._inside.get(masked.weight.parameter_name, ()):
+            spans = [part for span in spans for part in outside(span, row_span(latent.weight))]
+        for span in spans:
+            yield masked.weight.rows(*span)
 
 
-def pack(mask: Tensor) -> Tensor:
-    """Return a bool tensor as uint8, eight elements to a byte, the first in the lowest bit."""
-    flat = mask.reshape(-1)
-    padded = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(-1, 8).to(torch.uint8)
-    packed = torch.zeros(padded.shape[0], dtype=torch.uint8)
-    for bit in range(8):
-        packed |= padded[:, bit] << bit
-    return packed
-
-
-def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return the bool tensor of `shape` that `pack` packed."""
-    bits = torch.stack([(packed >> bit) & 1 for bit in range(8)], dim=1).reshape(-1)
-    return bits[: torch.Size(shape).numel()].to(torch.bool).view(shape)
-
-
-@torch.no_grad()
-def fingerprint(tensor: Tensor) -> int:
-    """Return a checksum of a tensor's bits: equal tensors agree, on any device, changed ones hardly ever."""
-    data = bits(tensor.contiguous().view(-1))
-    places = torch.arange(1, 1 + min(data.numel(), 4096), device=data.device, dtype=torch.int64)
-    return int(data.sum(dtype=torch.int64)) ^ int((data[: places.numel()].to(torch.int64) * places).sum())
+def _processes() -> int:
+    """Return how many processes train together."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if there else 1

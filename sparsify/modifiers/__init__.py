@@ -1,6 +1,6 @@
 """What lives during training. One modifier a file: its frozen spec, and what runs."""
 
-from sparsify.modifiers.base import Modifier
+from sparsify.modifiers.contract import Modifier
 from sparsify.spec import discover
 
 discover(__name__)

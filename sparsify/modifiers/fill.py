@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from sparsify.anatomy import Attention, FeedForward
 from sparsify.durations import Duration
 from sparsify.layers import Weight, shared_rows
 from sparsify.masking import count_zeros
 from sparsify.masking.groups import spread
-from sparsify.masking.store import MaskStore
-from sparsify.modifiers.base import ModifierPlan, PlanContext, Run, Session, Shortfall, TensorPlan
-from sparsify.modifiers.clock import ClockError
+from sparsify.modifiers.context import PlanContext
+from sparsify.modifiers.contract import Run, Session, Shortfall, Wanted
+from sparsify.modifiers.plans import ModifierPlan, TensorPlan
+from sparsify.modifiers.span import ClockError
 from sparsify.modifiers.targeted import Targeted
-from sparsify.patterns.bundle import Part
-from sparsify.patterns.spanning import across, along
 from sparsify.schedules import Window
 from sparsify.schedules.window import StepWindow
+from sparsify.state_reader import StateReader
+from sparsify.structure.units import Block, living, matrices
 
-Block = Attention | FeedForward
 SPREAD = 0.01
 """Of the noise that weights begin with, times the matrix's standard deviation; as published."""
 
@@ -71,19 +70,24 @@ class Fill(Targeted):
         if not blocks:
             context.problem("no modifier before prunes what is targeted: there is nothing to fill", "targets")
             return None
-        matrices = [weight for block in blocks for weight in _matrices(block)]
+        chosen = [weight for block in blocks for weight in matrices(block)]
         return FillPlan(
             key=context.key,
             type=self.type,
             window=StepWindow(window.begin, window.begin, 1),
-            tensors=tuple(_tensor(weight) for weight in matrices),
+            stage=context.span,
+            tensors=tuple(TensorPlan.unknown(weight) for weight in chosen),
             nonzeros=None,
             facts={"start": self.start},
-            weights=tuple(matrices),
+            weights=tuple(chosen),
             followers=_wholes(blocks),
             blocks=tuple(blocks),
             spec=self,
+            unknown="dead heads, neurons",
         )
+
+    def make_run(self, plan: Any, session: Session) -> FillRun:
+        return FillRun(plan, session)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,19 +97,14 @@ class FillPlan(ModifierPlan):
     blocks: tuple[Block, ...]
     spec: Fill
 
-    def unknown(self) -> str:
-        return "dead heads, neurons"
-
-    def start(self, session: Session) -> FillRun:
-        return FillRun(self, session)
-
 
 class FillRun(Run):
     """Fills once."""
 
+    plan: FillPlan
+
     def __init__(self, plan: FillPlan, session: Session) -> None:
         super().__init__(plan)
-        self.plan = plan
         self.masks = session.masks
         self.asked: dict[str, int] = {}
         """Weights pruned for good, by parameter, once it is done."""
@@ -114,21 +113,34 @@ class FillRun(Run):
     def last_update(self) -> int:
         return self.plan.window.begin
 
-    def update(self, step: int) -> bool:
-        if self.asked or step < self.plan.window.begin:
-            return False
-        before = {weight.name: _mask(weight, self.masks) for weight in self.plan.followers}
+    def due(self, step: int) -> bool:
+        return not self.asked and step >= self.plan.window.begin
+
+    def update(self, step: int) -> None:
+        if not self.due(step):
+            return
+        before = {weight.name: self._mask(weight) for weight in self.plan.followers}
         after = {name: mask.clone() for name, mask in before.items()}
         for block in self.plan.blocks:
-            coarsen(block, lambda weight: weight.region(before[weight.parameter_name]), after)
+            for part, kept in living(block, lambda weight: weight.region(before[weight.parameter_name])):
+                part.weight.region(after[part.weight.parameter_name]).copy_(spread(part, kept))
         for weight in self.plan.followers:
             grown = after[weight.name] & ~before[weight.name]
             self.returned += int(grown.sum())
             if self.plan.spec.start == "noise" and weight.layout != "bias":
-                _sow(weight, grown)
-            self.masks.replace(weight, after[weight.name], self.key)
-            self.asked[weight.name] = int((~after[weight.name]).sum())
-        return True
+                _start_from_noise(weight, grown)
+            self.masks.set(weight, after[weight.name], self.key)
+        self.asked = {name: int((~mask).sum()) for name, mask in after.items()}
+
+    def _mask(self, weight: Weight) -> Tensor:
+        """Return the mask of a whole parameter."""
+        mask = self.masks.of(weight)
+        return torch.ones_like(weight.parameter, dtype=torch.bool) if mask is None else mask
+
+    def wanted(self, step: int) -> Iterator[Wanted]:
+        for weight in self.plan.followers if self.asked else ():
+            if weight.layout != "bias":
+                yield Wanted((weight,), float(self.asked[weight.name]))
 
     def verify(self, *, partial: bool = False) -> list[Shortfall]:
         return [
@@ -143,56 +155,20 @@ class FillRun(Run):
     def state_dict(self) -> dict[str, Any]:
         return {"asked": dict(self.asked), "returned": self.returned}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def check_state(self, state: StateReader, step: int) -> None:
+        state.exactly(("asked", "returned")).integer("returned")
+        asked = state.part("asked")
+        if list(asked):
+            for weight in self.plan.followers:
+                asked.integer(weight.name, 0, weight.geometry.elements)
+            asked.exactly([weight.name for weight in self.plan.followers])
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.asked = {str(name): int(count) for name, count in state["asked"].items()}
         self.returned = int(state["returned"])
 
 
-def _mask(weight: Weight, masks: MaskStore) -> Tensor:
-    """Return the mask of a whole parameter, from the masks of its parts."""
-    whole = torch.ones_like(weight.parameter, dtype=torch.bool)
-    for _, part, mask in masks:
-        if part.parameter_name == weight.parameter_name:
-            part.region(whole).copy_(mask)
-    return whole
-
-
-def coarsen(block: Block, mask: Callable[[Weight], Tensor], after: Mapping[str, Tensor]) -> None:
-    """Write the masks of living heads or neurons into `after`, by parameter; `mask` says what was kept of a weight."""
-    if isinstance(block, Attention):
-        columns = _units(block.output, mask, block.heads, columns=True)
-        values = _units(block.value, mask, block.groups)
-        queries = columns & values.repeat_interleave(block.heads // block.groups)
-        groups = queries.view(block.groups, -1).any(1)
-        rows = {block.query: queries, block.key: groups, block.value: groups}
-        down, living = block.output, queries
-    else:
-        ups = [block.up] if block.gate is None else [block.up, block.gate]
-        width = block.up.geometry.rows
-        living = _units(block.down, mask, width, columns=True)
-        for up in ups:
-            living = living & _units(up, mask, width)
-        rows, down = dict.fromkeys(ups, living), block.down
-    for weight, kept in rows.items():
-        bias = weight.bias()
-        for part in (weight,) if bias is None else (weight, bias):
-            _write(along(part, kept.numel()), kept, after)
-    _write(across(down, living.numel()), living, after)
-
-
-def _units(weight: Weight, mask: Callable[[Weight], Tensor], units: int, *, columns: bool = False) -> Tensor:
-    """Return which of the equal runs of rows (or columns) of a matrix have something left; bool, 1-D."""
-    cube = weight.cube(mask(weight)).flatten(1)
-    lines = cube.any(0) if columns else cube.any(1)
-    return lines.view(units, -1).any(1)
-
-
-def _write(part: Part, kept: Tensor, after: Mapping[str, Tensor]) -> None:
-    region = part.weight.region(after[part.weight.parameter_name])
-    region.copy_(spread(part, kept))
-
-
-def _sow(weight: Weight, grown: Tensor) -> None:
+def _start_from_noise(weight: Weight, grown: Tensor) -> None:
     """Let weights begin at the mean of their matrix with a little noise."""
     tensor = weight.tensor
     generator = torch.Generator().manual_seed(crc32(weight.name.encode()))
@@ -202,22 +178,11 @@ def _sow(weight: Weight, grown: Tensor) -> None:
 
 def _touches(block: Block, weights: Sequence[Weight]) -> bool:
     """Whether any of the weights lies in a block."""
-    return any(shared_rows(weight, weights) for weight in _matrices(block))
-
-
-def _matrices(block: Block) -> list[Weight]:
-    return [weight for _, weight in block.roles()]
+    return any(shared_rows(weight, weights) for weight in matrices(block))
 
 
 def _wholes(blocks: Sequence[Block]) -> tuple[Weight, ...]:
     """Return the parameters of blocks and their biases, each once."""
-    parts = [weight for block in blocks for weight in _matrices(block)]
+    parts = [weight for block in blocks for weight in matrices(block)]
     every = [*parts, *(bias for weight in parts if (bias := weight.bias()) is not None)]
-    wholes = {weight.parameter_name: replace(weight, name=weight.parameter_name, span=None) for weight in every}
-    return tuple(wholes.values())
-
-
-def _tensor(weight: Weight) -> TensorPlan:
-    dtype = str(weight.parameter.dtype).removeprefix("torch.")
-    elements = weight.geometry.elements
-    return TensorPlan(weight.name, weight.shape, dtype, elements, None, None, weight.name, 1)
+    return tuple({weight.parameter_name: weight.whole for weight in every}.values())

@@ -1,69 +1,141 @@
-"""What pushes learned scores down: a penalty of a given strength, or one that a controller steers."""
+"""`penalty`: a group lasso, or plain l1 or l2, on the weights themselves."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, model_validator
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
-from typing_extensions import Self
+import torch
+from torch import Tensor
 
-from sparsify.durations import Duration
-from sparsify.schedules.bare import is_number, or_number
-from sparsify.schedules.base import Curve
-from sparsify.schedules.cubic import Cubic
-from sparsify.schedules.level import NUMBER, Level, NotNegative
-from sparsify.spec import Spec, fail_at
+from sparsify.layers import Weight
+from sparsify.masking.groups import reduced, spread
+from sparsify.modifiers.context import PlanContext
+from sparsify.modifiers.contract import Run, Session
+from sparsify.modifiers.plans import ModifierPlan, TensorPlan
+from sparsify.modifiers.span import ClockError
+from sparsify.modifiers.targeted import Targeted, whole_gradients
+from sparsify.optimizers import minimising
+from sparsify.patterns import Pattern
+from sparsify.patterns.bundle import Bundle
+from sparsify.patterns.unstructured import Unstructured
+from sparsify.schedules import Level, Window
+from sparsify.spec import gist
 
-Share = Annotated[float, Field(ge=0, le=1e6)]
 
+class WeightPenalty(Targeted):
+    """Adds the gradient of a penalty on the weights, before masks and clipping; prunes nothing by itself.
 
-class Penalty(Spec):
-    """λ times the mean of the gates; a bare number `x` in a recipe stands for `{to: x}`.
-
-    The mean is over the groups of a tensor, then over the tensors of a role, then over the roles named in `roles` (and
-    the rest of the tensors); without `roles`, over all tensors.
+    Sources: Yuan & Lin, "Model selection and estimation in regression with grouped variables" (2006); Wen et al.,
+    "Learning Structured Sparsity in Deep Neural Networks" (2016).
     """
 
-    from_: NotNegative = Field(default=0.0, alias="from")
-    """λ at the beginning."""
+    type: Literal["penalty"] = "penalty"
 
-    to: NotNegative | None = None
-    """λ at the end, and ever after. Left out where `sparsity` is asked for: then λ is steered."""
+    pattern: Pattern = Unstructured()
+    """What a group is, for the group lasso."""
 
-    curve: Curve = Cubic()
-    """The shape between the two."""
+    norm: Literal["group-lasso", "l1", "l2"] = "group-lasso"
+    """`group-lasso`: λ·Σ √n·‖W_g‖₂, n the group's size; `l1`: λ·Σ |w|; `l2`: ½·λ·Σ w². 0 is its gradient at 0."""
 
-    begin: Duration | None = None
-    """When it begins to rise; by default with the window of the modifier."""
+    strength: Level
+    """λ over the window, and on to the end of the training."""
 
-    end: Duration | None = None
-    """When it is at its end; by default with the window."""
+    window: Window = Window()
+    """When λ rises (or falls)."""
 
-    roles: dict[str, Share] = Field(default_factory=dict)
-    """What λ is multiplied with for `attention`, `ffn`, …; 1 for what is not named."""
+    def explain(self) -> list[str]:
+        end = f"{self.window.end}" if self.window.end is not None else "its end"
+        return [
+            f"Penalises weights by {self.norm} ({gist(self)})",
+            f"λ goes from {self.strength.from_:g} to {self.strength.to:g}, {self.strength.curve.label()}.",
+            f"When: from {self.window.begin} of the stage to {end}; λ stays afterwards.",
+        ]
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_number(cls, data: Any) -> Any:
-        return {"to": data} if is_number(data) else data
+    def unfit(self, weight: Weight) -> str | None:
+        return whole_gradients(weight)
 
-    @model_validator(mode="after")
-    def _has_an_end(self) -> Self:
-        if self.to is None:
-            for key in ("from_", "curve", "begin", "end"):
-                if key in self.model_fields_set:
-                    raise fail_at(
-                        "Penalty", (key.rstrip("_"),), "a penalty that is steered has no `to`, so no ramp", None
-                    )
-        return self
+    def plan(self, context: PlanContext) -> PenaltyPlan | None:
+        before = len(context.problems)
+        bundles = self.cut(context, self.select(context, self.pattern.role), self.pattern)
+        try:
+            window = context.span.window(self.window)
+        except ClockError as error:
+            context.problem(str(error), "window", *([error.key] if error.key else []))
+            return None
+        if len(context.problems) > before:
+            return None
+        return PenaltyPlan(
+            key=context.key,
+            type=self.type,
+            window=window,
+            stage=context.span,
+            tensors=tuple(
+                TensorPlan.unknown(bundle.parts[0].weight, bundle.name, elements=bundle.elements, groups=bundle.count)
+                for bundle in bundles
+            ),
+            nonzeros=None,
+            facts={"norm": self.norm, "pattern": self.pattern.label(), "strength": f"{self.strength.to:g}"},
+            spec=self,
+            bundles=tuple(bundles),
+            touches=tuple(part.weight for bundle in bundles for part in bundle.parts),
+            unknown="prunes nothing",
+        )
 
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return or_number(schema, handler, NUMBER)
+    def make_run(self, plan: Any, session: Session) -> PenaltyRun:
+        minimising(session.optimizers, plan.key)
+        return PenaltyRun(plan)
 
-    @property
-    def level(self) -> Level | None:
-        """λ over time; None where it is steered."""
-        return None if self.to is None else Level(from_=self.from_, to=self.to, curve=self.curve)
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltyPlan(ModifierPlan):
+    """A `penalty` resolved to steps and groups. It has no `weights`: it masks nothing."""
+
+    spec: WeightPenalty
+    bundles: tuple[Bundle, ...]
+
+
+class PenaltyRun(Run):
+    """Adds to the gradients at every step of and after the window."""
+
+    plan: PenaltyPlan
+
+    def needs_gradients(self, step: int) -> bool:
+        return self._strength(step) > 0
+
+    @torch.no_grad()
+    def penalise(self, step: int) -> None:
+        strength = self._strength(step)
+        for bundle in self.plan.bundles if strength else ():
+            _push(bundle, self.plan.spec.norm, strength)
+
+    def _strength(self, step: int) -> float:
+        window = self.plan.window
+        return self.plan.spec.strength.at(window.progress(step)) if step >= window.begin else 0.0
+
+
+def _push(bundle: Bundle, norm: str, strength: float) -> None:
+    """Add the gradient of the penalty of one bundle to those that the weights have; one that has none gets none."""
+    factors = _factors(bundle).mul_(strength) if norm == "group-lasso" else None
+    for part in bundle.parts:
+        weight, whole = part.weight.tensor, part.weight.parameter.grad
+        if whole is None:
+            continue
+        gradient = part.weight.region(whole)
+        if factors is not None:
+            gradient.addcmul_(weight, spread(part, factors).to(weight.dtype))
+        else:
+            gradient.add_(weight.sign() if norm == "l1" else weight, alpha=strength)
+
+
+def _factors(bundle: Bundle) -> Tensor:
+    """Return √n ÷ ‖W_g‖₂ of every tile, 0 where the norm is 0; 1-D, in at least float32."""
+    squares: Tensor | None = None
+    for part in bundle.parts:
+        mine = reduced(part, "l2", part.rows)
+        squares = mine if squares is None else squares.add_(mine.to(squares.device))
+    assert squares is not None
+    norms, sizes = squares.sqrt(), bundle.sizes
+    roots = math.sqrt(bundle.size // bundle.quota) if sizes is None else sizes.to(norms).sqrt()
+    return torch.where(norms > 0, roots / norms, torch.zeros_like(norms))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sparsify.layers import Weight, aliases, unsuitable
-from sparsify.modifiers.base import Modifier, PlanContext
+from sparsify.modifiers.context import PlanContext
+from sparsify.modifiers.contract import Modifier
 from sparsify.patterns import Pattern
 from sparsify.patterns.base import Misfit
 from sparsify.patterns.bundle import Bundle

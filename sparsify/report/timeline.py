@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from sparsify.durations import Duration
-from sparsify.modifiers.clock import Span
 from sparsify.modifiers.prune import Prune
+from sparsify.modifiers.span import Span
 from sparsify.recipe import Recipe
 from sparsify.schedules.window import StepWindow
 

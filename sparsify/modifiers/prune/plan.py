@@ -1,29 +1,23 @@
-"""What a `prune` plans: who competes, and how many weights are left at the end."""
+"""What a `prune` plans, as data: who competes for what, when, and how many weights are left at the end."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sparsify.layers import Weight
 from sparsify.masking import Competition
-from sparsify.modifiers.base import ModifierPlan, Session, TensorPlan
-from sparsify.modifiers.prune_gated import GatedRun
-from sparsify.modifiers.prune_learned import LearnedRun
-from sparsify.modifiers.prune_run import PruneRun
+from sparsify.modifiers.plans import ModifierPlan, TensorPlan, dtype_of
+from sparsify.modifiers.prune.fields import PruneFields
 from sparsify.patterns.bundle import Bundle, Part
-from sparsify.schedules import EXISTING, Level, Ramp
+from sparsify.schedules import Level, Ramp
 from sparsify.schedules.window import StepWindow
-
-if TYPE_CHECKING:
-    from sparsify.modifiers.prune import Prune
 
 
 @dataclass(frozen=True)
-class Pressure:
-    """A penalty that is not steered, in steps."""
+class Strength:
+    """The λ of a penalty that is not steered, over time."""
 
     window: StepWindow
     level: Level
@@ -37,12 +31,9 @@ class Pressure:
 class PrunePlan(ModifierPlan):
     """A `prune` resolved to steps and tensors."""
 
-    spec: Prune
+    spec: PruneFields
     competition: Competition
-    begin: int
-    """Where its stage begins: from there on scores learn."""
-
-    pressure: Pressure | None = None
+    strength: Strength | None = None
     biases: Mapping[str, Weight]
     """Biases to prune where their rows are, by the name of the matrix."""
 
@@ -50,25 +41,6 @@ class PrunePlan(ModifierPlan):
     def ramp(self) -> Ramp | None:
         """The sparsity over the window."""
         return self.spec.sparsity
-
-    def unknown(self) -> str:
-        return "by the threshold" if self.spec.criterion.gated else super().unknown()
-
-    def start(self, session: Session) -> PruneRun:
-        criterion = self.spec.criterion
-        return (GatedRun if criterion.gated else LearnedRun if criterion.learned else PruneRun)(self, session)
-
-    def clash(self, later: ModifierPlan) -> str | None:
-        if not isinstance(later, PrunePlan) or self.ramp is None or later.ramp is None:
-            return None
-        start = later.ramp.at(0.0) if later.ramp.from_ != EXISTING else 1.0
-        reached = self.ramp.to
-        if start >= reached:
-            return None
-        return (
-            f"sparsity would fall from {reached:g} to {start:g} at step {later.window.begin}; "
-            f"write `from: {reached:g}` or `from: existing`"
-        )
 
 
 def expect(competition: Competition, target: float | None) -> tuple[tuple[TensorPlan, ...], int | None]:
@@ -100,7 +72,7 @@ def _tensor(bundle: Bundle, part: Part, target: float | None, groups: int | None
     return TensorPlan(
         name=part.weight.name,
         shape=part.weight.shape,
-        dtype=str(part.weight.parameter.dtype).removeprefix("torch."),
+        dtype=dtype_of(part.weight),
         elements=part.weight.geometry.elements,
         target=target,
         nonzeros=None if groups is None else groups * bundle.quota * math.prod(part.tile),

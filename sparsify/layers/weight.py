@@ -1,18 +1,19 @@
-"""Which parameters can be pruned, and how each is seen: rows (outputs) × taps × columns (inputs).
+"""One prunable parameter, or some of its rows, seen as rows (outputs) × taps × columns (inputs).
 
-The one place that knows layer types. A mask has the shape of its weight's region; patterns see the cube.
+A mask has the shape of its weight's region; patterns see the cube.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 Layout = Literal["linear", "transposed", "conv", "embedding", "bias"]
 
@@ -46,7 +47,9 @@ class Geometry:
 class Weight:
     """A prunable parameter of a module, or some of its rows; found anew by name each time it is used."""
 
-    name: str
+    parameter_name: str
+    """The parameter's name in the model when it was planned."""
+
     module: nn.Module
     attribute: str
     layout: Layout
@@ -60,9 +63,14 @@ class Weight:
         return parameter
 
     @property
-    def parameter_name(self) -> str:
-        """The parameter's name in the model."""
-        return self.name.partition("[")[0]
+    def name(self) -> str:
+        """The parameter's name; with its rows in brackets where only some are meant."""
+        return self.parameter_name if self.span is None else f"{self.parameter_name}[{self.span[0]}:{self.span[1]}]"
+
+    @property
+    def whole(self) -> Weight:
+        """The weight of all rows."""
+        return self if self.span is None else replace(self, span=None)
 
     @property
     def tensor(self) -> Tensor:
@@ -78,7 +86,7 @@ class Weight:
     def geometry(self) -> Geometry:
         """How large the cube is."""
         shape = self.shape
-        groups = self.module.groups if isinstance(self.module, _CONVOLUTIONS) else 1
+        groups = self.module.groups if isinstance(self.module, CONVOLUTIONS) else 1
         if self.layout == "bias":
             return Geometry(shape[0], 1, 1, perimeter=0)
         rows, columns = shape[:2] if self.layout != "transposed" else shape[::-1]
@@ -100,7 +108,7 @@ class Weight:
         """Return the weight made of some of this one's rows."""
         if (start, stop) == (0, self.geometry.rows):
             return self
-        return replace(self, name=f"{self.parameter_name}[{start}:{stop}]", span=(start, stop))
+        return replace(self, span=(start, stop))
 
     def cube(self, region: Tensor) -> Tensor:
         """Return a tensor of the region's shape as [rows, taps, columns]; a view."""
@@ -127,58 +135,9 @@ class Weight:
         return whole.rows(*self.span) if self.span else whole
 
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_WRAPPERS = ("DistributedDataParallel", "DataParallel", "AveragedModel")
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the user's model from under torch.compile, DDP, an averaged model or similar wrappers."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and type(model).__name__ in _WRAPPERS:
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
-def weights(name: str, module: nn.Module) -> Iterator[Weight]:
-    """Yield the prunable parameters that `module` itself holds (not those of its children)."""
-    layouts: dict[str, Layout] = {}
-    if isinstance(module, nn.MultiheadAttention):
-        layouts = dict.fromkeys(("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"), "linear")
-    elif isinstance(module, nn.Linear):
-        layouts = {"weight": "linear"}
-    elif isinstance(module, _CONVOLUTIONS):
-        layouts = {"weight": "conv"}
-    elif isinstance(module, nn.Embedding):
-        layouts = {"weight": "embedding"}
-    elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers' GPT-2 layer
-        layouts = {"weight": "transposed"}
-    for attribute, layout in layouts.items():
-        parameter = module._parameters.get(attribute)
-        if isinstance(parameter, nn.Parameter) and parameter.is_floating_point():
-            yield Weight(f"{name}.{attribute}" if name else attribute, module, attribute, layout)
-
-
-def all_weights(model: nn.Module, *, embeddings: bool = False) -> list[Weight]:
-    """Return every prunable parameter of a model, in the model's order; a tied one once.
-
-    With `embeddings`, their tables too; one tied to an output layer is that layer's.
-    """
-    every = [weight for name, module in model.named_modules() for weight in weights(name, module)]
-    first: dict[int, Weight] = {}
-    for weight in sorted(every, key=lambda weight: weight.layout == "embedding"):
-        first.setdefault(id(weight.parameter), weight)
-    return [w for w in every if first[id(w.parameter)] is w and (embeddings or w.layout != "embedding")]
-
-
-def aliases(model: nn.Module) -> dict[int, list[str]]:
-    """Return id of a parameter → all its names, for parameters that have several."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return {key: value for key, value in names.items() if len(value) > 1}
+def row_span(weight: Weight) -> tuple[int, int]:
+    """Return the first and last + 1 of the rows of the parameter that a weight has."""
+    return weight.span or (0, weight.geometry.rows)
 
 
 def shared_rows(weight: Weight, others: Iterable[Weight]) -> int:
@@ -192,12 +151,27 @@ def shared_rows(weight: Weight, others: Iterable[Weight]) -> int:
     return count
 
 
-def unsuitable(parameter: Tensor) -> str | None:
-    """Return why a parameter cannot be masked as it is, or None."""
-    if isinstance(parameter, nn.UninitializedParameter):
-        return "is not initialised yet; run the model once before"
-    if hasattr(parameter, "device_mesh") or hasattr(parameter, "placements"):
-        return "is sharded (DTensor), which is not supported yet"
-    if parameter.layout != torch.strided:
-        return f"has the layout {parameter.layout}"
-    return None
+def merged(weights: Iterable[Weight]) -> list[Weight]:
+    """Return weights that have the same rows together, each row once, in the order of their parameters."""
+    spans: dict[int, list[tuple[int, int]]] = {}
+    wholes: dict[int, Weight] = {}
+    for weight in weights:
+        key = id(weight.parameter)
+        wholes.setdefault(key, weight.whole)
+        spans.setdefault(key, []).append(row_span(weight))
+    return [
+        whole if span == (0, whole.geometry.rows) else whole.rows(*span)
+        for key, whole in wholes.items()
+        for span in _joined(spans[key])
+    ]
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return disjoint spans, in order, that cover what the given ones cover."""
+    found: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], stop))
+        else:
+            found.append((start, stop))
+    return found

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from sparsify.anatomy import ROLES
 from sparsify.criteria.learned import Gated
 from sparsify.errors import did_you_mean
-
-if TYPE_CHECKING:
-    from sparsify.modifiers.prune import Prune
+from sparsify.modifiers.prune.fields import PruneFields
 
 TOLERANCE = 1e-9
 
@@ -18,7 +15,7 @@ Conflict = tuple[str, str]
 """The key to blame (empty for the whole) and a sentence."""
 
 
-def conflicts(prune: Prune) -> Iterator[Conflict]:
+def conflicts(prune: PruneFields) -> Iterator[Conflict]:
     """Yield what does not go together, the gravest first."""
     yield from _amount(prune)
     yield from _limits(prune)
@@ -26,7 +23,7 @@ def conflicts(prune: Prune) -> Iterator[Conflict]:
     yield from _gates(prune)
 
 
-def _amount(prune: Prune) -> Iterator[Conflict]:
+def _amount(prune: PruneFields) -> Iterator[Conflict]:
     criterion, given = prune.criterion, prune.sparsity is not None
     explicit = prune.penalty is not None and prune.penalty.to is not None
     if criterion.keeps_zeros and given:
@@ -38,7 +35,7 @@ def _amount(prune: Prune) -> Iterator[Conflict]:
         yield "", f"missing key 'sparsity'{hint}"
 
 
-def _limits(prune: Prune) -> Iterator[Conflict]:
+def _limits(prune: PruneFields) -> Iterator[Conflict]:
     if prune.sparsity is None:
         return
     for what, most in (("pattern", prune.pattern.most()), ("scope", prune.scope.highest())):
@@ -46,7 +43,7 @@ def _limits(prune: Prune) -> Iterator[Conflict]:
             yield "sparsity", f"the {what} allows a sparsity of at most {most:g}, got {prune.sparsity.to:g}"
 
 
-def _axes(prune: Prune) -> Iterator[Conflict]:
+def _axes(prune: PruneFields) -> Iterator[Conflict]:
     criterion, pattern, scope = prune.criterion, prune.pattern, prune.scope
     if criterion.keeps_zeros and pattern.period() > 1:
         yield (
@@ -65,7 +62,7 @@ def _axes(prune: Prune) -> Iterator[Conflict]:
         )
 
 
-def _gates(prune: Prune) -> Iterator[Conflict]:
+def _gates(prune: PruneFields) -> Iterator[Conflict]:
     """What only criteria with gates take, and what they do not."""
     criterion = prune.criterion
     if not isinstance(criterion, Gated):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sparsify.criteria.learned import Learned
+from sparsify.modifiers.prune.fields import PruneFields
 from sparsify.spec import gist
-
-if TYPE_CHECKING:
-    from sparsify.modifiers.prune import Prune
 
 DEFAULT = "every linear and convolutional weight inside the layers (embeddings, pooler and task head are spared)"
 
 
-def sentences(prune: Prune) -> list[str]:
+def sentences(prune: PruneFields) -> list[str]:
     """Return what it does, a sentence or two for each question that it answers."""
     told = [f"Prunes {_targets(prune)}."]
     told.append(f"What a weight is worth: {prune.criterion.label()} ({gist(prune.criterion)})")
@@ -39,7 +36,7 @@ def _learning(criterion: Learned) -> list[str]:
     ]
 
 
-def _targets(prune: Prune) -> str:
+def _targets(prune: PruneFields) -> str:
     named = prune.targets is not None and tuple(prune.targets) != ("default",)
     text = _list(prune.targets or ()) if named else DEFAULT
     if prune.layers is not None:
@@ -49,7 +46,7 @@ def _targets(prune: Prune) -> str:
     return text
 
 
-def _amount(prune: Prune) -> str:
+def _amount(prune: PruneFields) -> str:
     ramp = prune.sparsity
     if ramp is None and prune.penalty is not None:
         return f"what a penalty of {prune.penalty.to:g} leaves above the threshold: not known beforehand."
@@ -63,7 +60,7 @@ def _amount(prune: Prune) -> str:
     return f"from {start} to {ramp.to:.1%} of the targeted weights, {curve}{steered}"
 
 
-def _when(prune: Prune) -> str:
+def _when(prune: PruneFields) -> str:
     window = prune.window
     if prune.criterion.keeps_zeros or (prune.sparsity is not None and prune.sparsity.curve.once):
         return f"once, after {window.begin} of the stage; the masks stay afterwards."

@@ -25,6 +25,11 @@ class Span:
     length: int | None
     steps_per_epoch: int | None
 
+    @property
+    def end(self) -> int | None:
+        """Where it ends, in steps of the whole run; None where the total is not known."""
+        return None if self.length is None else self.begin + self.length
+
     def steps(self, duration: Duration, key: str = "") -> int:
         """Return the duration in steps, rounded half to even. Raises ClockError."""
         if duration.unit == "steps":

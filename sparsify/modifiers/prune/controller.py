@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from sparsify.state_reader import StateReader
 
 GAIN = 4.0
 """Pressure for each unit of error: at 1.28 times the density wanted it pushes as hard as training pulls."""
@@ -57,3 +59,12 @@ class Controller:
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to go on."""
         return asdict(self)
+
+    @staticmethod
+    def check(state: StateReader) -> None:
+        """Raise StateError for a state that is none of a controller."""
+        state.exactly([each.name for each in fields(Controller)])
+        for key in state:
+            state.number(key)
+        if state.number("reaction") <= 0 or state.number("noise") < 0:
+            raise state.fail("reaction", "expected a positive number of steps, and a noise of at least 0")

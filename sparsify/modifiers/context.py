@@ -1,0 +1,37 @@
+"""What a modifier is given to plan with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from sparsify.anatomy import Anatomy
+from sparsify.modifiers.plans import ModifierPlan
+from sparsify.modifiers.span import Span
+
+
+@dataclass
+class PlanContext:
+    """The model, the stage, and what stands before. Problems are collected, so that all are reported at once."""
+
+    model: nn.Module
+    span: Span
+    key: str
+    """`stage/name`: what state and reports call the modifier."""
+
+    anatomy: Anatomy | None = None
+    """The model by role, where its architecture is known."""
+
+    earlier: Sequence[ModifierPlan] = ()
+    """What stands before it in the recipe, planned."""
+
+    problems: list[tuple[tuple[str | int, ...], str]] = field(default_factory=list)
+    """(path below the modifier, sentence)."""
+
+    notes: list[str] = field(default_factory=list)
+
+    def problem(self, message: str, *path: str | int) -> None:
+        """Report that the recipe does not fit."""
+        self.problems.append((path, message))

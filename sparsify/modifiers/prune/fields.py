@@ -1,0 +1,67 @@
+"""What a `prune` in a recipe says."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sparsify.criteria import Criterion
+from sparsify.criteria.magnitude import Magnitude
+from sparsify.layers import Weight
+from sparsify.modifiers.prune.penalty import Penalty
+from sparsify.modifiers.targeted import Targeted, whole_gradients
+from sparsify.patterns import Pattern
+from sparsify.patterns.unstructured import Unstructured
+from sparsify.schedules import Ramp, Threshold, Window
+from sparsify.scopes import Scope
+from sparsify.scopes.tensor import TensorScope
+
+
+class PruneFields(Targeted):
+    """A criterion, a pattern, a scope, a ramp and a window, on some targets."""
+
+    criterion: Criterion = Magnitude()
+    """What a weight is worth."""
+
+    pattern: Pattern = Unstructured()
+    """Which weights live or die together."""
+
+    scope: Scope = TensorScope()
+    """Who competes with whom."""
+
+    sparsity: Ramp | None = None
+    """How much, over the window. Left out for criteria that keep the zeros that are there, and with a `penalty.to`."""
+
+    window: Window = Window()
+    """When."""
+
+    masking: Literal["project", "latent"] | None = None
+    """What happens to pruned weights. `project` sets them to zero after every step; `latent` keeps them aside, alive,
+    and lets them come back until the window ends. Learned scores need `latent`; `project` is the default otherwise."""
+
+    threshold: Threshold | None = None
+    """Of `soft-movement`: the threshold on σ(score) over the window; by default from 0 to 0.1 along the cubic curve."""
+
+    penalty: Penalty | None = None
+    """Of criteria with gates: what pushes scores down. Left out, λ is steered so that `sparsity` is reached."""
+
+    finish: Literal["exact", "threshold"] | None = None
+    """Of criteria with gates: at the end of the window, keep exactly the budget of `sparsity` (the default where it is
+    given) or what lies above the threshold."""
+
+    biases: Literal["with-rows"] | None = None
+    """`with-rows` prunes a bias where all the weights of its row are. Heads, neurons and filters take theirs anyway."""
+
+    @property
+    def latent(self) -> bool:
+        """Whether pruned weights are kept aside."""
+        return self.criterion.learned or self.masking == "latent"
+
+    @property
+    def exact(self) -> bool:
+        """Whether the window ends with exactly the budget."""
+        return self.finish == "exact" or (self.finish is None and self.sparsity is not None)
+
+    def unfit(self, weight: Weight) -> str | None:
+        if self.criterion.learned and not weight.parameter.requires_grad:
+            return "is frozen, so its scores cannot be learned"
+        return whole_gradients(weight) if self.latent else None

@@ -1,0 +1,103 @@
+"""The plan: recipe × model × number of steps, known before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sparsify.layers import Weight, merged, unwrap
+from sparsify.modifiers.plans import ModifierPlan
+from sparsify.plan import show
+from sparsify.plan.planner import Planner, StagePlan, total_of
+from sparsify.recipe import Recipe
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will happen: print it, compare it, keep it as JSON."""
+
+    recipe: Recipe
+    model: str
+    parameters: int
+    total_steps: int | None
+    steps_per_epoch: int | None
+    stages: tuple[StagePlan, ...]
+    modifiers: tuple[ModifierPlan, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        model: nn.Module,
+        *,
+        total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        epochs: int | None = None,
+    ) -> Plan:
+        """Resolve a recipe against a model (weights are not read; the meta device will do) and a clock.
+
+        `total_steps` and `steps_per_epoch` count optimizer steps; `epochs` × `steps_per_epoch` stands for
+        `total_steps`. Raises PlanError with every reason why the recipe does not fit.
+        """
+        model = unwrap(model)
+        recipe = recipe.resolve()
+        total = total_of(total_steps, steps_per_epoch, epochs)
+        planner = Planner(recipe, model, total, steps_per_epoch)
+        planner.run()
+        return cls(
+            recipe=recipe,
+            model=type(model).__name__,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            total_steps=total,
+            steps_per_epoch=steps_per_epoch,
+            stages=tuple(planner.stages),
+            modifiers=tuple(planner.plans),
+            notes=tuple(dict.fromkeys(planner.notes)),
+        )
+
+    def stage_at(self, step: int) -> str:
+        """Return the name of the stage in which `step` completed steps lie."""
+        for stage in self.stages:
+            if stage.end is None or step < stage.end:
+                return stage.name
+        return self.stages[-1].name
+
+    def targeted(self) -> list[Weight]:
+        """Return the weights that the modifiers mask, each once: parts of one parameter together."""
+        return merged(weight for modifier in self.modifiers for weight in modifier.weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data."""
+        return {
+            "format": FORMAT,
+            "recipe": {"name": self.recipe.name, "sha256": self.recipe.sha256},
+            "model": {"type": self.model, "parameters": self.parameters},
+            "total_steps": self.total_steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "stages": [{"name": s.name, "begin": s.begin, "end": s.end} for s in self.stages],
+            "modifiers": [modifier.to_json() for modifier in self.modifiers],
+            "notes": list(self.notes),
+        }
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text, stable and diffable."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def headline(self) -> str:
+        """Return one line about the whole."""
+        steps = f"{self.total_steps} steps" if self.total_steps is not None else "any number of steps"
+        name = self.recipe.name or "recipe"
+        return f"{name} ({self.recipe.sha256[:12]}) on {self.model}, {self.parameters:,} parameters, {steps}"
+
+    def __str__(self) -> str:
+        return show.text(self.headline(), self.modifiers, self.notes)
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        """Yield tables for rich (`rich.print(plan)`)."""
+        return show.tables(self.headline(), self.modifiers, self.notes)

@@ -1,0 +1,1 @@
+"""What lives and dies as a whole in a model: heads and neurons."""

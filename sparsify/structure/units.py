@@ -1,0 +1,64 @@
+"""Heads and neurons: rows with their biases, and columns; which of them live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from sparsify.anatomy import Attention, FeedForward
+from sparsify.layers import Weight
+from sparsify.patterns.bundle import Part
+from sparsify.patterns.spanning import across, along
+
+Block = Attention | FeedForward
+MaskOf = Callable[[Weight], Tensor]
+"""Returns the mask (bool, True = keep) of a weight, in the shape of its region."""
+
+
+def matrices(block: Block) -> list[Weight]:
+    """Return the matrices of a block."""
+    return [weight for _, weight in block.roles()]
+
+
+def living(block: Block, mask: MaskOf) -> list[tuple[Part, Tensor]]:
+    """Return every part of a block, biases too, with which of its units live (bool, 1-D).
+
+    A head is dead where all its value rows or all its output columns are pruned, a neuron where its row of up (or
+    gate) or its column of down is. A head whose query or key is empty attends evenly: it lives.
+    """
+    found = _living_heads(block, mask) if isinstance(block, Attention) else _living_neurons(block, mask)
+    return [(part, kept) for weight, kept, columns in found for part in _parts(weight, kept.numel(), columns)]
+
+
+def _living_heads(block: Attention, mask: MaskOf) -> list[tuple[Weight, Tensor, bool]]:
+    outputs = _not_empty(block.output, mask, block.heads, columns=True)
+    values = _not_empty(block.value, mask, block.groups)
+    queries = outputs & values.repeat_interleave(block.heads // block.groups)
+    groups = queries.view(block.groups, -1).any(1)
+    rows = ((block.query, queries), (block.key, groups), (block.value, groups))
+    return [*((weight, kept, False) for weight, kept in rows), (block.output, queries, True)]
+
+
+def _living_neurons(block: FeedForward, mask: MaskOf) -> list[tuple[Weight, Tensor, bool]]:
+    ups = [block.up] if block.gate is None else [block.up, block.gate]
+    width = block.up.geometry.rows
+    kept = _not_empty(block.down, mask, width, columns=True)
+    for up in ups:
+        kept = kept & _not_empty(up, mask, width)
+    return [*((up, kept, False) for up in ups), (block.down, kept, True)]
+
+
+def _not_empty(weight: Weight, mask: MaskOf, units: int, *, columns: bool = False) -> Tensor:
+    """Return which of the equal runs of rows (or columns) of a matrix have something left; bool, 1-D."""
+    cube = weight.cube(mask(weight)).flatten(1)
+    lines = cube.any(0) if columns else cube.any(1)
+    return lines.view(units, -1).any(1)
+
+
+def _parts(weight: Weight, units: int, columns: bool) -> list[Part]:
+    """Return a matrix cut into units, and its bias where it is cut along its rows."""
+    if columns:
+        return [across(weight, units)]
+    bias = weight.bias()
+    return [along(part, units) for part in ((weight,) if bias is None else (weight, bias))]
