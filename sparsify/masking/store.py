@@ -128,7 +128,7 @@ class MaskStore(Masks):
 
     @torch.no_grad()
     def refresh(self, skip: Collection[str] = ()) -> None:
-        """Write into the model what has changed (masks, gates, latent weights after a step), but not those in `skip`."""
+        """Write into the model what has changed (masks, gates, stepped latent weights), except those in `skip`."""
         for masked in self:
             if masked.stale:
                 for part in self._plain(masked):
