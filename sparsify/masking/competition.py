@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from sparsify.anatomy import Anatomy
 from sparsify.criteria import Criterion
 from sparsify.masking.contenders import held, of_groups, of_weights, rows_of
+from sparsify.masking.earlier import Masks, gone_tiles, revived, without_revived
 from sparsify.masking.groups import Ranking, expand, tile_scores
 from sparsify.masking.rows import select_in_rows
 from sparsify.masking.selection import Contender, budget, check_scores, select
@@ -77,42 +78,50 @@ class Competition:
     def masks(
         self,
         sparsity: Callable[[Arena], float],
-        before: Mapping[str, Tensor] | None = None,
+        before: Masks | None = None,
         learned: LearnedScores | None = None,
     ) -> dict[str, Tensor]:
         """Return a bool mask (True = keep, in its own shape) of every tensor, by name.
 
-        `sparsity` is asked for every arena. `before` are masks (of all tensors, in their shapes) whose pruned groups
-        go first: they are zero, so they would anyhow, but where groups are of different sizes, another order among
-        them would let some come back. `learned` are scores by bundle, which are ranked in place of the weights'.
-        Raises ScoreError for scores that cannot be ranked.
+        `sparsity` is asked for every arena. `learned` are scores by bundle, which are ranked in place of the weights'.
+        What is pruned in `before` is ranked first and is pruned in the result; a group of which only some weights were
+        pruned is ranked like any other, and where it is kept it keeps these zeros. Raises ScoreError for scores that
+        cannot be ranked.
         """
         masks: dict[str, Tensor] = {}
         for arena in self.arenas:
             for share in self.shares(arena, sparsity(arena)):
-                chosen = self._in_rows(share, learned) if self.scope.by_row else self._together(share, before, learned)
-                for index, tiles in zip(share.members, chosen, strict=True):
-                    masks |= expand(self.bundles[index], tiles)
+                found = self._chosen(share, learned)
+                if before is not None and revived(found, before):
+                    found = without_revived(self._chosen(share, learned, before), before)
+                masks |= found
         return masks
 
     @torch.no_grad()
-    def above(self, members: Arena, cut: float, floor: float, learned: LearnedScores) -> list[tuple[Tensor, Tensor]]:
+    def above(
+        self, members: Arena, cut: float, floor: float, learned: LearnedScores, before: Masks | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
         """Return (kept, passed) of the tiles of some bundles, bool, 1-D.
 
         Passed are those whose group's learned score lies above `cut`; kept are these, what the pattern guards, and,
         of a bundle with fewer than `floor` of its groups left, the highest that reach it exactly, the later of equals.
+        Groups that are wholly pruned in `before` are neither; of others, the caller takes away what was pruned
+        (`without_revived`).
         """
         found = []
         for bundle in (self.bundles[index] for index in members):
-            ranking = None if bundle.single else self._ranking(bundle, learned)
-            contender = self._single(bundle, learned) if ranking is None else of_groups(ranking)
+            gone = gone_tiles(bundle, before)
+            ranking = None if bundle.single else self._ranking(bundle, learned, gone)
+            contender = self._single(bundle, learned, gone) if ranking is None else of_groups(ranking)
             scores = contender.read(0, contender.count, 1)
             check_scores(bundle.name, scores, contender.protected)
             kept = scores > cut
-            passed = kept if not contender.protected else kept & (scores != torch.inf)
+            passed = kept & (scores != torch.inf) if contender.protected else kept
             least = _at_least(floor, contender.count)
             if int(torch.count_nonzero(kept)) < least:
                 kept = select_in_rows(scores.view(1, -1), contender.count - least).view(-1)
+            if gone is not None:
+                kept = kept & (~gone if ranking is None else scores != -torch.inf)
             found.append((kept, passed) if ranking is None else (ranking.tiles(kept), ranking.tiles(passed)))
         return found
 
@@ -124,29 +133,39 @@ class Competition:
             masks |= expand(bundle, tile_scores(bundle, self.criterion, "max") > 0)
         return masks
 
-    def _together(
-        self, share: Share, before: Mapping[str, Tensor] | None, learned: LearnedScores | None
-    ) -> list[Tensor]:
+    def _chosen(self, share: Share, learned: LearnedScores | None, before: Masks | None = None) -> dict[str, Tensor]:
+        """Return the masks of a share's tensors; what is wholly pruned in `before` goes first."""
         bundles = [self.bundles[index] for index in share.members]
-        rankings = [None if bundle.single else self._ranking(bundle, learned) for bundle in bundles]
-        elements = budget(share.sparsity, self.elements(share.members))
-        if before is not None and not _even(bundles):
-            gone = [0 if ranking is None else ranking.put_first(before) for ranking in rankings]
-            elements = max(elements, sum(gone))
-        contenders = [
-            self._single(bundle, learned) if ranking is None else of_groups(ranking)
-            for bundle, ranking in zip(bundles, rankings, strict=True)
+        gone = [gone_tiles(bundle, before) for bundle in bundles]
+        choose = self._in_rows if self.scope.by_row else self._together
+        masks: dict[str, Tensor] = {}
+        for bundle, tiles in zip(bundles, choose(bundles, share, learned, gone), strict=True):
+            masks |= expand(bundle, tiles)
+        return masks
+
+    def _together(
+        self, bundles: Sequence[Bundle], share: Share, learned: LearnedScores | None, gone: Sequence[Tensor | None]
+    ) -> list[Tensor]:
+        rankings = [
+            None if bundle.single else self._ranking(bundle, learned, own)
+            for bundle, own in zip(bundles, gone, strict=True)
         ]
+        contenders = [
+            self._single(bundle, learned, own) if ranking is None else of_groups(ranking)
+            for bundle, ranking, own in zip(bundles, rankings, gone, strict=True)
+        ]
+        elements = budget(share.sparsity, self.elements(share.members))
         chosen = _bounded(contenders, elements, *self.scope.bounds(share.sparsity))
         return [
             mask if ranking is None else ranking.tiles(mask) for ranking, mask in zip(rankings, chosen, strict=True)
         ]
 
-    def _single(self, bundle: Bundle, learned: LearnedScores | None) -> Contender:
-        return of_weights(bundle, self.criterion, self.pattern, None if learned is None else learned[bundle.name])
+    def _single(self, bundle: Bundle, learned: LearnedScores | None, gone: Tensor | None) -> Contender:
+        scores = None if learned is None else learned[bundle.name]
+        return of_weights(bundle, self.criterion, self.pattern, scores, gone)
 
-    def _ranking(self, bundle: Bundle, learned: LearnedScores | None) -> Ranking:
-        return Ranking(bundle, self._tiles(bundle, learned), self._how)
+    def _ranking(self, bundle: Bundle, learned: LearnedScores | None, gone: Tensor | None) -> Ranking:
+        return Ranking(bundle, self._tiles(bundle, learned), self._how, gone)
 
     def _tiles(self, bundle: Bundle, learned: LearnedScores | None) -> Tensor:
         return tile_scores(bundle, self.criterion, self._how) if learned is None else learned[bundle.name]
@@ -156,18 +175,18 @@ class Competition:
         how: Reduction = getattr(self.pattern, "reduce_by", "mean")
         return how
 
-    def _in_rows(self, share: Share, learned: LearnedScores | None) -> list[Tensor]:
+    def _in_rows(
+        self, bundles: Sequence[Bundle], share: Share, learned: LearnedScores | None, gone: Sequence[Tensor | None]
+    ) -> list[Tensor]:
         masks = []
-        for bundle in (self.bundles[index] for index in share.members):
-            height, width = _rows_of_tiles(bundle)
+        for bundle, own in zip(bundles, gone, strict=True):
+            _, width = _rows_of_tiles(bundle)
             if bundle.single:
-                scores: Iterator[Tensor] = rows_of(self._single(bundle, learned), width)
+                contender = self._single(bundle, learned, own)
             else:
-                tiles = self._tiles(bundle, learned).view(height, width)
-                check_scores(bundle.name, tiles)
-                scores = iter([tiles])
+                contender = of_groups(self._ranking(bundle, learned, own))
             groups = _groups_in_rows(bundle, share.sparsity)
-            kept = [select_in_rows(rows, groups) for rows in scores]
+            kept = [select_in_rows(rows, groups) for rows in rows_of(contender, width)]
             masks.append(torch.cat(kept).flatten() if kept else torch.empty(0, dtype=torch.bool))
         return masks
 

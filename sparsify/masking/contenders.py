@@ -22,15 +22,21 @@ SAMPLED_COLUMNS = 8
 def of_groups(ranking: Ranking) -> Contender:
     """Return a contender of a bundle's groups."""
     bundle = ranking.bundle
-    return Contender.of(
-        bundle.name, ranking.scores, bundle.size, sizes=bundle.sizes, protected=bundle.least > 0 or ranking.gone
-    )
+    return Contender.of(bundle.name, ranking.scores, bundle.size, sizes=bundle.sizes, protected=ranking.protected)
 
 
-def of_weights(bundle: Bundle, criterion: Criterion, pattern: Pattern, learned: Tensor | None = None) -> Contender:
+def of_weights(
+    bundle: Bundle,
+    criterion: Criterion,
+    pattern: Pattern,
+    learned: Tensor | None = None,
+    gone: Tensor | None = None,
+) -> Contender:
     """Return a reader of the scores of single weights that holds no copy of the tensor.
 
-    The criterion scores the weights, or what is `learned` in their place (a tensor of their shape).
+    The criterion scores the weights, or what is `learned` in their place (a tensor of their shape). Weights that are
+    `gone` (bool, 1-D, in the order of the cube) have the score −inf, unless the pattern guards them: in a group that
+    has lost more than the pattern takes, the surplus does not count.
     """
     weight = bundle.parts[0].weight
     cube = weight.cube(weight.tensor if learned is None else learned)
@@ -46,8 +52,13 @@ def of_weights(bundle: Bundle, criterion: Criterion, pattern: Pattern, learned: 
         piece = _flat(cube, first * unit, min(last * unit, cube.numel()))
         piece = (piece if unit == 1 else piece.view(-1, unit))[::stride]
         scores = criterion.score(piece, Place(weight.name, first * unit, stride))
-        if period > 1:
+        if period > 1 or gone is not None:
             check_scores(weight.name, scores)
+        if gone is not None:
+            out = gone[first * unit : min(last * unit, gone.numel())]
+            out = (out if unit == 1 else out.view(-1, unit))[::stride]
+            scores = scores.masked_fill(out.view(scores.shape), -torch.inf)
+        if period > 1:
             if scores.data_ptr() == piece.data_ptr():
                 scores = scores.clone()
             scores = pattern.guard(scores.reshape(-1, period))
@@ -57,7 +68,7 @@ def of_weights(bundle: Bundle, criterion: Criterion, pattern: Pattern, learned: 
 
     empty = cube.new_empty((0, width) if criterion.whole_rows else 0)
     dtype = criterion.score(empty, Place(weight.name, 0)).dtype
-    return Contender(weight.name, cube.numel(), 1, dtype, cube.device, read, protected=period > 1)
+    return Contender(weight.name, cube.numel(), 1, dtype, cube.device, read, period > 1 or gone is not None)
 
 
 def _flat(cube: Tensor, start: int, stop: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -96,39 +96,31 @@ def _bands(rows: int, width: int, tile: Tile) -> Iterator[tuple[int, int]]:
 class Ranking:
     """A bundle's group scores, and the way back from a mask of groups to masks of tensors.
 
-    With a quota the tiles of each run are ordered, and the n-th of all runs make a group.
+    With a quota the tiles of each run are ordered, and the n-th of all runs make a group. Tiles that are `gone` (bool,
+    1-D) come first in their runs, and groups made of such tiles alone have the score −inf: they are pruned whatever
+    else is. Raises ScoreError for scores that cannot be ranked where some are replaced.
     """
 
-    def __init__(self, bundle: Bundle, scores: Tensor, how: Reduction) -> None:
+    def __init__(self, bundle: Bundle, scores: Tensor, how: Reduction, gone: Tensor | None = None) -> None:
         self.bundle = bundle
         self.order: Tensor | None = None
+        if bundle.least or gone is not None:
+            check_scores(bundle.name, scores)
+        gone = None if gone is None else gone.to(scores.device)
         if bundle.quota > 1:
             runs = scores.view(bundle.quota, -1)
-            ordered, self.order = runs.sort(dim=1, stable=True)
-            scores = _across(ordered, how)
+            first = runs if gone is None else runs.masked_fill(gone.view(runs.shape), -torch.inf)
+            self.order = first.sort(dim=1, stable=True).indices
+            scores = _across(runs.gather(1, self.order), how)
+            gone = None if gone is None else gone.view(runs.shape).gather(1, self.order).all(0)
+        if gone is not None:
+            scores = scores.masked_fill(gone, -torch.inf)
         if bundle.least:
-            check_scores(bundle.name, scores)
             best = scores.argsort(stable=True)[-bundle.least :]
             scores = scores.index_fill(0, best, torch.inf)
-        self.scores = scores
-        self.gone = False
-        """Whether some groups have the score −inf: they are pruned whatever else is."""
-
-    def put_first(self, masks: Mapping[str, Tensor]) -> int:
-        """Let groups that are wholly pruned in `masks` go first; return how many weights they have."""
-        kept: Tensor | None = None
-        for part in self.bundle.parts:
-            mine = partial(part.weight.cube(masks[part.weight.name]).float(), part.tile, "max").flatten()
-            kept = mine if kept is None else combine(kept, mine.to(kept.device), "max")
-        assert kept is not None
-        pruned = kept.to(self.scores.device) == 0
-        if self.order is not None:
-            pruned = pruned.view(self.order.shape).gather(1, self.order).all(0)
-        check_scores(self.bundle.name, self.scores, self.bundle.least > 0)
-        self.scores = self.scores.masked_fill(pruned, -torch.inf)
-        self.gone = True
-        sizes = self.bundle.sizes
-        return int(pruned.sum()) * self.bundle.size if sizes is None else int(sizes[pruned.cpu()].sum())
+        self.scores = scores if gone is None else scores.masked_fill(gone, -torch.inf)
+        self.protected = bundle.least > 0 or gone is not None
+        """Whether some groups are pruned whatever else is (−inf), or never (+inf)."""
 
     def tiles(self, groups: Tensor) -> Tensor:
         """Return the mask of the tiles from that of the groups."""

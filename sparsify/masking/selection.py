@@ -216,6 +216,9 @@ def _prefix(contender: Contender, places: Tensor, left: int) -> int:
 
 def _search(arena: _Arena, masks: list[Tensor], guess: float) -> None:
     """Halve the interval of representable scores until a sweep succeeds or the threshold itself is hit."""
+    protected = any(contender.protected for contender in arena.contenders)
+    if protected and _count(arena, -math.inf)[1] >= arena.elements:  # more goes first than is asked for
+        return _write(arena, masks, -math.inf, arena.elements)
     low, high = key(-math.inf, arena.dtype), key(math.inf, arena.dtype)  # the threshold is in (low, high]
     middle = key(guess, arena.dtype)
     while True:

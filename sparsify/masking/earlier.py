@@ -1,0 +1,41 @@
+"""What earlier masks pruned: it stays pruned, so it is ranked first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from sparsify.masking.groups import reduced
+from sparsify.patterns.bundle import Bundle
+
+Masks = Mapping[str, Tensor]
+"""Bool masks (True = keep) in the shapes of their weights, by name; where a name is missing, nothing is pruned."""
+
+
+def revived(masks: Masks, before: Masks | None) -> bool:
+    """Whether some weight is kept that was pruned before."""
+    both = [(mask, before[name].to(mask.device)) for name, mask in masks.items() if before and name in before]
+    return any(bool((mask > earlier).any()) for mask, earlier in both)
+
+
+def without_revived(masks: Masks, before: Masks) -> dict[str, Tensor]:
+    """Return masks in which what was pruned before is pruned: a group that is kept keeps its zeros."""
+    return {name: mask & before[name].to(mask.device) if name in before else mask for name, mask in masks.items()}
+
+
+def gone_tiles(bundle: Bundle, before: Masks | None) -> Tensor | None:
+    """Return which tiles of a bundle were wholly pruned before (bool, 1-D); None if none was."""
+    if not before or not all(part.weight.name in before for part in bundle.parts):
+        return None
+    if bundle.single:
+        (part,) = bundle.parts
+        gone = ~part.weight.cube(before[part.weight.name]).flatten()
+        return gone if bool(gone.any()) else None
+    kept: Tensor | None = None
+    for part in bundle.parts:
+        cube = part.weight.cube(before[part.weight.name])
+        mine = reduced(part, "max", lambda first, stop, cube=cube: cube[first:stop].float()) > 0  # type: ignore[misc]
+        kept = mine if kept is None else kept | mine.to(kept.device)
+    assert kept is not None
+    return None if bool(kept.all()) else ~kept
