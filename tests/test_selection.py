@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparsify import ScoreError
-from sparsify.masking import Contender, budget, select, selection
+from sparsify.masking import Contender, budget, pieces, select
 from sparsify.masking.rows import select_in_rows
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -69,9 +69,9 @@ def test_equals_the_reference_bit_by_bit(arena: tuple[list[Tensor], list[int], f
     scores, sizes, sparsity = arena
     total = sum(len(s) * size for s, size in zip(scores, sizes, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "CHUNK", {"cpu": 56})
-        patch.setattr(selection, "SMALL", 12)
-        patch.setattr(selection, "SAMPLE", 24)
+        patch.setattr(pieces, "CHUNK", {"cpu": 56})
+        patch.setattr(pieces, "SMALL", 12)
+        patch.setattr(pieces, "SAMPLE", 24)
         for elements in {budget(sparsity, total), 0, 1, total - 1, total}:
             check(scores, sizes, elements)
 

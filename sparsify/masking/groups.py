@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from sparsify.criteria import Criterion
-from sparsify.criteria.base import Place
-from sparsify.masking.selection import check_scores
+from sparsify.masking import pieces
+from sparsify.masking.scorer import Scorer, check_scores
 from sparsify.patterns.bundle import Bundle, Part, Tile
 from sparsify.patterns.reduction import Reduction, combine, finish, partial
-
-PIECE = 1 << 20
-"""Scores held at a time."""
 
 
 def tile_scores(bundle: Bundle, criterion: Criterion, how: Reduction) -> Tensor:
@@ -25,23 +22,11 @@ def tile_scores(bundle: Bundle, criterion: Criterion, how: Reduction) -> Tensor:
     """
     total: Tensor | None = None
     for part in bundle.parts:
-        mine = reduced(part, how, _scorer(part, criterion))
+        mine = reduced(part, how, Scorer(part.weight, criterion).rows)
         total = mine if total is None else combine(total, mine.to(total.device), how)
     assert total is not None
     sizes = bundle.sizes
     return finish(total, bundle.size // bundle.quota if sizes is None else sizes.to(total.device), how)
-
-
-def _scorer(part: Part, criterion: Criterion) -> Callable[[int, int], Tensor]:
-    """Return what scores some rows of a tensor's cube."""
-    cube, name = part.weight.cube(part.weight.tensor), part.weight.name
-    width = cube.shape[1] * cube.shape[2]
-
-    def score(first: int, stop: int) -> Tensor:
-        rows = cube[first:stop]
-        return criterion.score(rows.flatten(1), Place(name, first * width)).view(rows.shape)
-
-    return score
 
 
 def reduced(part: Part, how: Reduction, rows: Callable[[int, int], Tensor]) -> Tensor:
@@ -54,7 +39,7 @@ def reduced(part: Part, how: Reduction, rows: Callable[[int, int], Tensor]) -> T
     bands = []
     for start, stop in _bands(size.rows, width, part.tile):
         band: Tensor | None = None
-        step = max(PIECE // max(width, 1), 1) if stop - start == part.tile[0] else stop - start
+        step = max(pieces.PIECE // max(width, 1), 1) if stop - start == part.tile[0] else stop - start
         for first in range(start, stop, step):
             last = min(first + step, stop)
             mine = partial(rows(first, last), (min(part.tile[0], max(last - first, 1)), *part.tile[1:]), how)
@@ -88,7 +73,7 @@ def _run(part: Part, one: Tensor, other: Tensor, dtype: torch.dtype) -> int:
 
 def _bands(rows: int, width: int, tile: Tile) -> Iterator[tuple[int, int]]:
     """Yield (first, last + 1) of rows that hold whole tiles: several rows of tiles, or one that is large."""
-    step = max(PIECE // max(tile[0] * width, 1), 1) * tile[0]
+    step = max(pieces.PIECE // max(tile[0] * width, 1), 1) * tile[0]
     for start in range(0, rows, step):
         yield start, min(start + step, rows)
 

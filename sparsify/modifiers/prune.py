@@ -31,7 +31,7 @@ from sparsify.scopes import Scope
 from sparsify.scopes.tensor import TensorScope
 from sparsify.spec import fail_at
 
-GIVEN = frozenset({"scores"})
+GIVEN = frozenset({"scores", "statistics"})
 """What `prune` gives to criteria that need it."""
 
 LONG = 5000
