@@ -36,6 +36,8 @@ def reduced(part: Part, how: Reduction, rows: Callable[[int, int], Tensor]) -> T
     """
     size = part.weight.geometry
     width = size.taps * size.columns
+    if part.index is not None:
+        return _scattered(part, part.index, how, rows)
     bands = []
     for start, stop in _bands(size.rows, width, part.tile):
         band: Tensor | None = None
@@ -49,10 +51,30 @@ def reduced(part: Part, how: Reduction, rows: Callable[[int, int], Tensor]) -> T
     return torch.cat(bands).flatten() if bands else torch.empty(0)
 
 
+def _scattered(part: Part, index: Tensor, how: Reduction, rows: Callable[[int, int], Tensor]) -> Tensor:
+    """Return the partial results of tiles that a map names; sums are made in float64, and so hardly know an order."""
+    count, size = math.prod(part.grid), part.weight.geometry
+    step = max(pieces.PIECE // max(size.taps * size.columns, 1), 1)
+    total: Tensor | None = None
+    wide = torch.float32
+    for first in range(0, size.rows, step):
+        last = min(first + step, size.rows)
+        scores = rows(first, last)
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        scores = scores.to(torch.float64).flatten()
+        if how == "l2":
+            scores = scores.square()
+        if total is None:
+            total = scores.new_full((count,), -math.inf if how == "max" else 0.0)
+        tiles = index[first:last].flatten().to(scores.device)
+        total.scatter_reduce_(0, tiles, scores, "amax" if how == "max" else "sum")
+    return torch.empty(0) if total is None else total.to(wide)
+
+
 def products(part: Part, one: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
     """Return Σ one ⊙ other over each tile of a tensor, 1-D, computed in `dtype`; both have the region's shape."""
     cubes = part.weight.cube(one), part.weight.cube(other)
-    run = _run(part, *cubes, dtype)
+    run = 1 if part.index is not None else _run(part, *cubes, dtype)
     if run == 1:
         return reduced(part, "sum", lambda first, stop: cubes[0][first:stop].to(dtype) * cubes[1][first:stop].to(dtype))
     dots = torch.bmm(cubes[0].view(-1, 1, run), cubes[1].view(-1, run, 1))
