@@ -244,7 +244,8 @@ def _build(member: type[Family]) -> None:
         if member.bare():
             member.model_validate({"type": member.model_fields["type"].default}, by_alias=True)
     except Exception as error:
-        raise SparsifyError(f"{_origin(member)}: its fields cannot be used: {error}") from error
+        text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise SparsifyError(f"{_origin(member)}: its fields cannot be used: {text}") from error
 
 
 def gist(value: Spec) -> str:
