@@ -165,3 +165,23 @@ def test_rows_are_selected_like_arenas(seed: int, rows: int, columns: int, ties:
         mask = select_in_rows(scores, groups)
         for row, mine in zip(scores, mask, strict=True):
             assert torch.equal(mine, reference([row], [1], groups)[0])
+
+
+@given(st.integers(0, 2**31), st.integers(1, 7), st.sampled_from([8, 16, 24, 40, 2048, 2056, 4096, 9]), st.floats(0, 1))
+@settings(max_examples=150, deadline=None)
+def test_rows_that_were_pruned_before_are_selected_like_arenas(seed: int, rows: int, width: int, part: float) -> None:
+    """Crowds of zeros, with a few more to take, with fewer, with ties above, with guarded and with first ones."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(rows, width, generator=generator)
+    zeros = int(part * width)
+    scores[:, torch.randperm(width, generator=generator)[:zeros]] = 0
+    scores[0] = (scores[0] * 3).round()
+    scores[-1, : width // 4] = math.inf
+    scores[rows // 2, : width // 3] = -math.inf
+    for groups in {0, 1, zeros - 3, zeros, zeros + 1, zeros + 4, zeros + 5, width // 2, width - 1, width}:
+        if 0 <= groups <= width:
+            for dtype in (torch.float32, torch.bfloat16):
+                mask = select_in_rows(scores.to(dtype), groups)
+                order = scores.to(dtype).double().sort(dim=1, stable=True).indices
+                wanted = torch.ones(rows, width, dtype=torch.bool).scatter(1, order[:, :groups], False)
+                assert torch.equal(mask, wanted)
