@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -80,11 +81,32 @@ class ScoreError(SparsifyError):
 
 
 def did_you_mean(word: str, choices: Iterable[str], *, most: int = 8) -> str:
-    """Return ` (did you mean …?)`, or the choices where they are few, or nothing."""
-    known = sorted(set(choices))
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    """Return ` (did you mean …?)`, or the choices where they are few, or nothing.
+
+    The word itself is never suggested. Where it differs from a choice only by what is hard to see (capitals, spaces,
+    letters that look alike), it says so.
+    """
+    known = sorted(set(choices) - {word})
+    folded = {_folded(choice): choice for choice in known}
+    close = [folded[_folded(word)]] if _folded(word) in folded else difflib.get_close_matches(word, known, 1, 0.6)
     if close:
-        return f" (did you mean {close[0]!r}?)"
+        return f" (did you mean {close[0]!r}?{_unseen(word)})"
     if 0 < len(known) <= most:
         return f" (one of: {', '.join(known)})"
     return ""
+
+
+def _folded(word: str) -> str:
+    """Return a word without what is hard to see: capitals, spaces, wide letters, one dash for another."""
+    plain = unicodedata.normalize("NFKC", word).casefold()
+    return "".join("-" if unicodedata.category(c) == "Pd" or c == "_" else c for c in plain if c.isprintable()).strip()
+
+
+def _unseen(word: str) -> str:
+    """Return what of a word is easily overlooked."""
+    if word != word.strip():
+        return " What is written has a space around it"
+    odd = next((letter for letter in word if not letter.isascii() or not letter.isprintable()), None)
+    if odd is None:
+        return ""
+    return f" What is written has the letter U+{ord(odd):04X}, {unicodedata.name(odd, 'which is not printed').lower()}"

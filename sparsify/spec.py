@@ -119,13 +119,17 @@ class Family(Spec):
         if cls._is_root():
             cls._members = {}
             return
-        tags = get_args(cls.model_fields["type"].annotation)
-        if not tags:
+        tag = _tag(cls)
+        if tag is None:
             return  # an abstract helper between the root and its members
-        known = cls._members.get(tags[0])
-        if known is not None and known.__qualname__ != cls.__qualname__:
-            raise SparsifyError(f"two {cls.family} types are called {tags[0]!r}: {known} and {cls}")
-        cls._members[tags[0]] = cls
+        known = cls._members.get(tag)
+        if known is not None and _origin(known) != _origin(cls):
+            raise SparsifyError(
+                f"two {cls.family} types are called {tag!r}: {_origin(known)} and {_origin(cls)}; rename the second"
+            )
+        if not _ours(cls):
+            _build(cls)
+        cls._members[tag] = cls
 
     @classmethod
     def members(cls) -> dict[str, builtins.type[Self]]:
@@ -166,16 +170,25 @@ class Family(Spec):
                 fields = member.from_text(value)
                 if fields is not None:
                     return member.model_validate(fields, by_alias=True, by_name=False)
-            raise fail(f"unknown {cls.family} {value!r}{did_you_mean(value, members, most=MOST_LISTED)}")
+            raise fail(cls._unknown(value))
         if not isinstance(value, dict):
             raise fail(f"expected a {cls.family}: a name, or a mapping with `type`")
         tag = value.get("type")
         if tag is None:
             raise fail_at(cls.family, (), f"missing key 'type' (one of: {', '.join(members)})", value)
         if not isinstance(tag, str) or tag not in members:
-            hint = did_you_mean(str(tag), members, most=MOST_LISTED)
-            raise fail_at(cls.family, ("type",), f"unknown {cls.family} {tag!r}{hint}", tag)
+            raise fail_at(cls.family, ("type",), cls._unknown(tag), tag)
         return members[tag].model_validate(value, by_alias=True, by_name=False)
+
+    @classmethod
+    def _unknown(cls, tag: object) -> str:
+        """Return the sentence for a word that no member has: what is near, or of which family it is."""
+        others = (root for root in Family.__subclasses__() if root._is_root() and root._members is not cls._members)
+        owner = next((root.family for root in others if tag in root._members), None) if isinstance(tag, str) else None
+        if owner is not None:
+            known = ", ".join(cls.members())
+            return f"unknown {cls.family} {tag!r}: that is a {owner}; there are {known}"
+        return f"unknown {cls.family} {tag!r}{did_you_mean(str(tag), cls.members(), most=MOST_LISTED)}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -187,6 +200,52 @@ class Family(Spec):
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         # a placeholder: recipe/schema.py writes the members, which plug-ins may extend
         return {FAMILY_KEY: cls} if cls._is_root() else handler(schema)
+
+
+TYPE = re.compile("[a-z][a-z0-9]*([-_:.][a-z0-9]+)*")
+"""What a member's `type` may be."""
+
+
+def _origin(member: type[Any]) -> str:
+    return f"{member.__module__}.{member.__qualname__}"
+
+
+def _ours(member: type[Any]) -> bool:
+    return member.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _tag(member: type[Family]) -> str | None:
+    """Return the `type` of a member, None of a class that has none. Raises SparsifyError, naming the class."""
+    who, field = _origin(member), member.model_fields["type"]
+    if not member.__pydantic_complete__:
+        raise SparsifyError(
+            f"{who}: the annotation of a field cannot be resolved; what it names, such as Literal, must be imported at "
+            "the top of the module"
+        )
+    tags, default = get_args(field.annotation), field.default
+    if not tags and isinstance(default, str):
+        raise SparsifyError(f"{who}: write `type: Literal[{default!r}] = {default!r}`, so that the type is one word")
+    if not tags:
+        return None
+    if len(tags) > 1 or not isinstance(tags[0], str):
+        raise SparsifyError(f"{who}: a {member.family} has one type, a word, and this has {', '.join(map(repr, tags))}")
+    if default != tags[0]:
+        raise SparsifyError(f"{who}: `type` must have its word as default: `type: Literal[{tags[0]!r}] = {tags[0]!r}`")
+    if not TYPE.fullmatch(tags[0]):
+        right = "small letters a-z and digits, joined by - _ : or ."
+        raise SparsifyError(f"{who}: the type {tags[0]!r} must be {right}")
+    return tags[0]
+
+
+def _build(member: type[Family]) -> None:
+    """Raise SparsifyError, naming the class, unless a plug-in's member can be described, and built where it is bare."""
+    try:
+        member.model_json_schema()
+        if member.bare():
+            member.model_validate({"type": member.model_fields["type"].default}, by_alias=True)
+    except Exception as error:
+        text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise SparsifyError(f"{_origin(member)}: its fields cannot be used: {text}") from error
 
 
 def gist(value: Spec) -> str:
@@ -210,7 +269,8 @@ def load_plugins() -> None:
             entry.load()
         except Exception as error:
             owner = entry.dist.name if entry.dist else "an unknown distribution"
-            raise SparsifyError(f"the plug-in {entry.name!r} of {owner} does not load: {error!r}") from error
+            text = str(error) if isinstance(error, SparsifyError) else repr(error)
+            raise SparsifyError(f"the plug-in {entry.name!r} of {owner} does not load: {text}") from error
 
 
 def full_match(pattern: str, text: str) -> re.Match[str] | None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify.masking import selection
+from sparsify.masking import pieces
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def mlp() -> nn.Module:
 @pytest.fixture
 def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Force every path of the fast code on small inputs."""
-    monkeypatch.setattr(selection, "CHUNK", {"cpu": 56})
-    monkeypatch.setattr(selection, "SMALL", 12)
-    monkeypatch.setattr(selection, "SAMPLE", 24)
-    monkeypatch.setattr("sparsify.masking.groups.PIECE", 64)
+    monkeypatch.setattr(pieces, "CHUNK", {"cpu": 56})
+    monkeypatch.setattr(pieces, "SMALL", 12)
+    monkeypatch.setattr(pieces, "SAMPLE", 24)
+    monkeypatch.setattr(pieces, "PIECE", 64)

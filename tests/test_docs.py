@@ -31,11 +31,11 @@ def test_the_blocks_of_a_page(
         monkeypatch.setattr(root, "_members", dict(root.members()))
     monkeypatch.setattr(architecture, "_known", {family.name: family for family in architecture.architectures()})
     text = page.read_text(encoding="utf-8")
-    namespace: dict[str, object] = {}
+    namespace: dict[str, object] = {"__name__": "page"}
     for match in BLOCK.finditer(text):
         language, block = match.groups()
         if language == "python":
-            exec(compile(block, f"{page.name}: {block[:40]!r}", "exec"), namespace)
+            exec(compile(block, f"{page.name}: {block[:40]!r}", "exec", dont_inherit=True), namespace)
         elif language == "yaml":
             Recipe.parse(block, page.name)
             saved = re.search(r"Save this as `([\w.]+)`[^`]*\Z", text[: match.start()])

@@ -19,14 +19,16 @@ from torch import Tensor, nn
 
 from sparsify import Manager, PlanError, Recipe
 from sparsify.criteria import Criterion
-from sparsify.masking import budget
+from sparsify.masking import budget, pieces
 from sparsify.modifiers.prune import Prune
 from sparsify.modifiers.prune.plan import PrunePlan
 from sparsify.patterns import Pattern
 from sparsify.patterns.bundle import Bundle, Part
+from sparsify.plan import Plan
 from sparsify.schedules import Curve, Ramp, Window
 from sparsify.scopes import Scope
 from sparsify.scopes.tensor import TensorScope
+from tests import examples
 from tests.layers import KINDS, Kind
 
 STEPS, STOP = 6, 3
@@ -35,7 +37,13 @@ KNOWN = {"BERT", "GPT-2", "Llama"}
 
 Axes = tuple[Criterion, Pattern, Scope]
 
-AXES: list[Axes] = list(itertools.product(Criterion.samples(), Pattern.samples(), Scope.samples()))
+CRITERIA = [*Criterion.samples(), *examples.CRITERIA]
+PATTERNS = [*Pattern.samples(), *examples.PATTERNS]
+AXES: list[Axes] = [
+    *itertools.product(Criterion.samples(), Pattern.samples(), Scope.samples()),
+    *itertools.product(examples.CRITERIA, Pattern.samples()[:4], Scope.samples()[:2]),
+    *itertools.product(Criterion.samples(), examples.PATTERNS, Scope.samples()[:2]),
+]
 CURVES = Curve.samples()
 LATENT = {"linear", "exponential"}
 """With these curves, scores that are not learned are tried with latent masking."""
@@ -45,6 +53,14 @@ IN_TURN = [
     (axes, kind, CURVES[number % len(CURVES)]) for number, (axes, kind) in enumerate(itertools.product(RANKED, KINDS))
 ]
 WHOLE = list(itertools.product(AXES, KINDS, CURVES))
+
+
+@pytest.fixture(autouse=True)
+def _plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipes may name the examples."""
+    for root, plugins in ((Criterion, examples.CRITERIA), (Pattern, examples.PATTERNS)):
+        members = {plugin.type: type(plugin) for plugin in plugins}
+        monkeypatch.setattr(root, "_members", root.members() | members)
 
 
 def name(case: tuple[Axes, str, Curve]) -> str:
@@ -205,6 +221,8 @@ def check_lock(plan: PrunePlan, initial: nn.Module, masks: dict[str, Tensor]) ->
 def tiles_of(part: Part, tensor: Tensor) -> list[Tensor]:
     """Return the tiles of a tensor, flat, in order."""
     cube = part.weight.cube(tensor)
+    if part.index is not None:
+        return [cube[part.index == tile] for tile in range(part.grid[0])]
     corners = itertools.product(*(range(0, size, side) for size, side in zip(cube.shape, part.tile, strict=True)))
     height, depth, width = part.tile
     return [cube[r : r + height, t : t + depth, c : c + width].flatten() for r, t, c in corners]
@@ -263,3 +281,62 @@ def test_what_is_allowed_is_most() -> None:
         pattern = next(axes[1] for axes in AXES if axes[1].type == "unstructured")
         allowed = [kind for kind in KINDS if check(((magnitude, pattern, scope), kind, CURVES[0]))]
         assert set(allowed) == (KNOWN if scope.needs_anatomy() else set(KINDS)), scope
+
+
+def piecewise_masks(axes: Axes, kind: Kind, size: int | None) -> list[dict[str, Tensor]]:
+    """Return two nested masks, every tensor read `size` weights at a time or as a whole; [] where it is refused."""
+    model = kind.build()
+    for parameter in model.parameters():  # sums are exact, so that they do not depend on their order
+        parameter.data = (parameter.data * 64).round() / 64
+    try:
+        curve = next(curve for curve in CURVES if curve.type == "linear")
+        (plan,) = Plan.of(recipe_of(axes, kind, curve), model, total_steps=STEPS).modifiers
+    except (PlanError, ValueError):
+        return []
+    assert isinstance(plan, PrunePlan)
+    competition = plan.competition
+    with pytest.MonkeyPatch.context() as patch:
+        if size is not None:
+            sizes = {"CHUNK": {"cpu": size}, "PIECE": size, "PROBE": size, "SMALL": 200, "SAMPLE": 24}
+            for constant, value in sizes.items():
+                patch.setattr(pieces, constant, value)
+        if axes[0].keeps_zeros:
+            return [competition.lock()]
+        generator = torch.Generator().manual_seed(0)
+        learned = {
+            bundle.name: torch.randint(
+                -9, 9, bundle.parts[0].weight.shape if bundle.single else (bundle.tiles,), generator=generator
+            ).float()
+            for bundle in competition.bundles
+        }
+        most = min(0.7, axes[1].most(), axes[2].highest(), kind.most(axes[1]))
+        masks: list[dict[str, Tensor]] = []
+        for part in (0.4, 1.0):
+            before = masks[-1] if masks else None
+            scores = learned if axes[0].learned else None
+            masks.append(competition.masks(lambda arena, s=part * most: s, before, scores))  # type: ignore[misc]
+        return masks
+
+
+@pytest.mark.parametrize("criterion", CRITERIA, ids=lambda criterion: criterion.label())
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.label())
+def test_pieces_give_the_masks_of_the_whole(criterion: Criterion, pattern: Pattern) -> None:
+    """Read 7 or 13 weights at a time, every criterion, pattern and scope gives the same masks, bit by bit."""
+    small = [KINDS[name] for name in ("Conv2d", "Linear", "Conv1D", "Conv2d", "Embedding", "depthwise", "Conv3d")]
+    tried = 0
+    for scope, kind, size in zip(Scope.samples(), small, itertools.cycle((7, 13)), strict=False):
+        axes = (criterion, pattern, scope)
+        whole = piecewise_masks(axes, kind, None)
+        for mine, wanted in zip(piecewise_masks(axes, kind, size), whole, strict=True):
+            tried += 1
+            assert mine.keys() == wanted.keys()
+            assert all(torch.equal(mask, wanted[name]) for name, mask in mine.items())
+    if pattern.type in ("head", "neuron"):
+        kind = KINDS["GPT-2"]
+        axes = (criterion, pattern, TensorScope())
+        assert all(
+            torch.equal(mask, wanted[name])
+            for mine, wanted in zip(piecewise_masks(axes, kind, 7), piecewise_masks(axes, kind, None), strict=True)
+            for name, mask in mine.items()
+        )
+    assert tried or pattern.type in ("head", "neuron") or criterion.type != "magnitude"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sparsify import Manager, Plan, PlanError, Recipe, RecipeError, SparsityError
 from sparsify.criteria.magnitude import Magnitude
-from sparsify.masking import selection
+from sparsify.masking import pieces
 from sparsify.schedules import Curve
 from tests.competing import compete
 from tests.loop import STEPS, adamw, loss_of, masks_of, recipe, train, zeros
@@ -203,7 +203,7 @@ def test_nncf_sorted_all_weights_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     for pattern in ("unstructured", "2:4", "row", "column", {"type": "block", "shape": [4, 4]}):
         tensors = {name: torch.randn(2000, 1000) for name in "ab"}
         compete(tensors, 0.5, pattern=pattern, scope="global")
-    assert 0 < largest <= max(selection.CHUNK["cpu"], 1 << 20) < 2_000_000
+    assert 0 < largest <= max(pieces.CHUNK["cpu"], 1 << 20) < 2_000_000
 
 
 def test_asp_could_not_have_long_groups() -> None:

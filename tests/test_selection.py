@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparsify import ScoreError
-from sparsify.masking import Contender, budget, select, selection
+from sparsify.masking import Contender, budget, pieces, select
 from sparsify.masking.rows import select_in_rows
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -69,9 +69,9 @@ def test_equals_the_reference_bit_by_bit(arena: tuple[list[Tensor], list[int], f
     scores, sizes, sparsity = arena
     total = sum(len(s) * size for s, size in zip(scores, sizes, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "CHUNK", {"cpu": 56})
-        patch.setattr(selection, "SMALL", 12)
-        patch.setattr(selection, "SAMPLE", 24)
+        patch.setattr(pieces, "CHUNK", {"cpu": 56})
+        patch.setattr(pieces, "SMALL", 12)
+        patch.setattr(pieces, "SAMPLE", 24)
         for elements in {budget(sparsity, total), 0, 1, total - 1, total}:
             check(scores, sizes, elements)
 
@@ -165,3 +165,23 @@ def test_rows_are_selected_like_arenas(seed: int, rows: int, columns: int, ties:
         mask = select_in_rows(scores, groups)
         for row, mine in zip(scores, mask, strict=True):
             assert torch.equal(mine, reference([row], [1], groups)[0])
+
+
+@given(st.integers(0, 2**31), st.integers(1, 7), st.sampled_from([8, 16, 24, 40, 2048, 2056, 4096, 9]), st.floats(0, 1))
+@settings(max_examples=150, deadline=None)
+def test_rows_that_were_pruned_before_are_selected_like_arenas(seed: int, rows: int, width: int, part: float) -> None:
+    """Crowds of zeros, with a few more to take, with fewer, with ties above, with guarded and with first ones."""
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(rows, width, generator=generator)
+    zeros = int(part * width)
+    scores[:, torch.randperm(width, generator=generator)[:zeros]] = 0
+    scores[0] = (scores[0] * 3).round()
+    scores[-1, : width // 4] = math.inf
+    scores[rows // 2, : width // 3] = -math.inf
+    for groups in {0, 1, zeros - 3, zeros, zeros + 1, zeros + 4, zeros + 5, width // 2, width - 1, width}:
+        if 0 <= groups <= width:
+            for dtype in (torch.float32, torch.bfloat16):
+                mask = select_in_rows(scores.to(dtype), groups)
+                order = scores.to(dtype).double().sort(dim=1, stable=True).indices
+                wanted = torch.ones(rows, width, dtype=torch.bool).scatter(1, order[:, :groups], False)
+                assert torch.equal(mask, wanted)

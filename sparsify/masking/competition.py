@@ -12,11 +12,13 @@ from torch import Tensor
 
 from sparsify.anatomy import Anatomy
 from sparsify.criteria import Criterion
-from sparsify.masking.contenders import held, of_groups, of_weights, rows_of
+from sparsify.masking.bounds import at_least, select_bounded
+from sparsify.masking.contenders import of_groups, of_weights, rows_of
 from sparsify.masking.earlier import Masks, gone_tiles, revived, without_revived
 from sparsify.masking.groups import Ranking, expand, tile_scores
 from sparsify.masking.rows import select_in_rows
-from sparsify.masking.selection import Contender, budget, check_scores, select
+from sparsify.masking.scorer import Scorer, check_scores, naming
+from sparsify.masking.selection import Contender, budget
 from sparsify.patterns import Pattern
 from sparsify.patterns.bundle import Bundle
 from sparsify.patterns.reduction import Reduction
@@ -89,12 +91,14 @@ class Competition:
         cannot be ranked.
         """
         masks: dict[str, Tensor] = {}
-        for arena in self.arenas:
-            for share in self.shares(arena, sparsity(arena)):
-                found = self._chosen(share, learned)
-                if before is not None and revived(found, before):
-                    found = without_revived(self._chosen(share, learned, before), before)
-                masks |= found
+        with naming(self.criterion):
+            self._examine(learned)
+            for arena in self.arenas:
+                for share in self.shares(arena, sparsity(arena)):
+                    found = self._chosen(share, learned)
+                    if before is not None and revived(found, before):
+                        found = without_revived(self._chosen(share, learned, before), before)
+                    masks |= found
         return masks
 
     @torch.no_grad()
@@ -108,30 +112,51 @@ class Competition:
         Groups that are wholly pruned in `before` are neither; of others, the caller takes away what was pruned
         (`without_revived`).
         """
-        found = []
-        for bundle in (self.bundles[index] for index in members):
-            gone = gone_tiles(bundle, before)
-            ranking = None if bundle.single else self._ranking(bundle, learned, gone)
-            contender = self._single(bundle, learned, gone) if ranking is None else of_groups(ranking)
-            scores = contender.read(0, contender.count, 1)
-            check_scores(bundle.name, scores, contender.protected)
-            kept = scores > cut
-            passed = kept & (scores != torch.inf) if contender.protected else kept
-            least = _at_least(floor, contender.count)
-            if int(torch.count_nonzero(kept)) < least:
-                kept = select_in_rows(scores.view(1, -1), contender.count - least).view(-1)
-            if gone is not None:
-                kept = kept & (~gone if ranking is None else scores != -torch.inf)
-            found.append((kept, passed) if ranking is None else (ranking.tiles(kept), ranking.tiles(passed)))
-        return found
+        with naming(self.criterion):
+            self._examine(learned)
+            return [self._above(self.bundles[index], cut, floor, learned, before) for index in members]
+
+    def _above(
+        self, bundle: Bundle, cut: float, floor: float, learned: LearnedScores, before: Masks | None
+    ) -> tuple[Tensor, Tensor]:
+        gone = gone_tiles(bundle, before)
+        ranking = None if bundle.single else self._ranking(bundle, learned, gone)
+        contender = self._single(bundle, learned, gone) if ranking is None else of_groups(ranking)
+        scores = contender.read(0, contender.count, 1)
+        check_scores(bundle.name, scores, contender.protected)
+        kept = scores > cut
+        passed = kept & (scores != torch.inf) if contender.protected else kept
+        least = at_least(floor, contender.count)
+        if int(torch.count_nonzero(kept)) < least:
+            kept = select_in_rows(scores.view(1, -1), contender.count - least).view(-1)
+        if gone is not None:
+            kept = kept & (~gone if ranking is None else scores != -torch.inf)
+        return (kept, passed) if ranking is None else (ranking.tiles(kept), ranking.tiles(passed))
 
     @torch.no_grad()
     def lock(self) -> dict[str, Tensor]:
         """Return masks that keep every group in which a weight has a positive score."""
         masks: dict[str, Tensor] = {}
-        for bundle in self.bundles:
-            masks |= expand(bundle, tile_scores(bundle, self.criterion, "max") > 0)
+        with naming(self.criterion):
+            self._examine(None)
+            for bundle in self.bundles:
+                scores = tile_scores(bundle, self.criterion, "max")
+                check_scores(bundle.name, scores)
+                masks |= expand(bundle, scores > 0)
         return masks
+
+    @cached_property
+    def _examined(self) -> set[str]:
+        """The tensors about which the criterion was found to answer as it must."""
+        return set()
+
+    def _examine(self, learned: LearnedScores | None) -> None:
+        """Examine the criterion once on every tensor. Raises ScoreError."""
+        for bundle in self.bundles if learned is None or self.bundles[0].single else ():
+            for weight in (part.weight for part in bundle.parts):
+                if weight.name not in self._examined:
+                    Scorer(weight, self.criterion, None if learned is None else learned[bundle.name]).examine()
+                    self._examined.add(weight.name)
 
     def _chosen(self, share: Share, learned: LearnedScores | None, before: Masks | None = None) -> dict[str, Tensor]:
         """Return the masks of a share's tensors; what is wholly pruned in `before` goes first."""
@@ -155,7 +180,7 @@ class Competition:
             for bundle, ranking, own in zip(bundles, rankings, gone, strict=True)
         ]
         elements = budget(share.sparsity, self.elements(share.members))
-        chosen = _bounded(contenders, elements, *self.scope.bounds(share.sparsity))
+        chosen = select_bounded(contenders, elements, *self.scope.bounds(share.sparsity))
         return [
             mask if ranking is None else ranking.tiles(mask) for ranking, mask in zip(rankings, chosen, strict=True)
         ]
@@ -229,38 +254,8 @@ class Competition:
         if self.scope.by_row:
             return self.asked(share) // size
         floor = self.scope.bounds(share.sparsity)[0]
-        forced = sum(-(-_at_least(floor, bundle.elements) // size) for bundle in bundles)
+        forced = sum(-(-at_least(floor, bundle.elements) // size) for bundle in bundles)
         return max(-(-budget(share.sparsity, self.elements(share.members)) // size), forced)
-
-
-def _bounded(contenders: list[Contender], elements: int, floor: float, ceiling: float) -> list[Tensor]:
-    """Select with every contender's sparsity between `floor` and `ceiling`.
-
-    What reaches the floor goes first and what lies above the ceiling never: one selection, which equals fixing the
-    contenders that would leave the bounds and solving for the rest, and nests like any other.
-    """
-    if floor <= 0 and ceiling >= 1:
-        return select(contenders, elements)
-    firsts = [select([contender], _at_least(floor, contender.elements))[0] for contender in contenders]
-    forced = sum(c.elements - c.weigh(first, 0) for c, first in zip(contenders, firsts, strict=True))
-    if forced >= elements:
-        return firsts
-    bounded = []
-    for contender, first in zip(contenders, firsts, strict=True):
-        last = _above(contender, ceiling)
-        bounded.append(held(contender, first, last))
-    return select(bounded, elements)
-
-
-def _at_least(floor: float, elements: int) -> int:
-    """Return how many elements reach the floor; rounded up, so that all at the floor reach the whole's budget."""
-    return math.ceil(floor * elements - 1e-9)
-
-
-def _above(contender: Contender, ceiling: float) -> Tensor:
-    """Return the groups (True) that cannot be pruned without exceeding the ceiling."""
-    elements = math.floor(ceiling * contender.elements + 1e-9) - contender.size + 1
-    return select([contender], elements)[0]
 
 
 def _even(bundles: Sequence[Bundle]) -> bool:

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from sparsify.criteria import Criterion
-from sparsify.criteria.base import Place
-from sparsify.masking.selection import check_scores
+from sparsify.masking import pieces
+from sparsify.masking.scorer import Scorer, check_scores
 from sparsify.patterns.bundle import Bundle, Part, Tile
 from sparsify.patterns.reduction import Reduction, combine, finish, partial
-
-PIECE = 1 << 20
-"""Scores held at a time."""
 
 
 def tile_scores(bundle: Bundle, criterion: Criterion, how: Reduction) -> Tensor:
@@ -25,23 +22,11 @@ def tile_scores(bundle: Bundle, criterion: Criterion, how: Reduction) -> Tensor:
     """
     total: Tensor | None = None
     for part in bundle.parts:
-        mine = reduced(part, how, _scorer(part, criterion))
+        mine = reduced(part, how, Scorer(part.weight, criterion).rows)
         total = mine if total is None else combine(total, mine.to(total.device), how)
     assert total is not None
     sizes = bundle.sizes
     return finish(total, bundle.size // bundle.quota if sizes is None else sizes.to(total.device), how)
-
-
-def _scorer(part: Part, criterion: Criterion) -> Callable[[int, int], Tensor]:
-    """Return what scores some rows of a tensor's cube."""
-    cube, name = part.weight.cube(part.weight.tensor), part.weight.name
-    width = cube.shape[1] * cube.shape[2]
-
-    def score(first: int, stop: int) -> Tensor:
-        rows = cube[first:stop]
-        return criterion.score(rows.flatten(1), Place(name, first * width)).view(rows.shape)
-
-    return score
 
 
 def reduced(part: Part, how: Reduction, rows: Callable[[int, int], Tensor]) -> Tensor:
@@ -51,10 +36,12 @@ def reduced(part: Part, how: Reduction, rows: Callable[[int, int], Tensor]) -> T
     """
     size = part.weight.geometry
     width = size.taps * size.columns
+    if part.index is not None:
+        return _scattered(part, part.index, how, rows)
     bands = []
     for start, stop in _bands(size.rows, width, part.tile):
         band: Tensor | None = None
-        step = max(PIECE // max(width, 1), 1) if stop - start == part.tile[0] else stop - start
+        step = max(pieces.PIECE // max(width, 1), 1) if stop - start == part.tile[0] else stop - start
         for first in range(start, stop, step):
             last = min(first + step, stop)
             mine = partial(rows(first, last), (min(part.tile[0], max(last - first, 1)), *part.tile[1:]), how)
@@ -64,10 +51,30 @@ def reduced(part: Part, how: Reduction, rows: Callable[[int, int], Tensor]) -> T
     return torch.cat(bands).flatten() if bands else torch.empty(0)
 
 
+def _scattered(part: Part, index: Tensor, how: Reduction, rows: Callable[[int, int], Tensor]) -> Tensor:
+    """Return the partial results of tiles that a map names; sums are made in float64, and so hardly know an order."""
+    count, size = math.prod(part.grid), part.weight.geometry
+    step = max(pieces.PIECE // max(size.taps * size.columns, 1), 1)
+    total: Tensor | None = None
+    wide = torch.float32
+    for first in range(0, size.rows, step):
+        last = min(first + step, size.rows)
+        scores = rows(first, last)
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        scores = scores.to(torch.float64).flatten()
+        if how == "l2":
+            scores = scores.square()
+        if total is None:
+            total = scores.new_full((count,), -math.inf if how == "max" else 0.0)
+        tiles = index[first:last].flatten().to(scores.device)
+        total.scatter_reduce_(0, tiles, scores, "amax" if how == "max" else "sum")
+    return torch.empty(0) if total is None else total.to(wide)
+
+
 def products(part: Part, one: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
     """Return Σ one ⊙ other over each tile of a tensor, 1-D, computed in `dtype`; both have the region's shape."""
     cubes = part.weight.cube(one), part.weight.cube(other)
-    run = _run(part, *cubes, dtype)
+    run = 1 if part.index is not None else _run(part, *cubes, dtype)
     if run == 1:
         return reduced(part, "sum", lambda first, stop: cubes[0][first:stop].to(dtype) * cubes[1][first:stop].to(dtype))
     dots = torch.bmm(cubes[0].view(-1, 1, run), cubes[1].view(-1, run, 1))
@@ -88,7 +95,7 @@ def _run(part: Part, one: Tensor, other: Tensor, dtype: torch.dtype) -> int:
 
 def _bands(rows: int, width: int, tile: Tile) -> Iterator[tuple[int, int]]:
     """Yield (first, last + 1) of rows that hold whole tiles: several rows of tiles, or one that is large."""
-    step = max(PIECE // max(tile[0] * width, 1), 1) * tile[0]
+    step = max(pieces.PIECE // max(tile[0] * width, 1), 1) * tile[0]
     for start in range(0, rows, step):
         yield start, min(start + step, rows)
 

@@ -18,14 +18,8 @@ from torch import Tensor
 
 from sparsify.bits import key, unkey
 from sparsify.errors import ScoreError
-
-CHUNK = {"cpu": 1 << 19}
-"""Scores held at a time; small enough to stay in a CPU's cache, larger on other devices."""
-OTHER_CHUNK = 1 << 24
-SMALL = 1 << 16
-"""Up to this many groups are collected without a bracket."""
-SAMPLE = 1 << 12
-"""At least this many scores are sampled; more, by the power 2/3, for larger arenas."""
+from sparsify.masking import pieces
+from sparsify.masking.scorer import check_scores
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ class Contender:
     @property
     def chunk(self) -> int:
         """How many scores are held at a time."""
-        return CHUNK.get(self.device.type, OTHER_CHUNK)
+        return pieces.chunk(self.device)
 
     def chunks(self, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
         """Yield (start, scores) over all groups, as `dtype`."""
@@ -116,7 +110,7 @@ def _joinable(contenders: Sequence[Contender]) -> bool:
     """Whether there are few groups, alike enough to be one contender's: one pass is then faster than one for each."""
     kinds = {(c.size, c.dtype, c.device) for c in contenders}
     plain = not any(c.protected or c.sizes is not None for c in contenders)
-    return plain and len(kinds) == 1 and sum(c.count for c in contenders) <= SMALL
+    return plain and len(kinds) == 1 and sum(c.count for c in contenders) <= pieces.SMALL
 
 
 def _joined(contenders: Sequence[Contender]) -> Contender:
@@ -143,7 +137,7 @@ def _sweep(arena: _Arena, masks: list[Tensor], low: float, high: float) -> bool:
     are collected, ranked, and the lowest of them pruned. (The interval is open below because a model that
     is sparse already has a crowd of zeros there.)
     """
-    room = max(4 * SMALL, sum(c.count for c in arena.contenders) // 24)
+    room = max(4 * pieces.SMALL, sum(c.count for c in arena.contenders) // 24)
     below = gathered = 0
     near: list[tuple[int, Tensor, Tensor]] = []
     for owner, (contender, mask) in enumerate(zip(arena.contenders, masks, strict=True)):
@@ -221,7 +215,7 @@ def _search(arena: _Arena, masks: list[Tensor], guess: float) -> None:
         return _write(arena, masks, -math.inf, arena.elements)
     low, high = key(-math.inf, arena.dtype), key(math.inf, arena.dtype)  # the threshold is in (low, high]
     middle = key(guess, arena.dtype)
-    while True:
+    while low < high:
         threshold = unkey(middle, arena.dtype)
         below, ties = _count(arena, threshold)
         if below < arena.elements <= below + ties:
@@ -233,6 +227,8 @@ def _search(arena: _Arena, masks: list[Tensor], guess: float) -> None:
         if _sweep(arena, masks, unkey(low, arena.dtype), unkey(high, arena.dtype)):
             return None
         middle = (low + high + 1) // 2
+    names = ", ".join(contender.name for contender in arena.contenders[:3])
+    raise ScoreError(f"{names}: the scores must be the same when they are read again, and are not")
 
 
 def _count(arena: _Arena, score: float) -> tuple[int, int]:
@@ -263,9 +259,9 @@ def _write(arena: _Arena, masks: list[Tensor], threshold: float, left: int) -> N
 def _bracket(arena: _Arena) -> tuple[float, float]:
     """Return scores that probably lie below and above the threshold, judged by a sample."""
     total = sum(c.count for c in arena.contenders)
-    if total <= SMALL:
+    if total <= pieces.SMALL:
         return -math.inf, math.inf
-    step = _odd(max(total // max(SAMPLE, round(2 * total ** (2 / 3))), 1))
+    step = _odd(max(total // max(pieces.SAMPLE, round(2 * total ** (2 / 3))), 1))
     contenders = [c for c in arena.contenders if c.count]
     samples = [c.read(0, c.count, step).to("cpu", arena.dtype) for c in contenders]
     sample = torch.cat(samples)
@@ -289,13 +285,3 @@ def _bracket(arena: _Arena) -> tuple[float, float]:
 def _odd(step: int) -> int:
     """A step that shares no factor with the usual widths, so that a sample does not follow a column."""
     return step + 1 if step > 1 and step % 2 == 0 else step
-
-
-def check_scores(name: str, scores: Tensor, protected: bool = False) -> None:
-    """Raise ScoreError, naming the tensor, for NaN, or for infinite scores unless they are `protected`."""
-    if not scores.numel():
-        return
-    least, most = (float(end) for end in torch.aminmax(scores))
-    if math.isnan(least) or (not protected and math.isinf(least + most)):
-        what = "NaN" if math.isnan(least) else "infinite"
-        raise ScoreError(f"{name}: the scores hold {what} values, so they cannot be ranked")

@@ -87,3 +87,20 @@ class Grouped(Pattern):
 
     def label(self) -> str:
         return self.type if self.reduce_by == "mean" else f"{self.type} by {self.reduce_by}"
+
+
+class Mapped(Grouped):
+    """The base of patterns whose groups are no rectangles: diagonals, checkerboards, butterflies."""
+
+    by_row: ClassVar[bool] = False
+
+    def groups(self, weight: Weight) -> Tensor:
+        """Return the group of every weight, int64 [rows, taps, columns].
+
+        Groups are numbered from 0 in the order in which ties are settled, and each has a weight. `weight.geometry`
+        gives the sizes; the weights themselves may not be there yet.
+        """
+        raise NotImplementedError(type(self).__name__)
+
+    def bundle(self, weight: Weight) -> Bundle:
+        return Bundle(weight.name, (Part.mapped(weight, self.groups(weight)),))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from sparsify.errors import PlanError
 from sparsify.layers import Geometry, Weight
 
 Tile = tuple[int, int, int]
@@ -17,10 +18,34 @@ Tile = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor, cut into equal tiles; tile i belongs to group i. Tiles at the edges may be cut off."""
+    """A tensor, cut into equal tiles; tile i belongs to group i. Tiles at the edges may be cut off.
+
+    With an `index` the tiles have any form: it names the tile of every weight (see `mapped`).
+    """
 
     weight: Weight
     tile: Tile
+    index: Tensor | None = field(default=None, compare=False, repr=False)
+    """int64, in the shape of the cube."""
+
+    @classmethod
+    def mapped(cls, weight: Weight, index: Tensor) -> Part:
+        """Return a tensor whose weights belong to the tiles that `index` [rows, taps, columns], int64, names.
+
+        Tiles are numbered from 0 and each has a weight. Raises PlanError, naming the tensor, for other maps.
+        """
+        right = _dimensions(weight.geometry)
+        if not isinstance(index, Tensor) or index.dtype != torch.int64 or tuple(index.shape) != right:
+            found = f"{index.dtype} {list(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
+            raise PlanError(f"{weight.name}: the map of groups must be int64 {list(right)}, and is {found}")
+        if index.numel() and int(index.min()) < 0:
+            raise PlanError(f"{weight.name}: groups are numbered from 0, and the map has {int(index.min())}")
+        if index.numel() and int(index.max()) >= index.numel():
+            raise PlanError(f"{weight.name}: the map has group {int(index.max())}, and only {index.numel()} weights")
+        counts = index.flatten().bincount()
+        if empty := (counts == 0).nonzero().flatten().tolist():
+            raise PlanError(f"{weight.name}: every group must have a weight, and group {empty[0]} has none")
+        return cls(weight, (int(counts.max()) if counts.numel() else 1, 1, 1), index)
 
     def __post_init__(self) -> None:
         rows, taps, columns = self.tile  # a tile that spans an empty dimension
@@ -28,19 +53,25 @@ class Part:
 
     @cached_property
     def grid(self) -> tuple[int, int, int]:
-        """The number of tiles along rows, taps and columns."""
+        """The number of tiles along rows, taps and columns; of a map, all in one column."""
+        if self.index is not None:
+            return int(self.index.max()) + 1 if self.index.numel() else 0, 1, 1
         rows, taps, columns = _dimensions(self.weight.geometry)
         height, depth, width = self.tile
         return -(-rows // height), -(-taps // depth), -(-columns // width)
 
     @property
     def ragged(self) -> bool:
-        """Whether some tiles are cut off."""
+        """Whether some tiles are cut off, or smaller than others."""
+        if self.index is not None:
+            return math.prod(self.grid) * self.tile[0] != self.index.numel()
         dimensions = _dimensions(self.weight.geometry)
         return any(size % side for size, side in zip(dimensions, self.tile, strict=True))
 
     def sizes(self) -> Tensor:
         """Return the number of weights in every tile, int64, on the CPU."""
+        if self.index is not None:
+            return self.index.flatten().bincount().cpu()
         sides = []
         for size, side, count in zip(_dimensions(self.weight.geometry), self.tile, self.grid, strict=True):
             lengths = torch.full((count,), side)
@@ -56,6 +87,8 @@ class Part:
 
     def expand(self, groups: Tensor) -> Tensor:
         """Return the mask of the tensor's cube from that of the groups."""
+        if self.index is not None:
+            return groups[self.index.to(groups.device)]
         mask = groups.view(self.grid)
         for axis, side in reversed(list(enumerate(self.tile))):  # whole rows are copied last, which is fast
             if side > 1:
@@ -110,7 +143,8 @@ class Bundle:
     @property
     def single(self) -> bool:
         """Whether every weight is a group of its own."""
-        return len(self.parts) == 1 and self.parts[0].tile == (1, 1, 1)
+        (part, *others) = self.parts
+        return not others and part.tile == (1, 1, 1) and part.index is None
 
 
 def _dimensions(geometry: Geometry) -> Tile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -34,6 +34,12 @@ class Entrant:
 
 Arena = Sequence[int]
 """Indices of the entrants that share a budget, in order."""
+
+
+def absent_roles(roles: Iterable[str], entrants: Sequence[Entrant]) -> list[str]:
+    """Return the roles that no entrant has: what a recipe says of them has no effect."""
+    present = {entrant.role for entrant in entrants}
+    return [role for role in roles if role not in present]
 
 
 class Scope(Family):

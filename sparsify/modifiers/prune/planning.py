@@ -19,7 +19,7 @@ from sparsify.patterns.bundle import Bundle
 from sparsify.schedules import EXISTING, Window
 from sparsify.schedules.window import StepWindow
 
-GIVEN = frozenset({"scores"})
+GIVEN = frozenset({"scores", "statistics"})
 """What `prune` gives to criteria that need it."""
 
 LONG = 5000
