@@ -200,9 +200,11 @@ class Manager:
                 self._complete()
                 raise HookError("on_step_end() was not called after optimizer.step(): evaluation saw unmasked weights")
             self._roll_back()
-        if self._transaction.phase == "open":
+        if self._transaction.phase == "open" and not self._transaction.paused:
             return
-        self._transaction.open()
+        if self._transaction.phase != "open":
+            self._transaction.open()
+        self._transaction.paused = False
         try:
             for run in self._runs:
                 run.on_step_begin(self.step, batch)
@@ -232,6 +234,8 @@ class Manager:
             return
         if transaction.phase == "ready":
             self._once_more()
+        if transaction.paused and any(run.samples(self.step) for run in self._runs):
+            raise HookError("no optimizer stepped since on_step_begin(): call it again before the next forward")
         readers = [run for run in self._runs if run.needs_gradients(self.step)]
         weights = [weight for run in readers for weight in run.plan.touches]
         if transaction.same_gradients(weight.parameter.grad for weight in weights):
@@ -281,7 +285,8 @@ class Manager:
         if transaction.phase != "ready":
             return
         if transaction.stepped:
-            self._complete()
+            if wrong := self._complete():
+                raise HookError(wrong)
             return
         skipped = transaction.was_skipped()
         wrong = None if skipped else transaction.count_missing(written=self._masks.written())
@@ -339,11 +344,10 @@ class Manager:
         For a training that broke off and is not continued with this manager. Calling it again does nothing.
         """
         if self._transaction.phase in ("idle", "open", "ready"):
-            try:
-                self._settle()
-                self._masks.project()
-            finally:
-                self._transaction.detach("detached")
+            if self._transaction.phase == "ready" and self._transaction.stepped:
+                self._masks.swap_out()
+            self._abandon()
+            self._transaction.detach("detached")
 
     @torch.no_grad()
     def project(self, model: nn.Module) -> None:
@@ -399,8 +403,8 @@ class Manager:
 
     # ------------------------------------------------------------------ inside
 
-    def _complete(self) -> None:
-        """The optimizers stepped: take over what they did, count it, and make what is due."""
+    def _complete(self) -> str | None:
+        """The optimizers stepped: take over what they did, count it, and make what is due; return what is wrong with it."""
         wrong = self._transaction.complaint()
         self._masks.swap_out()
         try:
@@ -411,10 +415,7 @@ class Manager:
             self._transaction.close(completed=True)
             self._update(self.step)
         silent = next((key for key, steps in self._without.items() if steps >= PATIENCE), None)
-        if wrong is None and silent is not None:
-            wrong = f"{silent} {_SILENT}"
-        if wrong is not None:
-            raise HookError(wrong)
+        return f"{silent} {_SILENT}" if wrong is None and silent is not None else wrong
 
     def _update(self, step: int) -> None:
         """Make what is due when `step` steps are completed, in file order, each seeing the model as it is by then.

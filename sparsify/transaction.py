@@ -58,6 +58,8 @@ class Transaction:
 
     def __init__(self) -> None:
         self.phase: Phase = "new"
+        self.paused = False
+        """Whether what holds for one step only has been taken out of the model, though the step is open."""
         self.clock = Clock()
         self.optimizers: tuple[torch.optim.Optimizer, ...] = ()
         self._scaler: Any = None
@@ -70,11 +72,17 @@ class Transaction:
         """What the scaler found in the gradients of each optimizer, by device."""
         self._stray = False
         self._inside = False
+        self._depth = 0
+        """How many calls of `step` are under way: one class's may call another's."""
         self._unscaled = False
         self._observed: weakref.ref[Tensor] | None = None
         """A gradient that was observed in this transaction already."""
         self._watched: Sequence[Tensor] = ()
         self._versions = 0
+        self._bare: Sequence[Tensor] = ()
+        """What had no gradient when it was made ready."""
+        self._late = False
+        """Whether some of it has one when an optimizer steps."""
         self._missed = 0.0
         self._refuses_closures: Callable[[], bool] = lambda: False
         self._repair: Callable[[], None] = lambda: None
@@ -119,6 +127,8 @@ class Transaction:
     def ready(self, watched: Sequence[Tensor]) -> None:
         """Gradients are done with: the optimizers may step now. `watched` are parameters that they would change."""
         self._watched, self._versions = watched, _versions(watched)
+        self._bare, self._late = [each for each in watched if each.grad is None], False
+        self._depth = min(self._depth, 1) if self._inside else 0  # a step that raised has not come back
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
         self.phase = "ready"
 
@@ -133,8 +143,8 @@ class Transaction:
         return old is not None and any(gradient is old for gradient in gradients)
 
     def reopen(self) -> None:
-        """No optimizer stepped: what was made ready is undone."""
-        self.phase = "open"
+        """No optimizer stepped: what was made ready is undone, and `on_step_begin` must come before the next forward."""
+        self.phase, self.paused = "open", True
 
     def close(self, *, completed: bool) -> None:
         """End: an optimizer step was made, or skipped."""
@@ -151,8 +161,10 @@ class Transaction:
 
     def _forget(self) -> None:
         self._observed, self._watched, self._infinite = None, (), []
+        self._bare, self._late = (), False
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
-        self._unscaled = self._inside = False
+        self._unscaled = self._inside = self.paused = False
+        self._depth = 0
 
     # ------------------------------------------------------------------ what happened
 
@@ -179,6 +191,8 @@ class Transaction:
 
     def complaint(self) -> str | None:
         """Return what is wrong with the steps that were made; None if each optimizer stepped once, or skipped."""
+        if self._late:
+            return "gradients were made after on_before_optimizer_step(): call it after backward()"
         if max(self._steps, default=0) > 1:
             return (
                 f"optimizer.step() ran {max(self._steps)} times in one transaction: call all hooks once for each step"
@@ -253,13 +267,14 @@ class Transaction:
 
         One that calls the hooks itself, after its backward, is served: the transaction is not ready yet.
         """
+        self._depth += 1
         given = any(map(callable, (*arguments, *options.values())))
         if given and self.phase == "ready" and self._refuses_closures():
             raise HookError(
                 "optimizer.step() got a closure, which would take latent weights for those of the model and make new "
                 "gradients: call on_before_optimizer_step() inside it, after its backward"
             )
-        self._inside = given
+        self._inside = self._inside or given
 
     @property
     def inside_closure(self) -> bool:
@@ -269,12 +284,16 @@ class Transaction:
     def _after(self, index: int) -> Callable[[Any, Any, Any], None]:
         def after_step(optimizer: Any, arguments: Any, options: Any) -> None:
             """Learn that the step happened; a fused optimizer is called for a skipped step too, and says so here."""
+            self._depth = max(self._depth - 1, 0)
+            if self._depth:
+                return
             self._inside = False
             found = getattr(optimizer, "found_inf", None)
             if isinstance(found, Tensor) and bool(found.item()):
                 self._skips[index] = True
             elif self.phase == "ready":
                 self._steps[index] += 1
+                self._late = self._late or any(each.grad is not None for each in self._bare)
             else:
                 self._stray = True
                 self._repair()

@@ -80,6 +80,10 @@ class Run:
     def on_step_begin(self, step: int, batch: Any) -> None:
         """Before the first forward of an optimizer step; again if that step did not come about."""
 
+    def samples(self, step: int) -> bool:
+        """Whether `on_step_begin` changes what the model computes in this step."""
+        return False
+
     def on_loss(self, step: int, loss: Tensor, outputs: Any, inputs: Any) -> Tensor:
         """Return the loss with this modifier's terms."""
         return loss

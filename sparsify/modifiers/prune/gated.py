@@ -54,10 +54,13 @@ class GatedRun(LearnedRun):
 
     # ------------------------------------------------------------------ gates that are sampled
 
+    def samples(self, step: int) -> bool:
+        return self.alive and self.gated.stochastic
+
     @torch.no_grad()
     def on_step_begin(self, step: int, batch: Any) -> None:
         """Sample the gates of a step, from seed, step and name alone, so that every process has the same."""
-        if not (self.alive and self.gated.stochastic):
+        if not self.samples(step):
             return
         for bundle in self.competition.bundles:
             scores = self.scores[bundle.name].tiles
