@@ -5,6 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
+
+from sparsify import escaping
+
+LONGEST_MESSAGE, LONGEST_PATH, LONGEST_WORD = 1000, 200, 200
+MOST_PROBLEMS = 100
+"""Problems in the text of an error; `.problems` has all."""
+MOST_CHOICES = 5000
 
 
 @dataclass(frozen=True)
@@ -16,23 +24,30 @@ class Mark:
     column: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
+        return f"{escaping.one_line(self.file)}:{self.line}:{self.column}"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, where it is, and what to do about it."""
+    """One thing that is wrong, where it is, and what to do about it; message and path are fit to be shown."""
 
     message: str
     path: str = ""
     mark: Mark | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", escaping.visible(escaping.cut(self.message, LONGEST_MESSAGE)))
+        object.__setattr__(self, "path", escaping.one_line(self.path, LONGEST_PATH))
 
     def __str__(self) -> str:
         return ": ".join(str(part) for part in (self.mark, self.path, self.message) if part)
 
 
 class SparsifyError(Exception):
-    """Base of all errors raised on purpose; its text is fit to be shown to a user."""
+    """Base of all errors raised on purpose; its text is fit to be shown to a user, whatever it quotes."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(escaping.message(str(text)))
 
 
 class _ProblemsError(SparsifyError):
@@ -40,7 +55,10 @@ class _ProblemsError(SparsifyError):
         if isinstance(problems, str):
             problems = Problem(problems)
         self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        lines = [str(problem) for problem in self.problems[:MOST_PROBLEMS]]
+        if len(self.problems) > MOST_PROBLEMS:
+            lines.append(f"… and {len(self.problems) - MOST_PROBLEMS:,} more problems")
+        super().__init__("\n".join(lines))
 
 
 class RecipeError(_ProblemsError):
@@ -81,8 +99,9 @@ class ScoreError(SparsifyError):
 
 def did_you_mean(word: str, choices: Iterable[str], *, most: int = 8) -> str:
     """Return ` (did you mean …?)`, or the choices where they are few, or nothing."""
-    known = sorted(set(choices))
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    known = sorted(set(islice(choices, MOST_CHOICES)))
+    near = [choice for choice in known if len(choice) <= LONGEST_WORD] if len(word) <= LONGEST_WORD else []
+    close = difflib.get_close_matches(word, near, n=1, cutoff=0.6)
     if close:
         return f" (did you mean {close[0]!r}?)"
     if 0 < len(known) <= most:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from sparsify.errors import SparsifyError
-from sparsify.recipe.reader import read_scalar
+from sparsify.recipe.scalars import read_scalar
 
 BAD_INPUT = 1
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from sparsify.recipe.reader import read_scalar
+from sparsify.recipe.scalars import read_scalar
 
 
 class _Dumper(yaml.SafeDumper):
