@@ -27,32 +27,44 @@ MOST_NODES = 20_000
 """Nodes after aliases are expanded; an alias bomb ends here."""
 
 
-def read_file(path: Path, shown: str | None = None) -> Node:
+def read_file(path: Path) -> Node:
     """Read a `.yaml` file, or the front matter of a `.md` file. Raises RecipeError."""
-    name = shown or str(path)
+    return read_text(source(path), str(path), front_matter=_is_markdown(path))
+
+
+def source(path: Path) -> str:
+    """Return the text of a recipe's file as it stands. Raises RecipeError."""
+    name = str(path)
     try:
         raw = read_raw(path, LARGEST)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         reason += ", not a recipe" if error.errno in (errno.EISDIR, errno.EINVAL) else ""
         raise RecipeError(Problem(f"cannot be read: {reason}", mark=Mark(name, 1, 1))) from None
-    return read_bytes(raw, name, front_matter=path.suffix.lower() == ".md")
+    return _decoded(raw, name)
 
 
-def read_bytes(raw: bytes, name: str, *, front_matter: bool = False) -> Node:
+def read_bytes(raw: bytes, name: str) -> Node:
     """Read a document from bytes; `name` stands for the file in messages. Raises RecipeError."""
+    return read_text(_decoded(raw, name), name)
+
+
+def _is_markdown(path: Path) -> bool:
+    return path.suffix.lower() == ".md"
+
+
+def _decoded(raw: bytes, name: str) -> str:
     start = Mark(name, 1, 1)
     if len(raw) > LARGEST:
         raise RecipeError(Problem(f"larger than {LARGEST} bytes: not a recipe", mark=start))
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise RecipeError(Problem("encoded as UTF-16; save it as UTF-8", mark=start))
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode("utf-8", "replace")
         mark = Mark(name, before.count("\n") + 1, len(before) - before.rfind("\n"))
         raise RecipeError(Problem("not UTF-8 text; save it as UTF-8", mark=mark)) from None
-    return read_text(text, name, front_matter=front_matter)
 
 
 def read_text(text: str, name: str = "<recipe>", *, front_matter: bool = False) -> Node:
