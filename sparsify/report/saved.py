@@ -64,7 +64,7 @@ def _itself(tensor: Tensor) -> Tensor:
 
 
 def _plain(file: Path, name: str, read: Callable[[], Tensor]) -> Tensor:
-    """Return a tensor that can be counted: dense, on the CPU; floats of one byte, which torch cannot compare, widened."""
+    """Return a tensor that can be counted: dense, on the CPU; floats of one byte, which torch cannot compare, wider."""
     try:
         tensor = read().detach().cpu()
         if tensor.is_quantized:
