@@ -19,16 +19,17 @@ STYLE = {
     "text.parse_math": False,  # a `$` in a name begins no formula
     "text.usetex": False,
 }
-LONGEST_TITLE, LONGEST_LABEL = 120, 80
+LONGEST_TITLE, LONGEST_LABEL, LONGEST_WORD = 120, 60, 24
 
 
 @contextmanager
 def drawing(**style: Any) -> Iterator[None]:
-    """Draw and save in our style, without warnings about characters that the font lacks."""
+    """Draw and save in our style, without warnings about characters that the font lacks, or too little room."""
     import matplotlib as mpl
 
     with mpl.rc_context({**STYLE, **style}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        warnings.filterwarnings("ignore", message="constrained_layout not applied", category=UserWarning)
         yield
 
 
@@ -40,6 +41,11 @@ def title(text: str) -> str:
 def label(text: str) -> str:
     """Return what is drawn beside a line or a bar."""
     return one_line(text, LONGEST_LABEL)
+
+
+def word(text: str) -> str:
+    """Return what is drawn where there is little room: a metric, a role, a layer."""
+    return one_line(text, LONGEST_WORD)
 
 
 def render(figure: Any, form: str) -> bytes:

@@ -73,7 +73,7 @@ def _schedule(axes: Any, curves: Curves) -> None:
     if curves.metric:
         beside = axes.twinx()
         points = zip(*curves.metric, strict=True)
-        name = figures.label(curves.metric_name)
+        name = figures.word(curves.metric_name)
         beside.plot(*points, color=ORANGE, marker="o", markersize=3, label=name)
         if curves.reference is not None:
             beside.axhline(curves.reference, color=ORANGE, linestyle=":", label=f"{name}, dense")
@@ -111,8 +111,8 @@ def _grid(axes: Any, grid: Mapping[str, Mapping[str, Count]]) -> None:
             size = 9 if len(layers) <= 12 else 6
             axes.text(x, y, f"{100 * value:.1f}", ha="center", va="center", fontsize=size, color=ink)
     axes.set(xlim=(-0.5, len(layers) - 0.5), ylim=(len(roles) - 0.5, -0.5), xlabel="layer; zeros in percent")
-    axes.set_xticks(range(len(layers)), list(map(figures.label, layers)))
-    axes.set_yticks(range(len(roles)), list(map(figures.label, roles)))
+    axes.set_xticks(range(len(layers)), list(map(figures.word, layers)))
+    axes.set_yticks(range(len(roles)), list(map(figures.word, roles)))
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
