@@ -111,7 +111,10 @@ def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
 def test_pictures_draw_every_name(name: str) -> None:
     counts = {f"{name}{number}": Count(4, 2) for number in range(220)}
     points = [(1, 0.5), (2, 0.7)]
-    for grid in (None, {f"{name}{number}": {f"{name}{layer}": Count(4, 1) for layer in range(3)} for number in range(3)}):
+    for grid in (
+        None,
+        {f"{name}{number}": {f"{name}{layer}": Count(4, 1) for layer in range(3)} for number in range(3)},
+    ):
         picture = draw(name, Curves(points, points, points, name, 0.9), counts, grid)
         assert picture.png.startswith(b"\x89PNG")
         assert harmless(picture.svg)

@@ -37,10 +37,18 @@ def folders() -> Iterator[tuple[str, Path]]:
     places.append(("built in", _package(BUILT_IN)))
     seen = set()
     for label, folder in places:
-        real = os.path.realpath(folder) if os.path.isdir(folder) else None
+        real = _real_folder(folder)
         if real is not None and real not in seen:
             seen.add(real)
             yield label, Path(real)
+
+
+def _real_folder(folder: Path) -> str | None:
+    """Return a folder without its links, or None where there is none (any more)."""
+    try:
+        return os.path.realpath(folder) if os.path.isdir(folder) else None
+    except OSError:
+        return None
 
 
 def _package(name: str) -> Path:

@@ -100,6 +100,8 @@ def _one(line: Any) -> str:
         bound = context.get("min_length" if kind == "too_short" else "max_length")
         least = "at least" if kind == "too_short" else "at most"
         return f"expected {least} {bound} item{'' if bound == 1 else 's'}, got {got}"
+    if kind == "string_too_long":
+        return f"expected at most {context['max_length']} characters, got {got}"
     if kind == "string_too_short":
         return "must not be empty"
     if match := re.match(r"(int|float|string|bool|list|tuple|dict|model|dataclass)_(type|parsing)", kind):
