@@ -6,13 +6,14 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
+from os.path import commonprefix
 
 from sparsify import escaping
 
 LONGEST_MESSAGE, LONGEST_PATH, LONGEST_WORD = 1000, 200, 200
 MOST_PROBLEMS = 100
 """Problems in the text of an error; `.problems` has all."""
-MOST_CHOICES = 5000
+MOST_CHOICES, MOST_COMPARED = 5000, 100
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def did_you_mean(word: str, choices: Iterable[str], *, most: int = 8) -> str:
     """Return ` (did you mean …?)`, or the choices where they are few, or nothing."""
     known = sorted(set(islice(choices, MOST_CHOICES)))
     near = [choice for choice in known if len(choice) <= LONGEST_WORD] if len(word) <= LONGEST_WORD else []
+    if len(near) > MOST_COMPARED:  # comparing is slow: those that begin alike
+        near = sorted(near, key=lambda choice: -len(commonprefix((word, choice))))[:MOST_COMPARED]
     close = difflib.get_close_matches(word, near, n=1, cutoff=0.6)
     if close:
         return f" (did you mean {close[0]!r}?)"

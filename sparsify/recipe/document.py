@@ -20,7 +20,7 @@ from sparsify.recipe.variables import Variable, check_overrides
 
 BODIES = ("modifiers", "stages")
 """Where expressions are evaluated; elsewhere `${` is text."""
-MOST_PROBLEMS = 200
+MOST_PROBLEMS = 100
 """Expressions that are explained when they are wrong; the others go unmentioned until these are mended."""
 
 
