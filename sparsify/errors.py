@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
-from os.path import commonprefix
+from itertools import islice, takewhile
 
 from sparsify import escaping
 
@@ -103,10 +102,15 @@ def did_you_mean(word: str, choices: Iterable[str], *, most: int = 8) -> str:
     known = sorted(set(islice(choices, MOST_CHOICES)))
     near = [choice for choice in known if len(choice) <= LONGEST_WORD] if len(word) <= LONGEST_WORD else []
     if len(near) > MOST_COMPARED:  # comparing is slow: those that begin alike
-        near = sorted(near, key=lambda choice: -len(commonprefix((word, choice))))[:MOST_COMPARED]
+        near = sorted(near, key=lambda choice: -_alike(word, choice))[:MOST_COMPARED]
     close = difflib.get_close_matches(word, near, n=1, cutoff=0.6)
     if close:
         return f" (did you mean {close[0]!r}?)"
     if 0 < len(known) <= most:
         return f" (one of: {', '.join(known)})"
     return ""
+
+
+def _alike(word: str, other: str) -> int:
+    """Return how many characters two words have in common at their beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(word, other, strict=False)))

@@ -112,7 +112,7 @@ def read(directory: str | Path) -> FolderReport:
     plan = _plan(recipe, model, written.plan, notes) if recipe and model is not None else None
     targeted = plan.targeted() if plan else []
     census = count(files, model, targeted, saved_names(model) if model is not None else {})
-    notes += [f"{number} tensors of {kind} are not counted" for kind, number in census.others.items()]
+    notes += [f"not counted: {number} tensor{'s' * (number > 1)} of {kind}" for kind, number in census.others.items()]
     return FolderReport(directory, census, size_of(files.files), recipe, plan, written, notes)
 
 
