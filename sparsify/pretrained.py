@@ -92,11 +92,11 @@ def config_of(name: str) -> Any:
 
     logging.set_verbosity_error()
     folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if os.path.isdir(folder) and not os.path.isfile(folder / "config.json"):
         raise PlanError(f"{name}: the folder holds no config.json")
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise PlanError(f"{name} is a file; give the folder that holds config.json, or a hub name")
-    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+    if not os.path.isdir(folder) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         near = [str(other) for other in contents(folder.parent)]
         raise PlanError(f"{name}: no such folder{did_you_mean(name, near, most=0)}")
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -23,15 +22,9 @@ from sparsify.errors import MOST_PROBLEMS, Mark, Problem, did_you_mean
 from sparsify.report import timeline
 from sparsify.report.page import page
 from sparsify.report.picture import Curves, draw
+from tests.hostile import BIDI, NASTY, harmless
 
-NASTY = "[/red][bold]$\\frac{$ \x1b[31m\x9b2J\r\x07\u202eabc\u2066\ud800\x00<b>&\u200b\\[x"
-BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.text(st.sampled_from(NASTY + BIDI + "\n\t"))
-
-
-def harmless(text: str) -> bool:
-    """Whether no character of a text could steer a terminal, by Unicode's own tables."""
-    return all(c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") for c in text) and not set(text) & set(BIDI)
 
 
 @given(ANY_TEXT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,7 @@ def schema(
     """Print the JSON Schema of recipes, plug-ins included; editors complete and check with it."""
     text = reference_text() if markdown else schema_text()
     if check is not None:
-        if not check.is_file() or check.read_bytes() != text.encode():
+        if not os.path.isfile(check) or check.read_bytes() != text.encode():
             flag = " --markdown" if markdown else ""
             say(f"{check} is stale: run `sparsify schema{flag} --out {check}`", err=True)
             raise typer.Exit(BAD_INPUT)

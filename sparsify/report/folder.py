@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def read(directory: str | Path) -> FolderReport:
     written = read_written(directory / REPORT)
     notes: list[str] = []
     model = _architecture(directory, notes)
-    recipe = Recipe.load(directory / RECIPE) if (directory / RECIPE).is_file() else None
+    recipe = Recipe.load(directory / RECIPE) if os.path.isfile(directory / RECIPE) else None
     plan = _plan(recipe, model, written.plan, notes) if recipe and model is not None else None
     targeted = plan.targeted() if plan else []
     census = count(files, model, targeted, saved_names(model) if model is not None else {})
@@ -118,7 +119,7 @@ def read(directory: str | Path) -> FolderReport:
 
 def _architecture(directory: Path, notes: list[str]) -> nn.Module | None:
     """Return the model without its weights, or None, with a note, where it cannot be made."""
-    if not (directory / "config.json").is_file():
+    if not os.path.isfile(directory / "config.json"):
         notes.append("there is no config.json: only tensors are counted, by name")
         return None
     try:

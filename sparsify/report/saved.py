@@ -79,7 +79,7 @@ def _plain(file: Path, name: str, read: Callable[[], Tensor]) -> Tensor:
 def find(path: str | Path) -> Saved:
     """Return the weights in a folder of transformers, or in a file. Raises StateError."""
     path = Path(path)
-    if os.path.lexists(path) and not path.is_dir():
+    if os.path.lexists(path) and not os.path.isdir(path):
         try:
             check_regular(path)
         except OSError as error:
@@ -87,18 +87,18 @@ def find(path: str | Path) -> Saved:
         if path.suffix not in (".safetensors", ".bin", ".pt", ".pth"):
             raise StateError(f"{path} is no file of weights (.safetensors, .bin)")
         return Saved(path, (path,))
-    if not path.is_dir():
+    if not os.path.isdir(path):
         near = [str(other) for other in contents(path.parent)]
         raise StateError(f"{path}: no such folder{did_you_mean(str(path), near, most=0)}")
-    if (path / ONE).is_file():
+    if os.path.isfile(path / ONE):
         return Saved(path, (path / ONE,))
-    if (path / MANY).is_file():
+    if os.path.isfile(path / MANY):
         parts = _parts(path / MANY)
-        missing = [part for part in parts if not (path / part).is_file()]
+        missing = [part for part in parts if not os.path.isfile(path / part)]
         if missing:
             raise StateError(f"{path}: {missing[0]} is missing, which {MANY} names")
         return Saved(path, tuple(path / part for part in parts))
-    if (path / OLD).is_file():
+    if os.path.isfile(path / OLD):
         return Saved(path, (path / OLD,))
     raise StateError(f"{path}: there are no weights here ({ONE})")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -87,7 +88,7 @@ class Written(_Part):
 
 def read_written(path: Path) -> Written:
     """Read a `report.json`; an empty one where there is no such file. Raises StateError, with what is wrong where."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return Written()
     data = read_json(path)
     try:
