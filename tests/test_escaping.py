@@ -187,3 +187,28 @@ def test_complaints_are_harmless(words: list[str]) -> None:
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert harmless(result.output), ascii(result.output)
     assert result.stderr.strip()
+
+
+def test_a_training_with_names_like_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recipe, labels, model and --out: the whole way to the last line, and back in report, plan and diff."""
+    from tests import tiny
+
+    monkeypatch.chdir(tmp_path)
+    model, out, recipe = "[bold]model", "[red] $\\frac{$ \x1b[31m", "[cyan].yaml"
+    tiny.text_model(Path(model))
+    for name, count in (("[t].tsv", 32), ("e.tsv", 8)):
+        text = tiny.tsv(Path(name), count, seed=1).read_text()
+        Path(name).write_text(text.replace("1\t", "[/red]\x1b[31m\t").replace("0\t", "[bold\u202e\t"))
+    shown = json.dumps(NASTY.replace("\ud800", ""))
+    Path(recipe).write_text(
+        f"version: 1\nname: {shown}\nmodifiers: [{{type: prune, sparsity: {{to: 0.5, curve: one-shot}}}}]\n"
+    )
+    words = ["train", "--task", "text-classification", "--model", f"./{model}", "--train", "[t].tsv", "--eval", "e.tsv", "--out", out,
+             "--recipe", recipe, "--epochs", "1", "--batch-size", "8", "--label-column", "0", "--text-column", "1"]  # fmt: skip
+    for command in (words, ["report", out, "--html", "[x].html", "--png", "[x].png"], ["report", out, "--json"],
+                    ["plan", recipe, "--model", out, "--steps", "9"], ["diff", out, out], ["train", *words[1:], "--overwrite", "--freeze", "*"]):  # fmt: skip
+        done = CliRunner().invoke(app, command)
+        assert isinstance(done.exception, SystemExit | None), repr(done.exception)
+        assert done.exit_code == ("--freeze" in command), done.output
+        assert harmless(done.output), ascii(done.output)
+    assert harmless(Path("[x].html").read_text())
