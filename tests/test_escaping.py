@@ -189,6 +189,11 @@ def test_complaints_are_harmless(words: list[str]) -> None:
     assert result.stderr.strip()
 
 
+def test_a_dumped_recipe_is_the_same_after_it_was_shown() -> None:
+    recipe = Recipe.parse(RECIPE.format(name=json.dumps("\u202e\u200b[x]\x1b\U000e0001")))
+    assert Recipe.parse(escaping.visible(recipe.dump())) == recipe
+
+
 def test_a_training_with_names_like_markup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recipe, labels, model and --out: the whole way to the last line, and back in report, plan and diff."""
     from tests import tiny

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,6 @@ from sparsify.recipe.nodes import Table, locate, plain, show
 from sparsify.recipe.problems import in_order, problems_of
 from sparsify.recipe.variables import RESERVED, Binding, Name, Variable, check_overrides
 from sparsify.recipe.writer import write
-from sparsify.schedules import Window
 from sparsify.spec import Spec, fail, fail_at
 
 ONLY_STAGE = "main"
@@ -41,19 +41,26 @@ class Stage(Spec):
 
     @model_validator(mode="after")
     def _windows_fit(self) -> Self:
-        for index, modifier in enumerate(self.modifiers):
-            window = getattr(modifier, "window", None)
-            if not isinstance(window, Window) or self.length is None:
-                continue
-            for key, when in (("begin", window.begin), ("end", window.end)):
-                if when is not None and when.unit != "%" and longer(when, self.length):
+        for index, modifier in enumerate(self.modifiers if self.length is not None else ()):
+            for path, when in _moments(modifier):
+                if self.length is not None and longer(when, self.length):
                     message = f"{when} lies beyond the stage, which lasts {self.length}"
-                    raise fail_at("Stage", ("modifiers", index, "window", key), message, None)
+                    raise fail_at("Stage", ("modifiers", index, *path), message, None)
         return self
 
     def names(self) -> list[str]:
         """Return a unique name for every modifier: its own, or its type, numbered where that is taken."""
         return _unique([modifier.name or modifier.type for modifier in self.modifiers])
+
+
+def _moments(modifier: Modifier) -> Iterator[tuple[tuple[str, ...], Duration]]:
+    """Yield the moments of its stage that a modifier names (path below it, duration); percentages fit any stage."""
+    for name in ("begin", "end"):
+        for above in ((), ("window",), ("penalty",)):
+            owner = getattr(modifier, above[0], None) if above else modifier
+            when = getattr(owner, name, None)
+            if isinstance(when, Duration) and when.unit != "%":
+                yield (*above, name), when
 
 
 def _unique(names: list[str]) -> list[str]:
