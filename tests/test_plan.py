@@ -266,7 +266,7 @@ def test_one_shot_and_locks_have_one_update(mlp: nn.Module) -> None:
 def test_all_problems_are_reported_at_once(mlp: nn.Module) -> None:
     both = Recipe.parse(
         "version: 1\nmodifiers:\n"
-        "  - {type: prune, targets: nothing, sparsity: 0.5, window: {begin: 5, end: 3}}\n"
+        "  - {type: prune, targets: nothing, sparsity: 0.5, window: {begin: 5, end: 30%}}\n"
         '  - {type: prune, targets: "0", pattern: {type: block, shape: [5, 5]}, sparsity: 0.5}\n',
         "two.yaml",
     )
