@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def load(directory: str | Path) -> nn.Module:
     transformers = _library()
     config = config_of(str(directory))
     try:
-        model = (_class_of(config) or transformers.AutoModel).from_pretrained(directory, config=config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Casting complex values")
+            model = (_class_of(config) or transformers.AutoModel).from_pretrained(directory, config=config)
     except Exception as error:  # the library raises of every kind
         raise PlanError(f"{directory}: the model cannot be loaded: {first_line(error)}") from None
     assert isinstance(model, nn.Module)

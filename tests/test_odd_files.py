@@ -239,6 +239,16 @@ def test_other_numbers_are_named(tmp_path: Path) -> None:
     call("diff", path, path, code=0)
 
 
+def test_weights_of_complex_numbers_are_no_model(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    save_file(
+        {name: tensor.to(torch.complex64) for name, tensor in find(path).tensors()}, path, metadata={"format": "pt"}
+    )
+    assert "the model cannot be loaded: Casting complex values" in call("export", folder, folder / "x.onnx")
+    assert "have no matrix of real numbers" in call("diff", folder, folder)
+    assert not (folder / "x.onnx").exists()
+
+
 def test_tensors_of_other_sizes_than_the_model(folder: Path) -> None:
     path = folder / "model.safetensors"
     tensors = dict(find(path).tensors())
