@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -66,7 +67,9 @@ def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, without running any code in it. Raises StateError for a missing or damaged file."""
     try:
         check_regular(path)
-        parts = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # what is damaged, we say ourselves
+            parts = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise StateError(f"{path}: no such checkpoint") from None
     except Exception as error:  # a damaged pickle raises of every kind

@@ -9,6 +9,7 @@ import typer
 from sparsify.cli.common import BAD_INPUT, AsJson, Sets, guarded, parse_sets, print_json
 from sparsify.cli.console import say
 from sparsify.errors import Problem, RecipeError
+from sparsify.escaping import one_line
 from sparsify.recipe import Recipe
 
 
@@ -28,7 +29,7 @@ def validate(
             say(problem["text"], err=True)
         if result["valid"] and not as_json:
             count = f"{result['modifiers']} modifier" + ("s" if result["modifiers"] != 1 else "")
-            say(f"{result['file']}: valid, {count}, sha256 {result['sha256'][:12]}")
+            say(f"{one_line(result['file'])}: valid, {count}, sha256 {result['sha256'][:12]}")
     if not all(result["valid"] for result in results):
         raise typer.Exit(BAD_INPUT)
 
