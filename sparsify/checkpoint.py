@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +12,7 @@ from typing import IO, Any
 import torch
 
 from sparsify.errors import StateError
+from sparsify.files import check_regular
 
 
 def write_whole(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Path:
@@ -65,10 +66,13 @@ def save(path: str | Path, **parts: Any) -> Path:
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint, without running any code in it. Raises StateError for a missing or damaged file."""
     try:
-        parts = torch.load(path, map_location="cpu", weights_only=True)
+        check_regular(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # what is damaged, we say ourselves
+            parts = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise StateError(f"{path}: no such checkpoint") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle raises of every kind
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StateError(f"{path} is not a whole checkpoint: {first[:160]}") from None
     if not isinstance(parts, dict):

@@ -89,6 +89,15 @@ def _nearest(value: Any) -> str:
     return hint.replace("mean '", f"mean '{number} ") if "did you" in hint else hint
 
 
+def longer(first: Duration, second: Duration) -> bool | None:
+    """Return whether `first` is longer than `second` in a stage of whatever length; None where that depends on it."""
+    if first.amount == 0:
+        return False
+    if first.unit == second.unit:
+        return first.amount > second.amount
+    return True if second.amount == 0 else None
+
+
 def _not_zero(duration: Duration) -> Duration:
     if duration.amount == 0:
         raise fail("must be more than zero")

@@ -6,6 +6,14 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice, takewhile
+
+from sparsify import escaping
+
+LONGEST_MESSAGE, LONGEST_PATH, LONGEST_WORD = 1000, 200, 200
+MOST_PROBLEMS = 100
+"""Problems in the text of an error; `.problems` has all."""
+MOST_CHOICES, MOST_COMPARED = 5000, 100
 
 
 @dataclass(frozen=True)
@@ -17,23 +25,30 @@ class Mark:
     column: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
+        return f"{escaping.one_line(self.file)}:{self.line}:{self.column}"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, where it is, and what to do about it."""
+    """One thing that is wrong, where it is, and what to do about it; message and path are fit to be shown."""
 
     message: str
     path: str = ""
     mark: Mark | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", escaping.visible(escaping.cut(self.message, LONGEST_MESSAGE)))
+        object.__setattr__(self, "path", escaping.one_line(self.path, LONGEST_PATH))
 
     def __str__(self) -> str:
         return ": ".join(str(part) for part in (self.mark, self.path, self.message) if part)
 
 
 class SparsifyError(Exception):
-    """Base of all errors raised on purpose; its text is fit to be shown to a user."""
+    """Base of all errors raised on purpose; its text is fit to be shown to a user, whatever it quotes."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(escaping.message(str(text)))
 
 
 class _ProblemsError(SparsifyError):
@@ -41,7 +56,10 @@ class _ProblemsError(SparsifyError):
         if isinstance(problems, str):
             problems = Problem(problems)
         self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        lines = [str(problem) for problem in self.problems[:MOST_PROBLEMS]]
+        if len(self.problems) > MOST_PROBLEMS:
+            lines.append(f"… and {len(self.problems) - MOST_PROBLEMS:,} more problems")
+        super().__init__("\n".join(lines))
 
 
 class RecipeError(_ProblemsError):
@@ -86,9 +104,13 @@ def did_you_mean(word: str, choices: Iterable[str], *, most: int = 8) -> str:
     The word itself is never suggested. Where it differs from a choice only by what is hard to see (capitals, spaces,
     letters that look alike), it says so.
     """
-    known = sorted(set(choices) - {word})
-    folded = {_folded(choice): choice for choice in known}
-    close = [folded[_folded(word)]] if _folded(word) in folded else difflib.get_close_matches(word, known, 1, 0.6)
+    known = sorted(set(islice(choices, MOST_CHOICES)) - {word})
+    near = [choice for choice in known if len(choice) <= LONGEST_WORD] if len(word) <= LONGEST_WORD else []
+    if len(near) > MOST_COMPARED:  # comparing is slow: those that begin alike
+        near = sorted(near, key=lambda choice: -_alike(word, choice))[:MOST_COMPARED]
+    folded = {_folded(choice): choice for choice in near}
+    own = _folded(word[:LONGEST_WORD])
+    close = [folded[own]] if own in folded else difflib.get_close_matches(word, near, n=1, cutoff=0.6)
     if close:
         return f" (did you mean {close[0]!r}?{_unseen(word)})"
     if 0 < len(known) <= most:
@@ -110,3 +132,8 @@ def _unseen(word: str) -> str:
     if odd is None:
         return ""
     return f" What is written has the letter U+{ord(odd):04X}, {unicodedata.name(odd, 'which is not printed').lower()}"
+
+
+def _alike(word: str, other: str) -> int:
+    """Return how many characters two words have in common at their beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(word, other, strict=False)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from torch import nn
 
 from sparsify.errors import PlanError, did_you_mean
+from sparsify.files import contents
+
+MOST_LAYERS = 10_000
 
 
 def skeleton(name: str) -> nn.Module:
@@ -20,8 +24,12 @@ def skeleton(name: str) -> nn.Module:
     transformers = _library()
     config = config_of(name)
     kind = _class_of(config)
-    with torch.device("meta"):
-        model = kind(config) if kind is not None else transformers.AutoModel.from_config(config)
+    _check_size(name, config)
+    try:
+        with torch.device("meta"):
+            model = kind(config) if kind is not None else transformers.AutoModel.from_config(config)
+    except Exception as error:  # whatever a model does with sizes that are none
+        raise PlanError(f"{name}: no model can be made of its config.json: {first_line(error)}") from None
     assert isinstance(model, nn.Module)
     return model
 
@@ -31,7 +39,9 @@ def load(directory: str | Path) -> nn.Module:
     transformers = _library()
     config = config_of(str(directory))
     try:
-        model = (_class_of(config) or transformers.AutoModel).from_pretrained(directory, config=config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Casting complex values")
+            model = (_class_of(config) or transformers.AutoModel).from_pretrained(directory, config=config)
     except Exception as error:  # the library raises of every kind
         raise PlanError(f"{directory}: the model cannot be loaded: {first_line(error)}") from None
     assert isinstance(model, nn.Module)
@@ -59,8 +69,18 @@ def _library() -> Any:
 
 
 def _class_of(config: Any) -> Any:
-    """Return the class that a configuration names, or None."""
-    return getattr(_library(), (getattr(config, "architectures", None) or [""])[0], None)
+    """Return the class of model that a configuration names, or None."""
+    named = getattr(config, "architectures", None)
+    first = named[0] if isinstance(named, list) and named else None
+    kind = getattr(_library(), first, None) if isinstance(first, str) else None
+    return kind if isinstance(kind, type) and issubclass(kind, nn.Module) else None
+
+
+def _check_size(name: str, config: Any) -> None:
+    """Raise PlanError for more layers than any model has: each would be made, one by one."""
+    for key, value in vars(config).items():
+        if "layers" in key and isinstance(value, int) and value > MOST_LAYERS:
+            raise PlanError(f"{name}: config.json asks for {value} layers ({key}), more than {MOST_LAYERS}")
 
 
 def first_line(error: BaseException) -> str:
@@ -75,12 +95,12 @@ def config_of(name: str) -> Any:
 
     logging.set_verbosity_error()
     folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if os.path.isdir(folder) and not os.path.isfile(folder / "config.json"):
         raise PlanError(f"{name}: the folder holds no config.json")
-    if folder.is_file():
+    if os.path.isfile(folder):
         raise PlanError(f"{name} is a file; give the folder that holds config.json, or a hub name")
-    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        near = [str(other) for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    if not os.path.isdir(folder) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        near = [str(other) for other in contents(folder.parent)]
         raise PlanError(f"{name}: no such folder{did_you_mean(name, near, most=0)}")
     try:
         return AutoConfig.from_pretrained(name)

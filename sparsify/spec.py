@@ -28,7 +28,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, ValidationError, core_schema
 from typing_extensions import Self
 
-from sparsify.errors import SparsifyError, did_you_mean
+from sparsify import escaping
+from sparsify.errors import LONGEST_MESSAGE, SparsifyError, did_you_mean
 
 PLUGINS = "sparsify.plugins"
 FAMILY_KEY = "x-family"
@@ -37,8 +38,8 @@ MOST_LISTED = 16
 
 
 def fail(message: str) -> PydanticCustomError:
-    """Return an error for pydantic whose text is `message`, braces and all."""
-    return PydanticCustomError("sparsify", "{text}", {"text": message})
+    """Return an error for pydantic whose text is `message`, braces and all; bounded, and fit for a terminal."""
+    return PydanticCustomError("sparsify", "{text}", {"text": escaping.visible(escaping.cut(message, LONGEST_MESSAGE))})
 
 
 def fail_at(title: str, loc: tuple[str | int, ...], message: str, value: Any) -> ValidationError:

@@ -143,7 +143,7 @@ class Transaction:
         return old is not None and any(gradient is old for gradient in gradients)
 
     def reopen(self) -> None:
-        """No optimizer stepped: what was made ready is undone, and `on_step_begin` must come before the next forward."""
+        """No optimizer stepped: what was made ready is undone; `on_step_begin` must come before the next forward."""
         self.phase, self.paused = "open", True
 
     def close(self, *, completed: bool) -> None:

@@ -82,7 +82,7 @@ def test_windows_are_relative_to_their_stage() -> None:
         ({"begin": "10%"}, Span(0, None, None), "'10%' needs total_steps"),
         ({"begin": "1 epoch", "end": 5}, Span(0, 100, None), "'1 epoch' needs steps_per_epoch"),
         ({"begin": 5}, Span(0, None, None), "the window has no end, and total_steps is not known"),
-        ({"begin": 50, "end": 20}, Span(0, 100, None), "the window begins at step 50 and ends at step 20"),
+        ({"begin": 50, "end": "20%"}, Span(0, 100, None), "the window begins at step 50 and ends at step 20"),
         ({"end": 101}, Span(0, 100, None), "'101 steps' lies beyond the stage's 100 steps"),
         ({"end": "2 epochs"}, Span(0, 100, 60), "'2 epochs' (step 120) lies beyond the stage's 100 steps"),
         ({"every": "1%"}, Span(0, 40, None), "'1%' of the stage rounds to no step at all"),

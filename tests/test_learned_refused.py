@@ -81,7 +81,7 @@ def test_a_closure_is_refused(criterion: str, mlp: nn.Module) -> None:
 def test_a_threshold_that_becomes_a_cliff_is_refused(criterion: str, mlp: nn.Module) -> None:
     """nn_pruning went from 1.0 to 0.1 in one step without a word."""
     with pytest.raises(PlanError, match="the ramp is a cliff"):
-        start(mlp, criterion, sparsity="", penalty="10", window="{begin: 2, end: 10, every: 20}")
+        start(mlp, criterion, sparsity="", penalty="10", window="{begin: 2, end: 10, every: 8}")
 
 
 def test_the_plan_warns_of_a_zero_start_in_a_short_run(mlp: nn.Module) -> None:

@@ -211,8 +211,8 @@ sparsify.integrations.plain.loop.main()
 
 
 CORE = ("torch", "torchgen", "functorch", "pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection",
-        "yaml", "_yaml", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec")  # fmt: skip
-"""Our three dependencies and theirs: nothing else of this environment can be imported."""
+        "yaml", "_yaml", "re2", "_re2", "google_re2", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec")  # fmt: skip
+"""Our four dependencies and theirs: nothing else of this environment can be imported."""
 
 
 def link_dependencies(site: Path, folder: Path) -> None:

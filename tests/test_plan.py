@@ -266,7 +266,7 @@ def test_one_shot_and_locks_have_one_update(mlp: nn.Module) -> None:
 def test_all_problems_are_reported_at_once(mlp: nn.Module) -> None:
     both = Recipe.parse(
         "version: 1\nmodifiers:\n"
-        "  - {type: prune, targets: nothing, sparsity: 0.5, window: {begin: 5, end: 3}}\n"
+        "  - {type: prune, targets: nothing, sparsity: 0.5, window: {begin: 5, end: 30%}}\n"
         '  - {type: prune, targets: "0", pattern: {type: block, shape: [5, 5]}, sparsity: 0.5}\n',
         "two.yaml",
     )
@@ -315,7 +315,7 @@ def test_stages_are_laid_end_to_end(mlp: nn.Module) -> None:
         ),
         (two(length="200"), 200, "nothing of the 200 steps is left for this stage"),
         (two(length="10%"), None, "'10%' needs total_steps"),
-        (two(length="0.1%", end=0), 200, "'0.1%' rounds to no step"),
+        (two(length="0.1%", end=1), 200, "'0.1%' rounds to no step"),
     ],
 )
 def test_stages_that_do_not_fit(recipe_: Recipe, total: int | None, message: str, mlp: nn.Module) -> None:

@@ -1,21 +1,26 @@
-"""What the commands share: consoles, errors to exit codes, `--set`."""
+"""What the commands share: errors to exit codes, JSON, checks of flags, `--set`."""
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
-from rich.console import Console
 
+from sparsify.cli.console import say
 from sparsify.errors import SparsifyError
-from sparsify.recipe.reader import read_scalar
+from sparsify.escaping import json_text
+from sparsify.recipe.scalars import read_scalar
 
 BAD_INPUT = 1
+MOST_STEPS = 10**15
+MOST_SEEDS = 2**32 - 1
+"""What random number generators take."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,11 +32,6 @@ Sets = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-def out() -> Console:
-    """Return a console for results; wide where nobody looks, so that nothing is folded in a file."""
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-
-
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
     """Turn errors that are meant for users into a message on stderr and exit code 1."""
 
@@ -40,7 +40,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except SparsifyError as error:
-            typer.echo(str(error), err=True)
+            say(str(error), err=True)
             raise typer.Exit(BAD_INPUT) from None
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,7 +51,14 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
 def print_json(data: Any) -> None:
     """Print plain data as JSON."""
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    typer.echo(json_text(json.dumps(data, indent=2, ensure_ascii=False)))
+
+
+def finite(value: float) -> float:
+    """Refuse a flag that is no finite number; the parser takes `nan` for one within any bounds."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"must be a finite number, got {value}")
+    return value
 
 
 def parse_sets(sets: Iterable[str] | None) -> dict[str, Any]:

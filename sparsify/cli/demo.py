@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sparsify.cli.common import Sets, guarded, out, parse_sets
+from sparsify.cli.common import MOST_SEEDS, Sets, guarded, parse_sets
+from sparsify.cli.console import out
 from sparsify.errors import SparsifyError
 from sparsify.recipe import Recipe
 
@@ -25,8 +26,10 @@ NEEDS = ("matplotlib", "sklearn", "transformers", "zstandard")
 def demo(
     recipe: Annotated[str, typer.Option("--recipe", help="A recipe, by path or by name.")] = "demo",
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs of each of the two trainings.")] = EPOCHS,
-    seed: Annotated[int, typer.Option("--seed", help="For weights and batches.")] = 0,
+    epochs: Annotated[
+        int, typer.Option("--epochs", min=1, max=10**6, help="Epochs of each of the two trainings.")
+    ] = EPOCHS,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=MOST_SEEDS - 1, help="For weights and batches.")] = 0,
     files: Annotated[
         Path | None,
         typer.Option("--files", metavar="DIR", help="Only write images and the untrained model, for `sparsify train`."),
@@ -57,7 +60,7 @@ def demo(
         out_dir,
         epochs=epochs,
         seed=seed,
-        show_plan=console.print,
+        show_plan=out(markup=True).print,  # the plan escapes what it quotes
         progress=lambda label, steps: _bar(console, label, steps),
     )
     table = Table(*outcome.header(), title="dense | sparse", title_justify="left")

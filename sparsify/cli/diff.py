@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from sparsify.cli.common import AsJson, guarded, out, print_json
+from sparsify.cli.common import AsJson, guarded, print_json
+from sparsify.cli.console import cell, out, say
 from sparsify.errors import RecipeError, SparsifyError
+from sparsify.files import read_json
 from sparsify.recipe import Recipe
 from sparsify.recipe.library import SUFFIXES, names
 from sparsify.report.difference import ABSENT, Change, Overlap, Weights, documents, together, weights
@@ -45,9 +47,9 @@ def _read(name: str) -> What:
     path = Path(name)
     if path.suffix == ".json":
         return "plan", _plan(path)
-    if path.suffix.lower() in SUFFIXES or (name in names() and not path.exists()):
+    if path.suffix.lower() in SUFFIXES or (name in names() and not os.path.exists(path)):
         return "recipe", Recipe.load(name)
-    if path.exists():
+    if os.path.exists(path):
         saved: Saved = find(path)
         return "checkpoint", saved
     try:
@@ -58,13 +60,10 @@ def _read(name: str) -> What:
 
 def _plan(path: Path) -> Any:
     """Return a plan from `sparsify plan --json`, or from a report.json."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SparsifyError(f"{path} cannot be read: {error}") from None
+    data = read_json(path)
     if isinstance(data, dict) and "plan" in data:
         data = data["plan"]
-    if not isinstance(data, dict) or "modifiers" not in data:
+    if not isinstance(data, dict) or not isinstance(data.get("modifiers"), list):
         raise SparsifyError(f"{path} is no plan (`sparsify plan … --json`) and no report.json with one")
     return data
 
@@ -80,7 +79,7 @@ def _changes(changes: list[Change], as_json: bool, same: bool) -> None:
     for column in table.columns:
         column.overflow = "fold"
     for change in changes:
-        table.add_row(*(escape(str(text)) for text in (change.path, change.before, change.after)))
+        table.add_row(*map(cell, (change.path, change.before, change.after)))
     out().print(table)
 
 
@@ -104,17 +103,17 @@ def _weights(found: Weights, as_json: bool) -> None:
     out().print("Jaccard: kept in both ÷ kept in either. Overlap: kept in both ÷ the smaller of the two.", style="dim")
     for label, absent in (("A", found.only_before), ("B", found.only_after)):
         if absent:
-            typer.echo(f"only in {label}: {_some(absent)}")
+            say(f"only in {label}: {_some(absent)}")
     if found.reshaped:
-        typer.echo(f"of different shapes: {_some(found.reshaped)}")
+        say(f"of different shapes: {_some(found.reshaped)}")
 
 
 def _cells(overlap: Overlap) -> tuple[str, ...]:
     zeros = [f"{1 - kept / max(overlap.elements, 1):.2%}" for kept in (overlap.kept_before, overlap.kept_after)]
     dense = overlap.kept_both == overlap.elements
     indices = [ABSENT] * 3 if dense else [f"{x:.3f}" for x in (overlap.jaccard, overlap.by_chance, overlap.overlap)]
-    return escape(overlap.name), *zeros, *indices, f"{overlap.equal / max(overlap.elements, 1):.1%}"
+    return cell(overlap.name), *zeros, *indices, f"{overlap.equal / max(overlap.elements, 1):.1%}"
 
 
 def _some(items: tuple[str, ...]) -> str:
-    return ", ".join(items[:4]) + (f" and {len(items) - 4} more" if len(items) > 4 else "")
+    return ", ".join(map(cell, items[:4])) + (f" and {len(items) - 4} more" if len(items) > 4 else "")

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sparsify.cli.common import AsJson, guarded, print_json
+from sparsify.cli.common import AsJson, finite, guarded, print_json
+from sparsify.cli.console import say
 from sparsify.errors import SparsifyError
 
 NEEDS = ("onnx", "onnxruntime", "onnxscript", "transformers")
@@ -21,7 +22,10 @@ def export(
     path: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="Where to write.")],
     opset: Annotated[int, typer.Option("--opset", min=18, help="The version of ONNX's operators.")] = OPSET,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, help="The largest difference to ONNX Runtime that is accepted.")
+        float,
+        typer.Option(
+            "--tolerance", min=0, callback=finite, help="The largest difference to ONNX Runtime that is accepted."
+        ),
     ] = TOLERANCE,
     as_json: AsJson = False,
 ) -> None:
@@ -41,10 +45,10 @@ def export(
         return
     shapes = ", ".join(f"{name} {' × '.join(map(str, shape))}" for name, shape in made.inputs.items())
     beside = f" (weights in {made.path.name}.data)" if made.external else ""
-    typer.echo(f"{made.path}: opset {made.opset}, {made.bytes:,} bytes{beside}")
-    typer.echo(f"inputs: {shapes}; outputs: {', '.join(made.outputs)}")
-    typer.echo(
+    say(f"{made.path}: opset {made.opset}, {made.bytes:,} bytes{beside}")
+    say(f"inputs: {shapes}; outputs: {', '.join(made.outputs)}")
+    say(
         f"against ONNX Runtime: largest difference {made.difference:.2g} (tolerance {tolerance:g}) "
         f"for inputs of {', '.join(' × '.join(map(str, shape)) for shape in made.tried)}"
     )
-    typer.echo(f"zeros: {made.zeros:,}, as many as in the model")
+    say(f"zeros: {made.zeros:,}, as many as in the model")

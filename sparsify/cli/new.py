@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,8 @@ from torch import nn
 
 from sparsify.anatomy import read
 from sparsify.checkpoint import write_text
-from sparsify.cli.common import guarded
+from sparsify.cli.common import finite, guarded
+from sparsify.cli.console import say
 from sparsify.errors import SparsifyError, did_you_mean
 from sparsify.plan import Plan
 from sparsify.pretrained import skeleton
@@ -36,6 +38,8 @@ def new(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over an existing file.")] = False,
 ) -> None:
     """Write a recipe with comments for a model, a goal and a kind of hardware; asks for what is not given."""
+    if sparsity is not None:
+        finite(sparsity)
     model = model or _ask("The model to prune (a folder or a hub name)", "--model")
     made = skeleton(model)
     goal = _one_of("--goal", goal or _ask(f"The goal ({', '.join(GOALS)})", "--goal", GOALS[0]), GOALS)
@@ -44,12 +48,12 @@ def new(
     hardware = _one_of("--hardware", hardware or HARDWARE[0], HARDWARE)
     text = _written(model, made, goal, hardware, sparsity)
     path = out_file or Path(f"{Recipe.parse(text).name}.yaml")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise SparsifyError(f"{path} is there already: add --overwrite, or another --out")
     write_text(path, text)
     loaded = Recipe.load(path)
-    typer.echo(f"Written to {path}: {loaded.summary}")
-    typer.echo(f"Next: sparsify explain {path}, sparsify plan {path} --model {model} --steps 1000")
+    say(f"Written to {path}: {loaded.summary}")
+    say(f"Next: sparsify explain {path}, sparsify plan {path} --model {model} --steps 1000")
 
 
 def _written(model: str, made: nn.Module, goal: str, hardware: str, sparsity: float | None) -> str:

@@ -6,14 +6,19 @@ from typing import Annotated
 
 import typer
 
-from sparsify.cli.common import AsJson, Sets, guarded, out, parse_sets
+from sparsify.cli.common import MOST_STEPS, AsJson, Sets, guarded, parse_sets, print_json
+from sparsify.cli.console import out
 from sparsify.plan import Plan
 from sparsify.pretrained import skeleton
 from sparsify.recipe import Recipe
 
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps in all.")]
-PerEpoch = Annotated[int | None, typer.Option("--steps-per-epoch", min=1, help="Optimizer steps in an epoch.")]
-Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="With --steps-per-epoch, instead of --steps.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, max=MOST_STEPS, help="Optimizer steps in all.")]
+PerEpoch = Annotated[
+    int | None, typer.Option("--steps-per-epoch", min=1, max=MOST_STEPS, help="Optimizer steps in an epoch.")
+]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", min=1, max=10**6, help="With --steps-per-epoch, instead of --steps.")
+]
 
 
 @guarded
@@ -33,6 +38,6 @@ def plan(
     loaded = Recipe.load(recipe, **parse_sets(sets))
     made = Plan.of(loaded, skeleton(model), total_steps=steps, steps_per_epoch=steps_per_epoch, epochs=epochs)
     if as_json:
-        typer.echo(made.to_json())
+        print_json(made.to_dict())
     else:
-        out().print(made)
+        out(markup=True).print(made)  # the plan escapes what it quotes

@@ -6,14 +6,15 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
-from sparsify.cli.common import AsJson, Sets, guarded, out, parse_sets, print_json
+from sparsify.cli.common import AsJson, Sets, guarded, parse_sets, print_json
+from sparsify.cli.console import cell, out, say
 from sparsify.errors import RecipeError
 from sparsify.recipe import Recipe
 from sparsify.recipe.library import find, names
+from sparsify.recipe.reader import source
 
 app = typer.Typer(no_args_is_help=True, help="The recipes that can be found by name.")
 
@@ -28,7 +29,7 @@ def list_(as_json: AsJson = False) -> None:
         return
     table = Table("name", "from", "what it does")
     for row in rows:
-        table.add_row(*(escape(str(row[key])) for key in ("name", "from", "summary")))
+        table.add_row(*(cell(row[key]) for key in ("name", "from", "summary")))
     out().print(table)
 
 
@@ -68,8 +69,8 @@ def show(
             return
         text = recipe.dump()
     else:
-        text = find(name).read_text(encoding="utf-8")
+        text = source(find(name))
     if sys.stdout.isatty():
         out().print(Syntax(text, "yaml", background_color="default", word_wrap=True))
     else:
-        typer.echo(text, nl=not text.endswith("\n"))
+        say(text, nl=not text.endswith("\n"))

@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from sparsify.checkpoint import write_text, write_whole
-from sparsify.cli.common import AsJson, guarded, out, print_json
+from sparsify.cli.common import AsJson, guarded, print_json
+from sparsify.cli.console import cell, out, styled
 from sparsify.density import Count
 from sparsify.errors import SparsifyError
+from sparsify.escaping import one_line
 from sparsify.report.folder import FolderReport, read
 from sparsify.report.page import page
 
@@ -51,7 +52,7 @@ def report(
 
 
 def _show(console: Console, found: FolderReport, tensors: bool) -> None:
-    console.print(f"[bold]{escape(found.title())}[/bold]")
+    console.print(styled((found.title(), "bold")))
     table = Table(*COLUMNS)
     for column in table.columns[1:4]:
         column.justify = "right"
@@ -63,21 +64,21 @@ def _show(console: Console, found: FolderReport, tensors: bool) -> None:
     if tensors or not found.census.grid:
         console.print(_counts("tensor", found.census.tensors))
     for name, value in found.facts():
-        console.print(f"{name:<16} {value}")
+        console.print(f"{cell(name):<16} {one_line(value)}")
     for note in found.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+        console.print(styled(("note:", "yellow"), " ", note))
 
 
 def _grid(found: FolderReport) -> Table:
     """Return zeros in percent, a row a role and a column a layer."""
     grid = found.census.grid
     layers = list(dict.fromkeys(layer for row in grid.values() for layer in row))
-    table = Table("zeros in % by role", "all", *layers)
+    table = Table("zeros in % by role", "all", *map(cell, layers))
     for column in table.columns[1:]:
         column.justify = "right"
     for role, row in grid.items():
         cells = [f"{100 * row[layer].sparsity:.1f}" if layer in row else "" for layer in layers]
-        table.add_row(role, f"{100 * found.census.roles[role].sparsity:.1f}", *cells)
+        table.add_row(cell(role), f"{100 * found.census.roles[role].sparsity:.1f}", *cells)
     return table
 
 
@@ -86,7 +87,7 @@ def _counts(name: str, counts: dict[str, Count]) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for key, count in counts.items():
-        table.add_row(escape(key), f"{count.elements:,}", f"{count.nonzeros:,}", f"{count.sparsity:.2%}")
+        table.add_row(cell(key), f"{count.elements:,}", f"{count.nonzeros:,}", f"{count.sparsity:.2%}")
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from sparsify.checkpoint import write_text
 from sparsify.cli.common import BAD_INPUT, guarded
+from sparsify.cli.console import say
 from sparsify.recipe.reference import reference_text
 from sparsify.recipe.schema import schema_text
 
@@ -22,9 +24,9 @@ def schema(
     """Print the JSON Schema of recipes, plug-ins included; editors complete and check with it."""
     text = reference_text() if markdown else schema_text()
     if check is not None:
-        if not check.is_file() or check.read_text(encoding="utf-8") != text:
+        if not os.path.isfile(check) or check.read_bytes() != text.encode():
             flag = " --markdown" if markdown else ""
-            typer.echo(f"{check} is stale: run `sparsify schema{flag} --out {check}`", err=True)
+            say(f"{check} is stale: run `sparsify schema{flag} --out {check}`", err=True)
             raise typer.Exit(BAD_INPUT)
     elif out is not None:
         write_text(out, text)

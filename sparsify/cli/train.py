@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sparsify.cli.common import Sets, guarded, out, parse_sets
+from sparsify.cli.common import MOST_SEEDS, Sets, finite, guarded, parse_sets
+from sparsify.cli.console import out, say
 from sparsify.errors import SparsifyError, did_you_mean
 from sparsify.recipe import Recipe
 from sparsify.report.findings import findings
@@ -20,6 +21,8 @@ TEXT, IMAGE = "text-classification", "image-classification"
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 NEEDS = ("accelerate", "datasets", "sklearn", "transformers")
 STOPPED = 130
+MOST = 10**9
+"""Of whatever is counted or measured by a flag; nothing sensible is more."""
 
 DATA = "csv, tsv, json lines, parquet, or a dataset: NAME, NAME:CONFIG, NAME@SPLIT; for images also class folders."
 
@@ -34,8 +37,8 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 
 def _positive(value: float) -> float:
-    if not 0 < value < float("inf"):
-        raise typer.BadParameter(f"must be a number above 0, got {value}")
+    if not 0 < value < MOST:
+        raise typer.BadParameter(f"must be a number above 0 and below {MOST:.0e}, got {value}")
     return value
 
 
@@ -43,8 +46,12 @@ def _text(flag: str, metavar: str, text: str) -> Any:
     return typer.Option(flag, metavar=metavar, help=text)
 
 
-def _number(flag: str, text: str, least: float = 1, most: float | None = None, metavar: str | None = None) -> Any:
-    return typer.Option(flag, help=text, min=least, max=most, metavar=metavar)
+def _number(flag: str, text: str, least: float = 1, most: float = MOST, metavar: str | None = None) -> Any:
+    return typer.Option(flag, help=text, min=least, max=most, metavar=metavar, callback=_number_or_none)
+
+
+def _number_or_none(value: float | None) -> float | None:
+    return None if value is None else finite(value)
 
 
 Task = Annotated[str, typer.Option("--task", metavar="TASK", callback=_one_of(TEXT, IMAGE), help=f"{TEXT} or {IMAGE}.")]
@@ -77,7 +84,7 @@ def train(
     weight_decay: Annotated[float, _number("--weight-decay", "Of AdamW.", 0)] = 0.01,
     max_grad_norm: Annotated[float, _number("--max-grad-norm", "Gradients are clipped to it; 0: never.", 0)] = 1.0,
     max_length: Annotated[int, _number("--max-length", "Tokens after which a text is cut.", 4)] = 128,
-    seed: Annotated[int, _number("--seed", "For new weights, order of the data, dropout.", 0)] = 0,
+    seed: Annotated[int, _number("--seed", "For new weights, order of the data, dropout.", 0, MOST_SEEDS)] = 0,
     freeze: Annotated[
         list[str] | None,
         _text("--freeze", "SELECTOR", "Leave as it is: embeddings, a role, or modules by name; repeatable."),
@@ -93,7 +100,8 @@ def train(
     ] = None,
     eval_every: Annotated[int | None, _number("--eval-every", "By default every epoch.", metavar="STEPS")] = None,
     save_every: Annotated[
-        int | None, _number("--save-every", "Steps between two checkpoints; by default an epoch.", metavar="STEPS")
+        int | None,
+        _number("--save-every", "Steps between two checkpoints; by default an epoch.", metavar="STEPS"),
     ] = None,
     best: Annotated[
         bool, typer.Option("--best", help="End with the best evaluation at the target sparsity, not with the last.")
@@ -156,7 +164,7 @@ def train(
     except Stopped as stopped:
         words = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
         command = shlex.join(["sparsify", *words, "--resume"])
-        typer.echo(f"stopped after step {stopped.step}; everything is saved. Go on with:\n  {command}", err=True)
+        say(f"stopped after step {stopped.step}; everything is saved. Go on with:\n  {command}", err=True)
         raise typer.Exit(STOPPED) from None
     console.print(_summary(report, out_dir))
 

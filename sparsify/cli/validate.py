@@ -7,7 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from sparsify.cli.common import BAD_INPUT, AsJson, Sets, guarded, parse_sets, print_json
+from sparsify.cli.console import say
 from sparsify.errors import Problem, RecipeError
+from sparsify.escaping import one_line
 from sparsify.recipe import Recipe
 
 
@@ -24,10 +26,10 @@ def validate(
         print_json(results)
     for result in results:
         for problem in result["problems"]:
-            typer.echo(problem["text"], err=True)
+            say(problem["text"], err=True)
         if result["valid"] and not as_json:
             count = f"{result['modifiers']} modifier" + ("s" if result["modifiers"] != 1 else "")
-            typer.echo(f"{result['file']}: valid, {count}, sha256 {result['sha256'][:12]}")
+            say(f"{one_line(result['file'])}: valid, {count}, sha256 {result['sha256'][:12]}")
     if not all(result["valid"] for result in results):
         raise typer.Exit(BAD_INPUT)
 

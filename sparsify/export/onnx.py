@@ -55,6 +55,7 @@ def export(directory: str | Path, path: str | Path, *, opset: int = OPSET, toler
     directory, path = Path(directory), Path(path)
     if path.suffix != ".onnx":
         raise ExportError(f"{path}: the name must end in .onnx")
+    _check_opset(opset)
     model = load(directory)
     signature = signature_of(model, directory)
     external = sum(p.numel() * p.element_size() for p in model.parameters()) > EXTERNAL
@@ -70,7 +71,7 @@ def export(directory: str | Path, path: str | Path, *, opset: int = OPSET, toler
                     raise
                 attention("eager")  # written out, T5's attention can be traced
                 _write(model, signature, made, opset, external)
-            zeros = _check_zeros(model, made)
+            zeros = _check_zeros(model, made, opset)
             difference, tried = _check_results(model, signature, made, tolerance)
             for file in sorted(Path(folder).iterdir(), key=lambda file: file == made):  # the graph last
                 os.replace(file, path.parent / file.name)
@@ -80,6 +81,15 @@ def export(directory: str | Path, path: str | Path, *, opset: int = OPSET, toler
     size = sum(file.stat().st_size for file in files)
     inputs = {name: _shape(signature, name) for name in signature.axes}
     return Exported(path, opset, inputs, signature.outputs, size, external, difference, tried, zeros)
+
+
+def _check_opset(opset: int) -> None:
+    """Raise ExportError for a version of the operators that there is not, or that the exporter does not write."""
+    from onnx.defs import onnx_opset_version
+
+    newest = int(onnx_opset_version())
+    if not OPSET <= opset <= newest:
+        raise ExportError(f"opset {opset}: the versions are {OPSET} to {newest} here")
 
 
 def _shape(signature: Signature, name: str) -> list[str | int]:
@@ -92,12 +102,12 @@ def _write(model: nn.Module, signature: Signature, path: Path, opset: int, exter
     shapes = {
         name: {axis: torch.export.Dim(label) for axis, label in axes.items()} for name, axes in signature.axes.items()
     }
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("torch.onnx", "onnxscript"))}
     try:
         with warnings.catch_warnings(), _giving(model, signature.outputs):
             warnings.simplefilter("ignore")  # the exporter's own, about names of axes and its trees
-            logger.setLevel(logging.ERROR)
+            for logger in levels:
+                logger.setLevel(logging.CRITICAL)  # what fails there, our own checks say
             torch.onnx.export(
                 model,
                 (),
@@ -118,7 +128,8 @@ def _write(model: nn.Module, signature: Signature, path: Path, opset: int, exter
             f"{type(model).__name__} cannot be exported to ONNX: {first_line(error.__cause__ or error)}"
         ) from None
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -138,12 +149,19 @@ def _giving(model: nn.Module, outputs: tuple[str, ...]) -> Iterator[None]:
         del model.forward
 
 
-def _check_zeros(model: nn.Module, path: Path) -> int:
-    """Return the zeros of the model. Raises ExportError unless every sparse matrix is in the graph with its zeros."""
+def _check_zeros(model: nn.Module, path: Path, opset: int) -> int:
+    """Return the zeros of the model.
+
+    Raises ExportError unless the graph has the version that was asked for, and every sparse matrix with its zeros.
+    """
     import onnx
 
     found: dict[str, tuple[int, int]] = {}
-    for tensor in onnx.load(str(path)).graph.initializer:
+    graph = onnx.load(str(path))
+    written = next((entry.version for entry in graph.opset_import if not entry.domain), None)
+    if written != opset:
+        raise ExportError(f"opset {opset}: the exporter wrote version {written} instead")
+    for tensor in graph.graph.initializer:
         array = onnx.numpy_helper.to_array(tensor)
         found[tensor.name] = (int(array.size), int((array == 0).sum()))
     rest, zeros = Counter(found.values()), 0
@@ -164,14 +182,20 @@ def _check_results(
     """Return the largest difference to ONNX Runtime, and the shapes tried. Raises ExportError for one too large."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime raises of every kind
+        raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot load it: {first_line(error)}") from None
     worst, tried = 0.0, []
     for seed, (batch, length) in enumerate(SHAPES):
         inputs = signature.sample(batch, length, seed)
         tried.append(tuple(next(iter(inputs.values())).shape))
         with torch.no_grad():
             wanted = model(**inputs, return_dict=True)
-        got = session.run(list(signature.outputs), {name: tensor.numpy() for name, tensor in inputs.items()})
+        try:
+            got = session.run(list(signature.outputs), {name: tensor.numpy() for name, tensor in inputs.items()})
+        except Exception as error:  # the runtime raises of every kind
+            raise ExportError(f"ONNX Runtime cannot run it on inputs of {tried[-1]}: {first_line(error)}") from None
         for name, array in zip(signature.outputs, got, strict=True):
             reference = wanted[name]
             off = (torch.from_numpy(array) - reference).abs().max().item()

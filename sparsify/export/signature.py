@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify.errors import ExportError
+from sparsify.errors import ExportError, SparsifyError
 from sparsify.pretrained import first_line
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
@@ -51,6 +51,18 @@ class Signature:
 
 def signature_of(model: nn.Module, directory: Path) -> Signature:
     """Read the signature off a model and what lies beside it. Raises ExportError unless it takes text or images."""
+    try:
+        return _signature(model, directory)
+    except SparsifyError:
+        raise
+    except Exception as error:  # whatever a model does with sizes in its configuration that are none
+        kind = type(model).__name__
+        raise ExportError(
+            f"{directory}: {kind} cannot be run on inputs of its own sizes: {first_line(error)}"
+        ) from None
+
+
+def _signature(model: nn.Module, directory: Path) -> Signature:
     takes = inspect.signature(model.forward).parameters
     config: Any = model.config
     if "pixel_values" in takes and "input_ids" not in takes:

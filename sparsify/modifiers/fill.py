@@ -59,7 +59,7 @@ class Fill(Targeted):
             context.problem(f"heads and neurons of {kind} are not known: its architecture is not")
             return None
         try:
-            window = context.span.window(Window(begin=self.begin, end=self.begin))
+            window = context.span.window(Window(begin=self.begin).model_copy(update={"end": self.begin}))
         except ClockError as error:
             context.problem(str(error), "begin")
             return None

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sparsify.errors import Problem, RecipeError
-from sparsify.recipe.expression import ExpressionError, Value, has_expression, substitute
+from sparsify.recipe.expression import LONGEST_TEXT, TOO_LONG, ExpressionError, Value, has_expression, substitute
 from sparsify.recipe.extend import expand
 from sparsify.recipe.library import find
 from sparsify.recipe.migrate import migrate
@@ -20,6 +20,8 @@ from sparsify.recipe.variables import Variable, check_overrides
 
 BODIES = ("modifiers", "stages")
 """Where expressions are evaluated; elsewhere `${` is text."""
+MOST_PROBLEMS = 100
+"""Expressions that are explained when they are wrong; the others go unmentioned until these are mended."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,9 @@ def fill(root: Table, overrides: Mapping[str, Any]) -> Filled:
         return Filled(root, root, [Problem(message, mark=mark) for message in wrong], [()])
     values: dict[str, Value] = {name: overrides.get(name, variable.value) for name, variable in declared.items()}
     source = _with_values(root, overrides)
-    pending = _names(root) - set(declared)
-    filled = Filled(source, source)
-    entries = {
-        key: _fill(node, (key,), values, pending, filled) if key in BODIES else node
-        for key, node in source.entries.items()
-    }
-    return Filled(source, Table(entries, root.mark, root.keys), filled.problems, filled.hidden)
+    filling = _Filling(values, _names(root) - set(declared))
+    entries = {key: filling.fill(node, (key,)) if key in BODIES else node for key, node in source.entries.items()}
+    return Filled(source, Table(entries, root.mark, root.keys), filling.problems, filling.hidden)
 
 
 def _names(root: Table) -> set[str]:
@@ -102,21 +100,39 @@ def _with_values(root: Table, overrides: Mapping[str, Any]) -> Table:
     return Table({**root.entries, "variables": table}, root.mark, root.keys)
 
 
-def _fill(node: Node, path: Path, values: Mapping[str, Value], pending: set[str], filled: Filled) -> Node:
-    if isinstance(node, Table):
-        entries = {key: _fill(child, (*path, key), values, pending, filled) for key, child in node.entries.items()}
-        return Table(entries, node.mark, node.keys)
-    if isinstance(node, Items):
-        items = [_fill(child, (*path, index), values, pending, filled) for index, child in enumerate(node.items)]
-        return Items(tuple(items), node.mark)
-    if not isinstance(node.value, str) or not has_expression(node.value):
-        return node
-    try:
+class _Filling:
+    """Evaluates the expressions of one document, counting the characters that they give."""
+
+    def __init__(self, values: Mapping[str, Value], pending: set[str]) -> None:
+        self.values, self.pending = values, pending
+        self.problems: list[Problem] = []
+        self.hidden: list[Path] = []
+        self.room = LONGEST_TEXT
+
+    def fill(self, node: Node, path: Path) -> Node:
+        if isinstance(node, Table):
+            entries = {key: self.fill(child, (*path, key)) for key, child in node.entries.items()}
+            return Table(entries, node.mark, node.keys)
+        if isinstance(node, Items):
+            return Items(tuple(self.fill(child, (*path, index)) for index, child in enumerate(node.items)), node.mark)
+        if not isinstance(node.value, str) or not has_expression(node.value):
+            return node
+        if len(self.problems) >= MOST_PROBLEMS:
+            self.hidden.append(path)
+            return node
+        try:
+            return Leaf(self._evaluate(node.value, path), node.mark)
+        except ExpressionError as error:
+            if error.unknown not in self.pending:
+                self.problems.append(Problem(str(error), show(path), node.mark))
+            self.hidden.append(path)
+            return node
+
+    def _evaluate(self, text: str, path: Path) -> Value:
         if path[-1] == "type":
             raise ExpressionError("a type is written out, not computed")
-        return Leaf(substitute(node.value, values), node.mark)
-    except ExpressionError as error:
-        if not any(repr(name) in str(error) for name in pending):
-            filled.problems.append(Problem(str(error), show(path), node.mark))
-        filled.hidden.append(path)
-        return node
+        value = substitute(text, self.values, self.room)
+        self.room -= len(value) if isinstance(value, str) else 0
+        if self.room < 0:
+            raise ExpressionError(TOO_LONG)
+        return value

@@ -18,6 +18,8 @@ from sparsify.errors import did_you_mean
 Value = str | int | float | bool
 
 LONGEST = 200
+LONGEST_TEXT = 1 << 20
+TOO_LONG = f"with the values of its variables the recipe has more than {LONGEST_TEXT} characters"
 LARGEST = 10**15
 HIGHEST_POWER = 64
 
@@ -36,7 +38,11 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {"max": max, "min": min, "round": ro
 
 
 class ExpressionError(ValueError):
-    """An expression that cannot be read or evaluated."""
+    """An expression that cannot be read or evaluated; `unknown` is the variable that it misses, if that is why."""
+
+    def __init__(self, message: str, unknown: str | None = None) -> None:
+        super().__init__(message)
+        self.unknown = unknown
 
 
 def has_expression(text: str) -> bool:
@@ -44,14 +50,23 @@ def has_expression(text: str) -> bool:
     return "${" in text
 
 
-def substitute(text: str, variables: Mapping[str, Value]) -> Value:
-    """Return `text` with its expressions evaluated: a value if it is one expression, else a string."""
+def substitute(text: str, variables: Mapping[str, Value], room: int = LONGEST_TEXT) -> Value:
+    """Return `text` with its expressions evaluated: a value if it is one expression, else a string.
+
+    Raises ExpressionError, also where the result would have more than `room` characters.
+    """
     whole = PATTERN.fullmatch(text)
     if whole:
         return evaluate(whole[1], variables)
     if "${" in PATTERN.sub("", text):
         raise ExpressionError("`${` without its `}`")
-    return PATTERN.sub(lambda match: _text(evaluate(match[1], variables)), text)
+    parts: list[str] = []
+    for index, part in enumerate(PATTERN.split(text)):  # text and expressions take turns
+        parts.append(_text(evaluate(part, variables)) if index % 2 else part)
+        room -= len(parts[-1])
+        if room < 0:
+            raise ExpressionError(TOO_LONG)
+    return "".join(parts)
 
 
 def _text(value: Value) -> str:
@@ -77,7 +92,7 @@ def evaluate(text: str, variables: Mapping[str, Value]) -> Value:
 
 def _variable(name: str, variables: Mapping[str, Value]) -> Value:
     if name not in variables:
-        raise ExpressionError(f"unknown variable {name!r}{did_you_mean(name, variables)}")
+        raise ExpressionError(f"unknown variable {name!r}{did_you_mean(name, variables)}", unknown=name)
     return variables[name]
 
 

@@ -7,6 +7,7 @@ and keeps its bounds.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from sparsify.errors import Problem, RecipeError
@@ -28,9 +29,9 @@ def expand(root: Table, file: Path | None, chain: tuple[Path, ...] = ()) -> Tabl
         return root
     if not isinstance(wanted, Leaf) or not isinstance(wanted.value, str):
         raise RecipeError(Problem("expected the name or the relative path of a recipe", "extends", wanted.mark))
-    chain = (*chain, file.resolve()) if file else chain
+    chain = (*chain, _real(file)) if file else chain
     parent_file = _resolve(wanted, file, chain)
-    if parent_file.resolve() in chain:
+    if _real(parent_file) in chain:
         names = " → ".join(path.name for path in (*chain, parent_file))
         raise RecipeError(Problem(f"a circle: {names}", "extends", wanted.mark))
     if len(chain) >= LONGEST_CHAIN:
@@ -50,18 +51,23 @@ def _resolve(wanted: Leaf, file: Path | None, chain: tuple[Path, ...]) -> Path:
             raise RecipeError(Problem(str(error), "extends", wanted.mark)) from None
     if file is None:
         raise RecipeError(Problem("a recipe without a file can extend by name only", "extends", wanted.mark))
-    folder = file.resolve().parent
+    folder = _real(file).parent
     root = next((path.parent for path in chain if folder.is_relative_to(path.parent)), folder)
     try:
-        path = (folder / name).resolve()
-        exists = path.is_file()
-    except (OSError, ValueError):  # too long, or holding a NUL
+        path = _real(folder / name)
+        exists = path.exists()
+    except (OSError, ValueError):  # too long, in a folder that may not be read, or holding a NUL
         raise RecipeError(Problem("not a path", "extends", wanted.mark)) from None
     if Path(name).is_absolute() or not path.is_relative_to(root):
         raise RecipeError(Problem(f"{name!r} leaves the folder of the recipe", "extends", wanted.mark))
     if not exists:
         raise RecipeError(Problem(f"no such file: {name!r}", "extends", wanted.mark))
     return path
+
+
+def _real(path: Path) -> Path:
+    """Return a path without its links; a link that leads to itself stays (`Path.resolve` raises before Python 3.13)."""
+    return Path(os.path.realpath(path))
 
 
 def merge(parent: Table, child: Table) -> Table:

@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from sparsify.errors import RecipeError, did_you_mean
+from sparsify.files import contents
 
 SUFFIXES = (".yaml", ".yml", ".md")
 GROUP = "sparsify.recipes"
@@ -27,18 +28,27 @@ def is_path(text: str) -> bool:
 
 def folders() -> Iterator[tuple[str, Path]]:
     """Yield (label, folder) along the search path; what does not exist is left out."""
-    places = [("working folder", Path.cwd())]
+    places = [("working folder", Path())]
     listed = os.environ.get(VARIABLE, "")
-    places += [(f"${VARIABLE}", Path(part).expanduser()) for part in listed.split(os.pathsep) if part]
+    places += [(f"${VARIABLE}", Path(os.path.expanduser(part))) for part in listed.split(os.pathsep) if part]
     packages = {entry.value: entry.name for entry in entry_points(group=GROUP)}
     packages.pop(BUILT_IN, None)
     places += [(f"package {value}", _package(value)) for value in sorted(packages)]
     places.append(("built in", _package(BUILT_IN)))
     seen = set()
     for label, folder in places:
-        if folder.is_dir() and folder.resolve() not in seen:
-            seen.add(folder.resolve())
-            yield label, folder
+        real = _real_folder(folder)
+        if real is not None and real not in seen:
+            seen.add(real)
+            yield label, Path(real)
+
+
+def _real_folder(folder: Path) -> str | None:
+    """Return a folder without its links, or None where there is none (any more)."""
+    try:
+        return os.path.realpath(folder) if os.path.isdir(folder) else None
+    except OSError:
+        return None
 
 
 def _package(name: str) -> Path:
@@ -52,8 +62,8 @@ def names() -> dict[str, tuple[str, Path]]:
     """Return name → (label, file) of every recipe that can be found by name; the first found wins."""
     found: dict[str, tuple[str, Path]] = {}
     for label, folder in folders():
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in SUFFIXES and path.is_file() and path.stem.lower() != "readme":
+        for path in contents(folder):
+            if path.suffix.lower() in SUFFIXES and os.path.isfile(path) and path.stem.lower() != "readme":
                 found.setdefault(path.stem, (label, path))
     return found
 
@@ -61,15 +71,15 @@ def names() -> dict[str, tuple[str, Path]]:
 def find(name: str) -> Path:
     """Return the file of the recipe `name` (a name or a path). Raises RecipeError with the nearest."""
     if is_path(name):
+        path = Path(name)
         try:
-            path = Path(name)
-            if path.exists():
-                return path
-            near = list(path.parent.iterdir()) if path.parent.is_dir() else []
-        except (OSError, ValueError):  # too long, holding a NUL, or in a folder that may not be read
+            os.stat(path)
+        except FileNotFoundError:
+            others = [str(other) for other in contents(path.parent) if other.suffix in SUFFIXES]
+            raise RecipeError(f"{name}: no such file{did_you_mean(str(path), others, most=0)}") from None
+        except (OSError, ValueError):  # too long, a link to itself, holding a NUL, or in a folder that may not be read
             raise RecipeError(f"{name[:80]!r} is not a path that can be read") from None
-        others = [str(other) for other in near if other.suffix in SUFFIXES]
-        raise RecipeError(f"{name}: no such file{did_you_mean(str(path), others, most=0)}")
+        return path
     known = names()
     if name in known:
         return known[name][1]

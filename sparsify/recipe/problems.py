@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sparsify.errors import Mark, Problem, did_you_mean
+from sparsify.escaping import quoted
 from sparsify.recipe.nodes import Node, Path, Table, locate, show, step
 
 _NAMES = {
@@ -26,14 +27,14 @@ _NAMES = {
 
 def problems_of(error: ValidationError, root: Node | None, hidden: Iterable[Path] = ()) -> list[Problem]:
     """Return every problem in `error`, placed in the tree `root`, but those at or below a `hidden` path."""
-    skip = list(hidden)
+    skip = set(hidden)
     found: dict[tuple[Path, Mark | None], list[Any]] = {}
     for line in error.errors(include_url=False):
         if line["type"] == "too_short" and len(line["input"]) >= line["ctx"]["min_length"]:
             continue  # pydantic counts only the items that are valid
         missing = line["type"] == "missing"
         path = (*_path(line["loc"][:-1], root), line["loc"][-1]) if missing else _path(line["loc"], root)
-        if any(path[: len(hide)] == hide for hide in skip):
+        if skip and any(path[:length] in skip for length in range(len(path) + 1)):
             continue
         place = path[:-1] if missing else path
         mark = locate(root, place)[1] if root else None
@@ -99,6 +100,8 @@ def _one(line: Any) -> str:
         bound = context.get("min_length" if kind == "too_short" else "max_length")
         least = "at least" if kind == "too_short" else "at most"
         return f"expected {least} {bound} item{'' if bound == 1 else 's'}, got {got}"
+    if kind == "string_too_long":
+        return f"expected at most {context['max_length']} characters, got {got}"
     if kind == "string_too_short":
         return "must not be empty"
     if match := re.match(r"(int|float|string|bool|list|tuple|dict|model|dataclass)_(type|parsing)", kind):
@@ -115,5 +118,6 @@ def _shown(value: Any) -> str:
         return "a mapping"
     if isinstance(value, (list, tuple)):
         return f"a list of {len(value)}"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…" + text[0]
+    if isinstance(value, str) and len(value) > 58:
+        value = value[:54] + "…"
+    return quoted(value)

@@ -6,59 +6,65 @@ PyYAML's parser gives the events; what they mean is decided here, since YAML 1.1
 
 from __future__ import annotations
 
-import re
+import errno
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
 from sparsify.errors import Mark, Problem, RecipeError
+from sparsify.escaping import is_text, joined
+from sparsify.files import read_bytes as read_raw
 from sparsify.recipe.nodes import Items, Leaf, Node, Scalar, Table
+from sparsify.recipe.scalars import key, scalar
 
 LARGEST = 1 << 20
+"""Bytes of a file, and characters of all its strings after aliases (and later variables) are expanded."""
 DEEPEST = 64
 MOST_NODES = 20_000
 """Nodes after aliases are expanded; an alias bomb ends here."""
 
-_INT = re.compile(r"[-+]?[0-9]+")
-_OCTAL = re.compile(r"0o[0-7]+")
-_HEX = re.compile(r"0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_WORDS: dict[str, Scalar] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-}
 
-
-def read_file(path: Path, shown: str | None = None) -> Node:
+def read_file(path: Path) -> Node:
     """Read a `.yaml` file, or the front matter of a `.md` file. Raises RecipeError."""
-    name = shown or str(path)
+    return read_text(source(path), str(path), front_matter=_is_markdown(path))
+
+
+def source(path: Path) -> str:
+    """Return the text of a recipe's file as it stands. Raises RecipeError."""
+    name = str(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(LARGEST + 1)
+        raw = read_raw(path, LARGEST)
     except OSError as error:
-        reason = "is a folder, not a recipe" if path.is_dir() else (error.strerror or str(error)).lower()
+        reason = (error.strerror or str(error)).lower()
+        reason += ", not a recipe" if error.errno in (errno.EISDIR, errno.EINVAL) else ""
         raise RecipeError(Problem(f"cannot be read: {reason}", mark=Mark(name, 1, 1))) from None
-    return read_bytes(raw, name, front_matter=path.suffix.lower() == ".md")
+    return _decoded(raw, name)
 
 
-def read_bytes(raw: bytes, name: str, *, front_matter: bool = False) -> Node:
+def read_bytes(raw: bytes, name: str) -> Node:
     """Read a document from bytes; `name` stands for the file in messages. Raises RecipeError."""
+    return read_text(_decoded(raw, name), name)
+
+
+def _is_markdown(path: Path) -> bool:
+    return path.suffix.lower() == ".md"
+
+
+def _decoded(raw: bytes, name: str) -> str:
     start = Mark(name, 1, 1)
     if len(raw) > LARGEST:
         raise RecipeError(Problem(f"larger than {LARGEST} bytes: not a recipe", mark=start))
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise RecipeError(Problem("encoded as UTF-16; save it as UTF-8", mark=start))
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = raw[: error.start].decode("utf-8", "replace")
         mark = Mark(name, before.count("\n") + 1, len(before) - before.rfind("\n"))
         raise RecipeError(Problem("not UTF-8 text; save it as UTF-8", mark=mark)) from None
-    return read_text(text, name, front_matter=front_matter)
 
 
 def read_text(text: str, name: str = "<recipe>", *, front_matter: bool = False) -> Node:
@@ -68,13 +74,6 @@ def read_text(text: str, name: str = "<recipe>", *, front_matter: bool = False) 
     if front_matter:
         text = _front_matter(text, name)
     return _Builder(name).build(text)
-
-
-def read_scalar(text: str) -> Scalar:
-    """Read one value as it would be read in a recipe (`--set key=value`). Raises ValueError."""
-    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1]
-    return _scalar(text)
 
 
 def _front_matter(text: str, name: str) -> str:
@@ -94,8 +93,8 @@ class _Builder:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.anchors: dict[str, tuple[Node, int, int] | None] = {}
-        self.nodes = 0
+        self.anchors: dict[str, _Anchored | None] = {}
+        self.nodes = self.characters = 0
 
     def build(self, text: str) -> Node:
         try:
@@ -148,27 +147,27 @@ class _Builder:
         stack: list[_Open] = []
         event = first
         while True:
-            node, height, size = None, 1, 1
+            made: _Anchored | None = None
             if isinstance(event, yaml.CollectionEndEvent):
                 top = stack.pop()
-                node, height, size = top.close(), top.height + 1, top.size
+                made = _Anchored(top.close(), top.height + 1, top.size, top.characters)
                 if top.anchor:
-                    self.anchors[top.anchor] = (node, height, size)
+                    self.anchors[top.anchor] = made
             elif isinstance(event, yaml.AliasEvent):
-                node, height, size = self._alias(event)
-                self._grow(event, size)
+                made = self._alias(event)
+                self._grow(event, made.size, made.characters)
             elif isinstance(event, yaml.ScalarEvent):
-                self._grow(event, 1)
-                node = self._leaf(event, is_key=bool(stack) and stack[-1].wants_key())
+                self._grow(event, 1, len(event.value))
+                made = self._leaf(event, is_key=bool(stack) and stack[-1].wants_key())
             elif isinstance(event, yaml.CollectionStartEvent):
-                self._grow(event, 1)
+                self._grow(event, 1, 0)
                 stack.append(self._open(event, stack))
-            if node is not None:
+            if made is not None:
                 if not stack:
-                    return node
-                if len(stack) + height > DEEPEST:
+                    return made.node
+                if len(stack) + made.height > DEEPEST:
                     self._fail(event.start_mark, f"nested deeper than {DEEPEST} levels")
-                stack[-1].add(self, node, event, height, size)
+                stack[-1].add(self, made, event)
             event = next(events)
 
     def _open(self, event: yaml.CollectionStartEvent, stack: list[_Open]) -> _Open:
@@ -181,7 +180,7 @@ class _Builder:
             self.anchors[event.anchor] = None  # being built: an alias to it would be a cycle
         return _Open(self._mark(event.start_mark), isinstance(event, yaml.MappingStartEvent), event.anchor)
 
-    def _alias(self, event: yaml.AliasEvent) -> tuple[Node, int, int]:
+    def _alias(self, event: yaml.AliasEvent) -> _Anchored:
         if event.anchor not in self.anchors:
             self._fail(event.start_mark, f"the alias *{event.anchor} has no anchor before it")
         found = self.anchors[event.anchor]
@@ -189,27 +188,33 @@ class _Builder:
             self._fail(event.start_mark, f"the alias *{event.anchor} contains itself")
         return found
 
-    def _leaf(self, event: yaml.ScalarEvent, *, is_key: bool) -> Leaf:
+    def _leaf(self, event: yaml.ScalarEvent, *, is_key: bool) -> _Anchored:
         self._no_tag(event)
-        value: Scalar = event.value
+        text = joined(event.value)
+        if not is_text(text):
+            self._fail(event.start_mark, "half of a surrogate pair (an escape from \\uD800 to \\uDFFF) is no character")
+        value: Scalar = text
         if event.implicit[0] and not is_key:
             try:
-                value = _scalar(event.value)
+                value = scalar(text)
             except ValueError as error:
                 self._fail(event.start_mark, str(error))
-        elif event.implicit[0] and not isinstance(_key(event.value), str):
-            self._fail(event.start_mark, f"the key {event.value!r} is not a string; quote it if it is meant")
-        elif is_key and event.implicit[0] and event.value == "<<":
+        elif event.implicit[0] and not isinstance(key(text), str):
+            self._fail(event.start_mark, f"the key {text!r} is not a string; quote it if it is meant")
+        elif is_key and event.implicit[0] and text == "<<":
             self._fail(event.start_mark, "merge keys are not part of YAML 1.2; use `extends`, or repeat the keys")
-        leaf = Leaf(value, self._mark(event.start_mark))
+        made = _Anchored(Leaf(value, self._mark(event.start_mark)), 1, 1, len(text))
         if event.anchor:
-            self.anchors[event.anchor] = (leaf, 1, 1)
-        return leaf
+            self.anchors[event.anchor] = made
+        return made
 
-    def _grow(self, event: yaml.Event, size: int) -> None:
+    def _grow(self, event: yaml.Event, size: int, characters: int) -> None:
         self.nodes += size
+        self.characters += characters
         if self.nodes > MOST_NODES:
             self._fail(event.start_mark, f"more than {MOST_NODES} values (aliases expanded): not a recipe")
+        if self.characters > LARGEST:
+            self._fail(event.start_mark, f"more than {LARGEST} characters (aliases expanded): not a recipe")
 
     def _no_tag(self, event: yaml.NodeEvent) -> None:
         tag = getattr(event, "tag", None)
@@ -224,6 +229,16 @@ class _Builder:
         raise RecipeError(Problem(message, mark=self._mark(mark)))
 
 
+@dataclass(frozen=True)
+class _Anchored:
+    """A node, and what it adds to a document wherever it stands: levels, nodes, characters."""
+
+    node: Node
+    height: int
+    size: int
+    characters: int
+
+
 class _Open:
     """A collection that is not closed yet."""
 
@@ -233,13 +248,15 @@ class _Open:
         self.entries: dict[str, Node] = {}
         self.keys: dict[str, Mark] = {}
         self.key: str | None = None
-        self.height, self.size = 0, 1
+        self.height, self.size, self.characters = 0, 1, 0
 
     def wants_key(self) -> bool:
         return self.mapping and self.key is None
 
-    def add(self, builder: _Builder, node: Node, event: yaml.Event, height: int, size: int) -> None:
-        self.height, self.size = max(self.height, height), self.size + size
+    def add(self, builder: _Builder, made: _Anchored, event: yaml.Event) -> None:
+        node = made.node
+        self.height = max(self.height, made.height)
+        self.size, self.characters = self.size + made.size, self.characters + made.characters
         if not self.mapping:
             self.items.append(node)
         elif self.key is not None:
@@ -258,33 +275,3 @@ class _Open:
         if self.mapping:
             return Table(self.entries, self.mark, self.keys)
         return Items(tuple(self.items), self.mark)
-
-
-def _key(text: str) -> Scalar:
-    """Read a plain key; what is not a finite number stays a string."""
-    try:
-        return _scalar(text)
-    except ValueError:
-        return None
-
-
-def _scalar(text: str) -> Scalar:
-    """Resolve a plain scalar by the YAML 1.2 core schema; refuse what is no finite, sensible number."""
-    if text in _WORDS:
-        return _WORDS[text]
-    if _NOT_FINITE.fullmatch(text):
-        raise ValueError(f"{text} is not a finite number")
-    if len(text) > 40 and (_INT.fullmatch(text) or _FLOAT.fullmatch(text)):
-        raise ValueError("a number of more than 40 characters")
-    if _INT.fullmatch(text):
-        return int(text)
-    if _OCTAL.fullmatch(text):
-        return int(text[2:], 8)
-    if _HEX.fullmatch(text):
-        return int(text[2:40], 16)
-    if _FLOAT.fullmatch(text):
-        number = float(text)
-        if number in (float("inf"), float("-inf")):
-            raise ValueError(f"{text} is too large a number")
-        return number
-    return text

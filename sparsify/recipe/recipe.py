@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 from typing_extensions import Self
 
-from sparsify.durations import Duration, PositiveDuration
+from sparsify.durations import Duration, PositiveDuration, longer
 from sparsify.errors import Problem, RecipeError
 from sparsify.modifiers import Modifier
 from sparsify.recipe import document
@@ -18,7 +19,7 @@ from sparsify.recipe.about import About
 from sparsify.recipe.migrate import CURRENT
 from sparsify.recipe.nodes import Table, locate, plain, show
 from sparsify.recipe.problems import in_order, problems_of
-from sparsify.recipe.variables import Binding, Name, Variable, check_overrides
+from sparsify.recipe.variables import RESERVED, Binding, Name, Variable, check_overrides
 from sparsify.recipe.writer import write
 from sparsify.spec import Spec, fail, fail_at
 
@@ -38,16 +39,38 @@ class Stage(Spec):
     modifiers: Annotated[tuple[Modifier, ...], Field(strict=False)] = ()
     """What happens in it, in this order."""
 
+    @model_validator(mode="after")
+    def _windows_fit(self) -> Self:
+        for index, modifier in enumerate(self.modifiers if self.length is not None else ()):
+            for path, when in _moments(modifier):
+                if self.length is not None and longer(when, self.length):
+                    message = f"{when} lies beyond the stage, which lasts {self.length}"
+                    raise fail_at("Stage", ("modifiers", index, *path), message, None)
+        return self
+
     def names(self) -> list[str]:
         """Return a unique name for every modifier: its own, or its type, numbered where that is taken."""
         return _unique([modifier.name or modifier.type for modifier in self.modifiers])
 
 
+def _moments(modifier: Modifier) -> Iterator[tuple[tuple[str, ...], Duration]]:
+    """Yield the moments of its stage that a modifier names (path below it, duration); percentages fit any stage."""
+    for name in ("begin", "end"):
+        for above in ((), ("window",), ("penalty",)):
+            owner = getattr(modifier, above[0], None) if above else modifier
+            when = getattr(owner, name, None)
+            if isinstance(when, Duration) and when.unit != "%":
+                yield (*above, name), when
+
+
 def _unique(names: list[str]) -> list[str]:
-    seen: dict[str, int] = {}
+    """Number what is there twice, leaving out numbers that would make a name which is written somewhere."""
+    written, seen = set(names), dict[str, int]()
     unique = []
     for name in names:
         seen[name] = seen.get(name, 0) + 1
+        while seen[name] > 1 and f"{name}-{seen[name]}" in written:
+            seen[name] += 1
         unique.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return unique
 
@@ -101,18 +124,43 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _stages_are_distinct(self) -> Self:
-        stages = self.stages
+        stages, seen = self.stages, set[str]()
         for index, stage in enumerate(stages):
-            if any(stage.name == other.name for other in stages[:index]):
+            if stage.name in seen:
                 raise fail_at("Recipe", ("stages", index, "name"), f"two stages are called {stage.name!r}", stage.name)
+            seen.add(stage.name)
         open_ended = [index for index, stage in enumerate(stages) if stage.length is None]
         if len(open_ended) > 1:
             message = "only one stage may leave out its length"
             raise fail_at("Recipe", ("stages", open_ended[1]), message, None)
         return self
 
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        used = 0.0
+        for index, stage in enumerate(self.stages):
+            if stage.length is None or stage.length.unit != "%":
+                continue
+            used = round(used + stage.length.amount, 9)
+            if used > 100:
+                message = f"with this one the stages take {used:g}% of the training"
+                raise fail_at("Recipe", ("stages", index, "length"), message, None)
+        rest = [index for index, stage in enumerate(self.stages) if stage.length is None]
+        if used == 100 and rest:
+            message = "the other stages take 100% of the training: nothing is left for this one"
+            raise fail_at("Recipe", ("stages", rest[0]), message, None)
+        return self
+
+    @model_validator(mode="after")
+    def _bindings_are_free(self) -> Self:
+        for name in self.bindings:
+            if name in RESERVED:
+                message = f"{name!r} is an argument of `apply` itself; choose another name, such as 'my_{name}'"
+                raise fail_at("Recipe", ("bindings", name), message, None)
+        return self
+
     @classmethod
-    def load(cls, path_or_name: str | File, **variables: Any) -> Recipe:
+    def load(cls, path_or_name: str | File, /, **variables: Any) -> Recipe:
         """Read a recipe by path, or by name along the search path, with values for its variables.
 
         Raises RecipeError, which lists every problem as `file:line:column: path: message`.
@@ -120,7 +168,7 @@ class Recipe(Spec):
         return cls._from_tree(document.load(path_or_name), variables)
 
     @classmethod
-    def parse(cls, text: str, name: str = "<recipe>", **variables: Any) -> Recipe:
+    def parse(cls, text: str, name: str = "<recipe>", /, **variables: Any) -> Recipe:
         """Read a recipe from YAML text; `name` stands for the file in messages. Raises RecipeError."""
         return cls._from_tree(document.parse(text, name), variables)
 
@@ -150,7 +198,7 @@ class Recipe(Spec):
         """Return the recipe as YAML text; `Recipe.parse` of it is equal to this recipe."""
         return write(self.source())
 
-    def resolve(self, **variables: Any) -> Recipe:
+    def resolve(self, /, **variables: Any) -> Recipe:
         """Return the recipe with nothing left open: variables filled in, every default written out.
 
         Raises RecipeError for unknown variables and values out of bounds.

@@ -11,6 +11,7 @@ from typing import Any
 
 from sparsify.recipe.migrate import CURRENT
 from sparsify.recipe.recipe import Recipe
+from sparsify.recipe.variables import RESERVED
 from sparsify.spec import FAMILY_KEY, Family
 
 FILE = f"recipe.v{CURRENT}.json"
@@ -25,9 +26,10 @@ ONLY_PYDANTIC = (
     "`sparsity` given where the criterion keeps the existing zeros, or missing where it does not",
     "which of `threshold`, `penalty`, `finish` and `masking` go with the criterion; a threshold between 0 and 1",
     "the roles that a penalty names",
-    "regular expressions in selectors: broken ones, and ones that may take for ever",
+    "regular expressions in selectors, which RE2 must accept",
     "the steps of a multistep curve, which must rise",
-    "two stages of one name, two stages without a length",
+    "two stages of one name, two stages without a length, lengths in percent beyond 100 %",
+    "a window (or a penalty's ramp) that ends before it begins, or after its stage; an `every` longer than it",
     "`extends`: whether the other recipe exists, stays in the folder, and makes no circle",
 )
 
@@ -53,6 +55,7 @@ def recipe_schema() -> Schema:
     }
     for name in ("variables", "bindings"):
         recipe["properties"][name]["additionalProperties"] = False
+    recipe["properties"]["bindings"]["propertyNames"] = {"not": {"enum": list(RESERVED)}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "sparsify recipe",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -9,14 +10,31 @@ from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 from typing_extensions import Self
 
 from sparsify.errors import did_you_mean
-from sparsify.spec import Spec, fail, fail_at
+from sparsify.escaping import is_text, quoted
+from sparsify.spec import MOST_LISTED, Spec, fail, fail_at
+
+LARGEST = 10**40
+"""Whole numbers beyond it are no values; Python refuses even to write very long ones."""
 
 
 def _value(value: Any) -> Any:
-    if isinstance(value, (bool, int, float, str)):
-        return value
+    if wrong := _unusable(value):
+        raise fail(wrong)
+    return value
+
+
+def _unusable(value: Any) -> str | None:
+    """Return why something cannot be a variable's value, whatever the variable's type; or None."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        return None if is_text(value) else "half of a surrogate pair is no text"
+    if isinstance(value, int):
+        return f"a whole number beyond ±{LARGEST:.0e}" if abs(value) > LARGEST else None
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{value} is not a finite number"
     shown = "nothing" if value is None else f"a {type(value).__name__}"
-    raise fail(f"expected a number, a string, true or false, got {shown}")
+    return f"expected a number, a string, true or false, got {shown}"
 
 
 Value = Annotated[
@@ -78,6 +96,8 @@ class Variable(Spec):
 
     def problem(self, value: Any) -> str | None:
         """Return why `value` is not allowed, or None."""
+        if wrong := _unusable(value):
+            return wrong
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         whole = number and float(value).is_integer()
         fits = {
@@ -87,14 +107,19 @@ class Variable(Spec):
             "boolean": isinstance(value, bool),
         }
         if not fits[self.kind]:
-            return f"expected {'an' if self.kind == 'integer' else 'a'} {self.kind}, got {value!r}"
+            return f"expected {'an' if self.kind == 'integer' else 'a'} {self.kind}, got {quoted(value)}"
         if self.min is not None and value < self.min:
-            return f"must be at least {self.min:g}, got {value!r}"
+            return f"must be at least {self.min:g}, got {quoted(value)}"
         if self.max is not None and value > self.max:
-            return f"must be at most {self.max:g}, got {value!r}"
+            return f"must be at most {self.max:g}, got {quoted(value)}"
         if self.choices is not None and value not in self.choices:
-            return f"must be one of {', '.join(map(repr, self.choices))}, got {value!r}"
+            more = ", …" if len(self.choices) > MOST_LISTED else ""
+            return f"must be one of {', '.join(map(quoted, self.choices[:MOST_LISTED]))}{more}, got {quoted(value)}"
         return None
+
+
+RESERVED = ("epochs", "evaluate", "model", "optimizer", "scaler", "self", "steps_per_epoch", "total_steps")
+"""Arguments of `Manager.apply`, which takes bindings by name beside them."""
 
 
 class Binding(Spec):

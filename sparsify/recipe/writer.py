@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from sparsify.recipe.reader import read_scalar
+from sparsify.escaping import visible
+from sparsify.recipe.scalars import read_scalar
 
 
 class _Dumper(yaml.SafeDumper):
@@ -21,6 +22,7 @@ def _string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
         same = isinstance(read_scalar(text), str) and text[:1] not in "'\""
     except ValueError:
         same = False
+    same = same and visible(text) == text  # else what shows the YAML would write escapes where they are none
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if same else '"')
 
 

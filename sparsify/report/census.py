@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from sparsify import density
 from sparsify.anatomy import read
 from sparsify.density import Count, total
+from sparsify.errors import StateError
 from sparsify.layers import Weight, aliases, all_weights
 from sparsify.report.saved import Saved
 
@@ -33,6 +35,9 @@ class Census:
     """role → layer → count."""
 
     conventions: dict[str, Count] = field(default_factory=dict)
+
+    others: Counter[str] = field(default_factory=Counter)
+    """Number type → tensors that are no real numbers, and so are not counted."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -60,10 +65,16 @@ def count(
     buffers = {name for name, _ in model.named_buffers()} if model is not None else set()
     for written, tensor in saved.tensors():
         name = (renamed or {}).get(written, written)
-        if not tensor.is_floating_point() or name in buffers:
+        if name in buffers:
+            continue
+        if not tensor.is_floating_point():
+            census.others[str(tensor.dtype).removeprefix("torch.")] += 1
             continue
         census.tensors[name] = density.count(tensor)
         for weight in wanted.get(name, ()):
+            if tensor.shape != weight.parameter.shape:
+                shapes = " and ".join("×".join(map(str, t.shape)) or "one number" for t in (tensor, weight.parameter))
+                raise StateError(f"{saved.path}: {name} has other sizes in the file and in the model: {shapes}")
             counted[weight.name] = density.count(weight.region(tensor))
     census.conventions["model"] = total(census.tensors.values())
     if model is not None:

@@ -128,7 +128,7 @@ def _under_names_of(tensors: dict[str, Tensor], names: list[str]) -> dict[str, T
 def weights(before: Saved, after: Saved) -> Weights:
     """Compare two checkpoints tensor by tensor; a body compares with the same body under a task's head.
 
-    Raises StateError if they have no tensor in common.
+    Matrices of real numbers are compared. Raises StateError if they have none in common.
     """
     first = _under_names_of(dict(before.tensors()), [name for name, _ in after.tensors()])
     overlaps, only_after, reshaped = [], [], []
@@ -143,5 +143,5 @@ def weights(before: Saved, after: Saved) -> Weights:
             counts = [int(torch.count_nonzero(part)) for part in (*kept, kept[0] & kept[1], other == tensor)]
             overlaps.append(Overlap(name, tensor.numel(), *counts))
     if not overlaps:
-        raise StateError(f"{before.path} and {after.path} have no tensor of the same name and shape")
+        raise StateError(f"{before.path} and {after.path} have no matrix of real numbers of the same name and shape")
     return Weights(tuple(overlaps), tuple(first), tuple(only_after), tuple(reshaped))

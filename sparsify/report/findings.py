@@ -5,33 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
 
-def findings(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (modifier, sentence) from a `report.json`."""
+from sparsify.report.written import Found, Written
+
+
+def findings(report: Written | Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (modifier, sentence) from a report; none from one that is not as ours are written."""
+    try:
+        written = report if isinstance(report, Written) else Written.model_validate(report)
+    except ValidationError:
+        return []
     return [
         (key.rpartition("/")[2], sentence)
-        for key, found in report.get("modifiers", {}).items()
+        for key, found in written.modifiers.items()
         for sentence in (*_gates(found), *_fill(found))
     ]
 
 
-def _gates(found: Mapping[str, Any]) -> list[str]:
-    if "sparsity_at_threshold" not in found:
+def _gates(found: Found) -> list[str]:
+    before, after = found.sparsity_at_threshold, found.sparsity
+    if before is None or after is None:
         return []
-    before, after = found["sparsity_at_threshold"], found["sparsity"]
-    strengths = sorted(found["lambda"].values())
-    shown = f"{strengths[0]:.3g}" if len(strengths) == 1 else f"{strengths[0]:.3g} to {strengths[-1]:.3g}"
-    told = [f"the threshold alone pruned {before:.2%} (λ {shown}); the masks kept prune {after:.2%}"]
-    metrics = found.get("metrics")
-    if metrics:
-        changes = (
-            f"{name} {value:.4f} → {metrics['after'][name]:.4f}" for name, value in metrics["at_threshold"].items()
-        )
+    strengths = sorted(found.strengths.values())
+    ends = " to ".join(f"{strength:.3g}" for strength in dict.fromkeys((*strengths[:1], *strengths[-1:])))
+    shown = f" (λ {ends})" if strengths else ""
+    told = [f"the threshold alone pruned {before:.2%}{shown}; the masks kept prune {after:.2%}"]
+    if found.metrics is not None:
+        then, now = found.metrics.at_threshold, found.metrics.after
+        changes = (f"{name} {value:.4f} → {now[name]:.4f}" for name, value in then.items() if name in now)
         told.append(f"what that did: {', '.join(changes)}")
     return told
 
 
-def _fill(found: Mapping[str, Any]) -> list[str]:
-    if "returned" not in found:
+def _fill(found: Found) -> list[str]:
+    if found.returned is None:
         return []
-    return [f"{found['returned']:,} weights may grow again, {found['pruned']:,} of dead heads and neurons stay pruned"]
+    return [f"{found.returned:,} weights may grow again, {found.pruned:,} of dead heads and neurons stay pruned"]

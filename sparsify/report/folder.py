@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from sparsify.density import Count
-from sparsify.errors import SparsifyError, StateError
+from sparsify.errors import SparsifyError
 from sparsify.outcome import RECIPE, REPORT
 from sparsify.plan import Plan
 from sparsify.pretrained import saved_names, skeleton
@@ -21,6 +20,7 @@ from sparsify.report.census import CONVENTIONS, Census, count
 from sparsify.report.findings import findings
 from sparsify.report.picture import Curves, Picture, draw
 from sparsify.report.size import Size, size_of
+from sparsify.report.written import Planned, Written, read_written
 
 FORMAT = 1
 
@@ -34,7 +34,7 @@ class FolderReport:
     size: Size
     recipe: Recipe | None
     plan: Plan | None
-    written: dict[str, Any]
+    written: Written
     """`report.json`, if there is one."""
 
     notes: list[str] = field(default_factory=list)
@@ -42,20 +42,13 @@ class FolderReport:
     @property
     def metrics(self) -> dict[str, float]:
         """The metrics of the last evaluation."""
-        metrics: dict[str, float] = self.written.get("training", {}).get("metrics", {})
-        return metrics
+        return self.written.metrics
 
     def curves(self) -> Curves:
         """Return sparsity, target and metric over the training."""
-        name = next((key for key in ("eval_accuracy", "eval_f1", "eval_loss") if any(self._points(key))), "")
-        return Curves(
-            list(self._points("sparsity")), list(self._points("target_sparsity")), list(self._points(name)), name[5:]
-        )
-
-    def _points(self, key: str) -> Iterator[tuple[int, float]]:
-        for entry in self.written.get("history", []):
-            if key in entry:
-                yield int(entry["step"]), float(entry[key])
+        points = self.written.points
+        name = next((key for key in ("eval_accuracy", "eval_f1", "eval_loss") if any(points(key))), "")
+        return Curves(list(points("sparsity")), list(points("target_sparsity")), list(points(name)), name[5:])
 
     def title(self) -> str:
         """Return a line about the whole."""
@@ -75,9 +68,9 @@ class FolderReport:
     def facts(self) -> list[tuple[str, str]]:
         """Return (name, value) of what is not a density."""
         rows = [(name, f"{value:.4f}") for name, value in self.metrics.items() if name in ("accuracy", "f1", "loss")]
-        training = self.written.get("training", {})
+        training = self.written.training
         if training:
-            rows.append(("training", f"{training['steps']} steps, {training['seconds']:.0f} s"))
+            rows.append(("training", f"{training.steps} steps, {training.seconds:.0f} s"))
         rows += findings(self.written)
         rows.append(("weights on disk", f"{self.size.raw:,} bytes"))
         times = self.size.raw / max(self.size.zstd, 1)
@@ -113,29 +106,20 @@ def read(directory: str | Path) -> FolderReport:
     """
     directory = Path(directory)
     files = saved.find(directory)
-    written = _written(directory / REPORT)
+    written = read_written(directory / REPORT)
     notes: list[str] = []
     model = _architecture(directory, notes)
-    recipe = Recipe.load(directory / RECIPE) if (directory / RECIPE).is_file() else None
-    plan = _plan(recipe, model, written.get("plan", {}), notes) if recipe and model is not None else None
+    recipe = Recipe.load(directory / RECIPE) if os.path.isfile(directory / RECIPE) else None
+    plan = _plan(recipe, model, written.plan, notes) if recipe and model is not None else None
     targeted = plan.targeted() if plan else []
     census = count(files, model, targeted, saved_names(model) if model is not None else {})
+    notes += [f"not counted: {number} tensor{'s' * (number > 1)} of {kind}" for kind, number in census.others.items()]
     return FolderReport(directory, census, size_of(files.files), recipe, plan, written, notes)
-
-
-def _written(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StateError(f"{path} cannot be read: {error}") from None
-    return found if isinstance(found, dict) else {}
 
 
 def _architecture(directory: Path, notes: list[str]) -> nn.Module | None:
     """Return the model without its weights, or None, with a note, where it cannot be made."""
-    if not (directory / "config.json").is_file():
+    if not os.path.isfile(directory / "config.json"):
         notes.append("there is no config.json: only tensors are counted, by name")
         return None
     try:
@@ -145,11 +129,9 @@ def _architecture(directory: Path, notes: list[str]) -> nn.Module | None:
         return None
 
 
-def _plan(recipe: Recipe, model: nn.Module, planned: dict[str, Any], notes: list[str]) -> Plan | None:
+def _plan(recipe: Recipe, model: nn.Module, planned: Planned, notes: list[str]) -> Plan | None:
     try:
-        return Plan.of(
-            recipe, model, total_steps=planned.get("total_steps"), steps_per_epoch=planned.get("steps_per_epoch")
-        )
+        return Plan.of(recipe, model, total_steps=planned.total_steps, steps_per_epoch=planned.steps_per_epoch)
     except SparsifyError as error:
         notes.append(f"recipe.yaml does not fit the model here: {str(error).splitlines()[0]}")
         return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+
+from sparsify.escaping import html
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -39,18 +40,16 @@ def page(
     `sections` (heading, text as it stands). Everything but `svg` is escaped.
     """
     return _PAGE.format(
-        title=escape(title),
-        lead=escape(lead),
+        title=html(title),
+        lead=html(lead),
         tables="\n".join(_table(header, rows) for header, rows in tables),
         details="\n".join(_table(header, rows) for header, rows in details),
         svg=svg[svg.index("<svg") :],
-        sections="\n".join(
-            f"<h2>{escape(heading)}</h2><pre>{escape(text)}</pre>" for heading, text in sections if text
-        ),
+        sections="\n".join(f"<h2>{html(heading)}</h2><pre>{html(text)}</pre>" for heading, text in sections if text),
     )
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    head = "".join(f"<th>{html(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
     return f"<table>\n<tr>{head}</tr>\n{body}</table>"

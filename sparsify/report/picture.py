@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sparsify.density import Count
+from sparsify.report import figures
+from sparsify.report.figures import BLUE, GREY, ORANGE
 
-BLUE, ORANGE, GREY = "#2a6fbb", "#e07b39", "#8a8f98"
+MOST_ROWS, MOST_COLUMNS = 200, 200
+"""Tensors or roles, and layers, that are drawn; the table has all."""
 
 Points = Sequence[tuple[int, float]]
 """(completed steps, value)."""
@@ -39,22 +41,20 @@ def draw(
     title: str, curves: Curves, tensors: Mapping[str, Count], grid: Mapping[str, Mapping[str, Count]] | None = None
 ) -> Picture:
     """Draw the schedule with the metric above; below it `grid` (role → layer → count), or a bar for every tensor."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    style = {"font.size": 10, "axes.spines.top": False, "svg.fonttype": "none", "svg.hashsalt": "sparsify"}
-    with mpl.rc_context(style):
-        lines = len(grid) * 1.8 if grid else len(tensors)
+    with figures.drawing():
+        lines = min(len(grid), MOST_ROWS) * 1.8 if grid else min(len(tensors), MOST_ROWS)
         below = 0.22 * max(lines, 4)
         figure = Figure(figsize=(10, 3.6 + below), dpi=120, layout="constrained")
         upper, lower = figure.subplots(2, 1, height_ratios=[3.2, below + 0.6])
-        figure.suptitle(title, fontweight="bold")
+        figure.suptitle(figures.title(title), fontweight="bold")
         _schedule(upper, curves)
         if grid:
             _grid(lower, grid)
         else:
             _tensors(lower, tensors)
-        return Picture(_render(figure, "png"), _render(figure, "svg").decode())
+        return Picture(figures.render(figure, "png"), figures.render(figure, "svg").decode())
 
 
 def _percent(digits: int) -> Any:
@@ -73,10 +73,11 @@ def _schedule(axes: Any, curves: Curves) -> None:
     if curves.metric:
         beside = axes.twinx()
         points = zip(*curves.metric, strict=True)
-        beside.plot(*points, color=ORANGE, marker="o", markersize=3, label=curves.metric_name)
+        name = figures.word(curves.metric_name)
+        beside.plot(*points, color=ORANGE, marker="o", markersize=3, label=name)
         if curves.reference is not None:
-            beside.axhline(curves.reference, color=ORANGE, linestyle=":", label=f"{curves.metric_name}, dense")
-        beside.set_ylabel(curves.metric_name)
+            beside.axhline(curves.reference, color=ORANGE, linestyle=":", label=f"{name}, dense")
+        beside.set_ylabel(name)
         beside.yaxis.set_major_formatter(_percent(1))
         handles += beside.get_lines()
     if handles:
@@ -84,9 +85,10 @@ def _schedule(axes: Any, curves: Curves) -> None:
 
 
 def _tensors(axes: Any, tensors: Mapping[str, Count]) -> None:
-    names = list(tensors)[::-1]
+    names = list(tensors)[:MOST_ROWS][::-1]
     values = [tensors[name].sparsity for name in names]
-    bars = axes.barh(names, values, color=BLUE, height=0.7)
+    bars = axes.barh(range(len(names)), values, color=BLUE, height=0.7)
+    axes.set_yticks(range(len(names)), list(map(figures.label, names)))
     axes.bar_label(bars, [f"{value:.1%}" for value in values], padding=3, fontsize=8, color=GREY)
     axes.set(xlim=(0, 1.08), xlabel="zeros in the tensor")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value <= 1 else "")
@@ -96,8 +98,8 @@ def _tensors(axes: Any, tensors: Mapping[str, Count]) -> None:
 
 def _grid(axes: Any, grid: Mapping[str, Mapping[str, Count]]) -> None:
     """Draw a field for every role and layer, the darker the sparser, with the figure in it."""
-    roles = list(grid)
-    layers = list(dict.fromkeys(layer for row in grid.values() for layer in row))
+    roles = list(grid)[:MOST_ROWS]
+    layers = list(dict.fromkeys(layer for row in grid.values() for layer in row))[:MOST_COLUMNS]
     for y, role in enumerate(roles):
         for x, layer in enumerate(layers):
             count = grid[role].get(layer)
@@ -109,8 +111,8 @@ def _grid(axes: Any, grid: Mapping[str, Mapping[str, Count]]) -> None:
             size = 9 if len(layers) <= 12 else 6
             axes.text(x, y, f"{100 * value:.1f}", ha="center", va="center", fontsize=size, color=ink)
     axes.set(xlim=(-0.5, len(layers) - 0.5), ylim=(len(roles) - 0.5, -0.5), xlabel="layer; zeros in percent")
-    axes.set_xticks(range(len(layers)), layers)
-    axes.set_yticks(range(len(roles)), roles)
+    axes.set_xticks(range(len(layers)), list(map(figures.word, layers)))
+    axes.set_yticks(range(len(roles)), list(map(figures.word, roles)))
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -120,10 +122,3 @@ def _square(x: int, y: int, value: float) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=BLUE, alpha=0.06 + 0.94 * value, linewidth=0)
-
-
-def _render(figure: Any, form: str) -> bytes:
-    buffer = io.BytesIO()
-    metadata = {"Date": None} if form == "svg" else None
-    figure.savefig(buffer, format=form, metadata=metadata)
-    return buffer.getvalue()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -10,18 +10,25 @@ from sparsify.durations import Duration
 from sparsify.modifiers.prune import Prune
 from sparsify.modifiers.span import Span
 from sparsify.recipe import Recipe
+from sparsify.report import figures
+from sparsify.report.figures import BLUE, GREEN, GREY, ORANGE
 from sparsify.schedules.window import StepWindow
 
 STEPS, PER_EPOCH = 1000, 100
 """The run that is imagined where its length is not given."""
 
+MOST_POINTS, FEWEST_POINTS = 100_000, 16
+"""Points of all tracks together, and of one: what is drawn does not grow with the number of updates."""
+MOST_POINTS_OF_ONE = 1000
+MOST_DRAWN = 40
+"""Tracks in the picture; the text has all."""
+
 BARS = " ▁▂▃▄▅▆▇█"
-BLUE, ORANGE, GREEN, GREY = "#2a6fbb", "#e07b39", "#4b9b6a", "#8a8f98"
 
 
 @dataclass(frozen=True)
 class Track:
-    """One modifier: its name, its window in steps of the whole run, and (step, sparsity) at every change."""
+    """One modifier: its name, its window in steps of the whole run, and (step, sparsity) at (some of) its updates."""
 
     name: str
     window: StepWindow
@@ -30,8 +37,8 @@ class Track:
 
     def at(self, step: float) -> float | None:
         """Return the sparsity after `step` steps; None before the first update."""
-        found = [value for when, value in self.points if when <= step]
-        return found[-1] if found else None
+        index = bisect_right(self.points, step, key=lambda point: point[0])
+        return self.points[index - 1][1] if index else None
 
 
 @dataclass(frozen=True)
@@ -51,24 +58,26 @@ def timeline(recipe: Recipe, total: int | None = None, per_epoch: int | None = N
     whole = Span(0, total, per_epoch)
     lengths = [whole.steps(stage.length) if stage.length else None for stage in recipe.staged()]
     rest = total - sum(length or 0 for length in lengths)
+    modifiers = sum(len(stage.modifiers) for stage in recipe.staged())
+    most = min(max(MOST_POINTS // max(modifiers, 1), FEWEST_POINTS), MOST_POINTS_OF_ONE)
     begin, stages, tracks = 0, [], []
     for stage, length in zip(recipe.staged(), lengths, strict=True):
         span = Span(begin, rest if length is None else length, per_epoch)
         stages.append((stage.name, begin))
         for modifier, name in zip(stage.modifiers, stage.names(), strict=True):
             if isinstance(modifier, Prune):
-                tracks.append(_track(modifier, name, span))
+                tracks.append(_track(modifier, name, span, most))
         begin += span.length or 0
     return Timeline(total, tuple(stages), tuple(tracks))
 
 
-def _track(prune: Prune, name: str, span: Span) -> Track:
+def _track(prune: Prune, name: str, span: Span, most: int) -> Track:
     written = prune.window
     if prune.sparsity is None or prune.sparsity.curve.once:
         written = written.model_copy(update={"end": written.begin})
     window = span.window(written)
     ramp = prune.sparsity
-    points = [] if ramp is None else [(step, ramp.at(window.progress(step))) for step in window.updates()]
+    points = [] if ramp is None else [(step, ramp.at(window.progress(step))) for step in window.sample(most)]
     return Track(name, window, tuple(points))
 
 
@@ -108,14 +117,13 @@ def _bar(track: Track, step: float) -> str:
 
 def draw(found: Timeline, title: str) -> bytes:
     """Draw the timeline as a PNG."""
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+    with figures.drawing(**{"axes.spines.right": False}):
         figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
         axes = figure.subplots()
-        figure.suptitle(title, fontweight="bold")
-        for track, colour in zip(found.tracks, cycle((BLUE, ORANGE, GREEN, GREY)), strict=False):
+        figure.suptitle(figures.title(title), fontweight="bold")
+        for track, colour in zip(found.tracks[:MOST_DRAWN], cycle((BLUE, ORANGE, GREEN, GREY)), strict=False):
             window = track.window
             axes.axvspan(*(100 * step / found.total for step in (window.begin, window.end)), color=colour, alpha=0.08)
             if track.points:
@@ -126,12 +134,11 @@ def draw(found: Timeline, title: str) -> bytes:
                 axes.axvline(
                     100 * window.begin / found.total, color=colour, linestyle=":", label=f"{track.name} (lock)"
                 )
-        for name, begin in found.stages if len(found.stages) > 1 else ():
+        for name, begin in found.stages[:MOST_DRAWN] if len(found.stages) > 1 else ():
             axes.axvline(100 * begin / found.total, color=GREY, linewidth=0.8)
             axes.text(100 * begin / found.total + 0.5, 1.02, name, color=GREY, fontsize=9)
         axes.set(xlabel="percent of the training", ylabel="sparsity", xlim=(0, 100), ylim=(-0.02, 1.08))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        axes.legend(loc="lower right", frameon=False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        return buffer.getvalue()
+        if found.tracks:
+            axes.legend(loc="lower right", frameon=False)
+        return figures.render(figure, "png")

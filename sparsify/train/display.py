@@ -10,8 +10,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from sparsify.escaping import visible
+
 REFRESH = 0.5
 """Seconds between two looks at the sparsity."""
+
+
+def show(console: Console, text: str, **style: Any) -> None:
+    """Print text as it is: no markup, no control characters, whatever console a user gives."""
+    console.print(visible(text), markup=False, highlight=False, emoji=False, **style)
 
 
 class Display(TrainerCallback):  # type: ignore[misc]
@@ -20,7 +27,7 @@ class Display(TrainerCallback):  # type: ignore[misc]
     def __init__(self, console: Console, sparsity: Callable[[], float] | None) -> None:
         self.console, self.sparsity = console, sparsity
         steps = (
-            TextColumn("{task.fields[shown]}"),
+            TextColumn("{task.fields[shown]}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("steps,"),
@@ -52,7 +59,7 @@ class Display(TrainerCallback):  # type: ignore[misc]
         found = {key.removeprefix("eval_"): value for key, value in (metrics or {}).items()}
         named = ("accuracy", "f1", "loss")
         text = ", ".join(f"{key} {found[key]:.4f}" for key in named if key in found)
-        self.console.print(f"step {state.global_step:>6}, epoch {state.epoch or 0:5.2f}: {text}; {self._shown()}")
+        show(self.console, f"step {state.global_step:>6}, epoch {state.epoch or 0:5.2f}: {text}; {self._shown()}")
 
     def stop(self) -> None:
         """Take the bar away."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsify.errors import DataError, did_you_mean
+from sparsify.files import contents
 from sparsify.pretrained import first_line
 
 EVALUATION = ("validation", "dev", "test")
@@ -21,12 +22,11 @@ def load(source: str, split: str) -> dict[str, Any]:
     datasets.disable_progress_bars()
     rest, _, wanted = source.partition("@")
     name, _, config = rest.partition(":")
-    if (name.startswith((".", "/", "~")) or Path(name).suffix or name.count("/") > 1) and not Path(name).exists():
-        parent = Path(name).parent
-        near = [str(other) for other in parent.iterdir()] if parent.is_dir() else []
+    if (name.startswith((".", "/", "~")) or Path(name).suffix or name.count("/") > 1) and not os.path.exists(name):
+        near = [str(other) for other in contents(Path(name).parent)]
         raise DataError(f"{name}: no such file or folder{did_you_mean(name, near, most=0)}")
     try:
-        if (Path(name) / "dataset_dict.json").is_file() or (Path(name) / "state.json").is_file():
+        if os.path.isfile(Path(name) / "dataset_dict.json") or os.path.isfile(Path(name) / "state.json"):
             found: Any = datasets.load_from_disk(name)
         else:
             found = datasets.load_dataset(name, config or None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 from sparsify.anatomy import ROLES, read
 from sparsify.errors import PlanError, did_you_mean
 from sparsify.pretrained import config_of, first_line
-from sparsify.selectors import matcher
+from sparsify.selectors import SelectorError, matcher
 from sparsify.train.labels import Labels
 
 AUTO = {
@@ -71,7 +70,7 @@ def _key(entry: Any) -> str:
 def freeze(model: nn.Module, selectors: Sequence[str]) -> int:
     """Stop training what the selectors name: a role (`attention`; `embeddings`, with their norms) or modules by name.
 
-    Returns how many parameters that are. Raises PlanError for a selector that names nothing.
+    Returns how many parameters that are. Raises PlanError for a selector that names nothing, or spares nothing.
     """
     frozen = 0
     for selector in selectors:
@@ -82,6 +81,8 @@ def freeze(model: nn.Module, selectors: Sequence[str]) -> int:
         for parameter in found:
             frozen += parameter.numel() if parameter.requires_grad else 0
             parameter.requires_grad_(False)
+    if frozen and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise PlanError(f"--freeze {', '.join(selectors)}: nothing in the model would be left to train")
     return frozen
 
 
@@ -94,6 +95,6 @@ def _meant(model: nn.Module, selector: str) -> list[nn.Parameter]:
         return [weight.parameter for weight in anatomy.role(selector)]
     try:
         meant = matcher(selector)
-    except re.error as error:
+    except SelectorError as error:
         raise PlanError(f"--freeze {selector}: {error}") from None
     return [p for name, module in model.named_modules() if name and meant(name, module) for p in module.parameters()]

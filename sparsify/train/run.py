@@ -19,7 +19,7 @@ from sparsify.plan import Plan
 from sparsify.pretrained import first_line
 from sparsify.recipe import Recipe
 from sparsify.train import image, result, settings, text
-from sparsify.train.display import Display
+from sparsify.train.display import Display, show
 from sparsify.train.keeper import Keeper
 from sparsify.train.metrics import METRICS, classification
 from sparsify.train.model import freeze
@@ -72,8 +72,8 @@ def run(
         _clear(directory)
         settings.write(directory, asked, described, prepared.data)
     for note in [*prepared.notes, *(plan.notes if plan else ())]:
-        console.print(note, style="dim")
-    console.print(plan.headline() if plan else f"dense training, {total} steps")
+        show(console, note, style="dim")
+    show(console, plan.headline() if plan else f"dense training, {total} steps")
     return _train(asked, recipe, prepared, directory, arguments, console, resume)
 
 
@@ -212,7 +212,7 @@ def _last(directory: Path, console: Console) -> Path | None:
         whole = [path for path in checkpoints(directory / CHECKPOINTS) if (path / MARKER).is_file()]
         before = f"that before it ({whole[-2].name})" if len(whole) > 1 else "the beginning"
         raise StateError(f"{error}; remove that folder to go on from {before}") from None
-    console.print(f"going on from {checkpoint}" if checkpoint else "there is no checkpoint yet: beginning anew")
+    show(console, f"going on from {checkpoint}" if checkpoint else "there is no checkpoint yet: beginning anew")
     return checkpoint
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sparsify import RecipeError
 from sparsify.recipe.nodes import Table, locate, plain, show
-from sparsify.recipe.reader import read_bytes, read_scalar, read_text
+from sparsify.recipe.reader import read_bytes, read_text
+from sparsify.recipe.scalars import read_scalar
 from sparsify.recipe.writer import write
 
 

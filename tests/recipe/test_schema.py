@@ -28,8 +28,11 @@ BEYOND_A_SCHEMA = {
     "layers-backwards", "scope-floor-above-ceiling", "scope-ceiling-below-target", "row-scope-columns", "lock-n-m",
     "sparsity-falls", "existing-with-sparsity", "missing-sparsity", "modifier-without-fields",
     "nm-keeps-all", "nm-more-than-all", "nm-too-sparse",
-    "targets-broken-regex", "targets-doubtful-regex", "targets-endless-regex", "targets-endless-nested", "targets-endless-backreference",
-    "targets-endless-look-ahead", "targets-endless-choice", "targets-many-repeats",
+    "targets-broken-regex", "targets-doubtful-regex", "targets-possessive-regex", "targets-back-reference", "targets-look-ahead",
+    "targets-atomic-group", "targets-many-repeats", "targets-nested-repeats", "targets-huge-regex",
+    "window-backwards", "window-backwards-steps", "window-every-too-long", "window-every-too-long-for-the-rest",
+    "window-beyond-its-stage", "window-begins-beyond-its-stage", "penalty-backwards", "fill-beyond-its-stage", "penalty-beyond-its-stage",
+    "stages-beyond-the-whole", "stages-that-leave-nothing",
     "multistep-that-falls", "stages-of-one-name", "two-open-stages",
     "variable-out-of-bounds", "variable-bounds-crossed", "variable-not-a-choice", "variable-wrong-type",
     "variable-string-with-bounds",
@@ -158,6 +161,7 @@ LISTED = (
     "unknown variable", "is not a number", "sparsity falls", "keeps everything", "a sparsity of at most",
     "takes no sparsity", "missing key 'sparsity'", "two stages", "only one stage", "no recipe is called",
     "can extend by name only", "has no bounds", "is above max", "must be at most 0.99", "must be one of",
+    "after its end at", "lies beyond the stage", "less often than once", "of the training",
     "run backwards", "is above the ceiling", "ranks what is inside a row", "it cannot make",
 )  # fmt: skip
 """The kinds of `ONLY_PYDANTIC`, as they are worded."""

@@ -9,11 +9,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from typing_extensions import Self
 
-from sparsify.durations import Duration
+from sparsify.durations import Duration, PositiveDuration
 from sparsify.schedules.bare import is_number, or_number
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
 from sparsify.schedules.level import NUMBER, Level, NotNegative
+from sparsify.schedules.window import backwards
 from sparsify.spec import Spec, fail_at
 
 Factor = Annotated[float, Field(ge=0, le=1e6)]
@@ -38,7 +39,7 @@ class Penalty(Spec):
     begin: Duration | None = None
     """When it begins to rise; by default with the window of the modifier."""
 
-    end: Duration | None = None
+    end: PositiveDuration | None = None
     """When it is at its end; by default with the window."""
 
     roles: dict[str, Factor] = Field(default_factory=dict)
@@ -57,6 +58,12 @@ class Penalty(Spec):
                     raise fail_at(
                         "Penalty", (key.rstrip("_"),), "a penalty that is steered has no `to`, so no ramp", None
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Self:
+        for key, message in backwards(self.begin, self.end):
+            raise fail_at("Penalty", (key,), message, None)
         return self
 
     @classmethod

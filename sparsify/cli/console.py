@@ -1,0 +1,56 @@
+"""How text gets to a terminal: without markup, without control characters."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from sparsify.escaping import one_line, visible
+
+LONGEST = 300
+"""Characters of a name or a cell that are shown."""
+
+
+class Terminal(Console):
+    """A console that takes strings as they are: brackets are brackets, and control characters are written out."""
+
+    def __init__(self, *, markup: bool = False, **options: Any) -> None:
+        super().__init__(markup=markup, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a string as text, made safe before it is measured."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield segments; the text of all of them is safe, whoever made it."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+def out(*, markup: bool = False) -> Terminal:
+    """Return a console for results; wide where nobody looks, so that nothing is folded in a file.
+
+    `markup` is for what writes rich markup itself and escapes what it quotes.
+    """
+    return Terminal(markup=markup, width=None if sys.stdout.isatty() else 140)
+
+
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print text as it is, made safe; to stderr with `err`."""
+    typer.echo(visible(text), err=err, nl=nl)
+
+
+def cell(text: object) -> str:
+    """Return what a table shows of a name or a value."""
+    return one_line(str(text), LONGEST)
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """Return one line of text made of strings and (string, style)."""
+    return Text.assemble(*(one_line(part) if isinstance(part, str) else (one_line(part[0]), part[1]) for part in parts))
