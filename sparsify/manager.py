@@ -270,6 +270,19 @@ class Manager:
             raise SparsityError(outcome.complaint())
         return outcome.density
 
+    def detach(self) -> None:
+        """End at any phase: roll back an open step, show the model under its masks, take the hooks off the optimizer.
+
+        For a training that broke off. Called again, or before `apply`, it does nothing.
+        """
+        if self._phase in ("new", "final"):
+            return
+        if self._phase != "idle":
+            self._roll_back()
+        self._masks.project()
+        self._detach()
+        self._phase = "final"
+
     @torch.no_grad()
     def project(self, model: nn.Module) -> None:
         """Write the masks in force into another model of the same names, such as an average of weights."""
