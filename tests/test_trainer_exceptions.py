@@ -16,14 +16,7 @@ from transformers import Trainer, TrainerCallback
 from sparsify import HookError, PlanError, Recipe, SparsityError, StateError
 from sparsify.integrations.transformers import SparsifyCallback
 from sparsify.lock import FILE
-from tests.trainers import RECIPE, STEPS, Breaks, Rows, Stop, bert, recipe, same, trainer
-
-CRITERIA = {
-    "magnitude": RECIPE,
-    "latent": RECIPE.replace("type: prune,", "type: prune, masking: latent,"),
-    "movement": RECIPE.replace("type: prune,", "type: prune, criterion: movement,"),
-    "gates": RECIPE.replace("type: prune,", "type: prune, criterion: {type: hard-concrete, learning_rate: 1.0},"),
-}
+from tests.trainers import CRITERIA, RECIPE, STEPS, Breaks, Rows, Stop, bert, recipe, same, trainer
 
 
 class BrokenError(Exception):
@@ -247,8 +240,7 @@ def test_an_evaluation_that_raises_is_the_users_own_error(tmp_path: Path) -> Non
     def evaluate(model: Any) -> dict[str, float]:
         raise BrokenError("the evaluation broke")
 
-    text = RECIPE.replace("type: prune,", "type: prune, criterion: {type: hard-concrete, learning_rate: 1.0},")
-    callback = SparsifyCallback(Recipe.parse(text), evaluate=evaluate)
+    callback = SparsifyCallback(Recipe.parse(CRITERIA["gates"]), evaluate=evaluate)
     made = trainer(bert(), tmp_path, callback)
     with pytest.raises(BrokenError, match="the evaluation broke"):
         made.train()

@@ -19,6 +19,14 @@ modifiers:
   - {type: prune, sparsity: 0.75, window: {begin: 1, end: 8, every: 2}}
 """
 
+CRITERIA = {
+    "magnitude": RECIPE,
+    "latent": RECIPE.replace("type: prune,", "type: prune, masking: latent,"),
+    "movement": RECIPE.replace("type: prune,", "type: prune, criterion: movement,"),
+    "gates": RECIPE.replace("type: prune,", "type: prune, criterion: {type: hard-concrete, learning_rate: 1.0},"),
+}
+"""The recipe by the way in which its masks are made."""
+
 
 class Rows(torch.utils.data.Dataset):
     """Random tokens and labels."""
