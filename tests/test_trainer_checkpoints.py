@@ -18,7 +18,7 @@ from sparsify.integrations.transformers import SparsifyCallback, last_whole
 from sparsify.integrations.transformers.checkpoints import MARKER, check
 from sparsify.modifiers.base import Modifier, ModifierPlan, PlanContext
 from sparsify.targets import Targets
-from tests.trainers import RECIPE, STEPS, Breaks, Stop, bert, recipe, same, trainer
+from tests.trainers import RECIPE, STEPS, Breaks, Stop, bert, cut, recipe, resume, same, trainer
 
 
 @pytest.mark.parametrize("stop", [3, 6, 9])
@@ -68,19 +68,6 @@ def test_a_training_that_ends_early_can_go_on(tmp_path: Path) -> None:
     whole = bert()
     trainer(whole, tmp_path / "whole", SparsifyCallback(recipe())).train()
     same(callback.manager._model, whole)
-
-
-def cut(folder: Path) -> Path:
-    """Return a checkpoint of step 6."""
-    with pytest.raises(KeyboardInterrupt):
-        trainer(bert(), folder, SparsifyCallback(recipe()), Breaks(7), save_strategy="steps", save_steps=3).train()
-    return folder / "checkpoint-6"
-
-
-def resume(folder: Path, source: Path, text: str = RECIPE, **options: Any) -> SparsifyCallback:
-    callback = SparsifyCallback(Recipe.parse(text), **options)
-    trainer(bert(), folder, callback, save_strategy="steps", save_steps=3).train(resume_from_checkpoint=str(source))
-    return callback
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
