@@ -22,9 +22,9 @@ def check_regular(path: str | Path) -> None:
     except ValueError:  # it holds a NUL
         raise OSError(errno.EINVAL, "not a path") from None
     if stat.S_ISDIR(mode):
-        raise OSError(errno.EISDIR, "is a folder, not a file")
+        raise OSError(errno.EISDIR, "is a folder")
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "is a pipe or a device, not a file")
+        raise OSError(errno.EINVAL, "is a pipe or a device")
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:
@@ -32,6 +32,14 @@ def read_bytes(path: str | Path, most: int) -> bytes:
     check_regular(path)
     with open(path, "rb") as file:
         return file.read(most + 1)
+
+
+def contents(folder: str | Path) -> list[Path]:
+    """Return what lies in a folder, sorted; nothing where there is no folder, or one that may not be read."""
+    try:
+        return sorted(Path(folder).iterdir())
+    except (OSError, ValueError):
+        return []
 
 
 def read_json(path: str | Path, error: type[SparsifyError] = StateError) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +12,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from sparsify.escaping import visible
+
 REFRESH = 0.5
 """Seconds between two looks at the sparsity."""
+
+
+def show(console: Console, text: str, **style: Any) -> None:
+    """Print text as it is: no markup, no control characters, whatever console a user gives.
+
+    A console that nobody reads any more (`sparsify train … | head`), or that has no such letters, ends no training.
+    """
+    known = visible(text).encode(console.encoding, "backslashreplace").decode(console.encoding)
+    try:
+        console.print(known, markup=False, highlight=False, emoji=False, **style)
+    except OSError:
+        console.quiet = True
+        if console.file is sys.stdout:  # what is left in its buffer has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Display(TrainerCallback):  # type: ignore[misc]
@@ -20,7 +38,7 @@ class Display(TrainerCallback):  # type: ignore[misc]
     def __init__(self, console: Console, sparsity: Callable[[], float] | None) -> None:
         self.console, self.sparsity = console, sparsity
         steps = (
-            TextColumn("{task.fields[shown]}"),
+            TextColumn("{task.fields[shown]}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("steps,"),
@@ -52,7 +70,7 @@ class Display(TrainerCallback):  # type: ignore[misc]
         found = {key.removeprefix("eval_"): value for key, value in (metrics or {}).items()}
         named = ("accuracy", "f1", "loss")
         text = ", ".join(f"{key} {found[key]:.4f}" for key in named if key in found)
-        self.console.print(f"step {state.global_step:>6}, epoch {state.epoch or 0:5.2f}: {text}; {self._shown()}")
+        show(self.console, f"step {state.global_step:>6}, epoch {state.epoch or 0:5.2f}: {text}; {self._shown()}")
 
     def stop(self) -> None:
         """Take the bar away."""

@@ -71,7 +71,7 @@ def _key(entry: Any) -> str:
 def freeze(model: nn.Module, selectors: Sequence[str]) -> int:
     """Stop training what the selectors name: a role (`attention`; `embeddings`, with their norms) or modules by name.
 
-    Returns how many parameters that are. Raises PlanError for a selector that names nothing.
+    Returns how many parameters that are. Raises PlanError for a selector that names nothing, or spares nothing.
     """
     frozen = 0
     for selector in selectors:
@@ -82,6 +82,8 @@ def freeze(model: nn.Module, selectors: Sequence[str]) -> int:
         for parameter in found:
             frozen += parameter.numel() if parameter.requires_grad else 0
             parameter.requires_grad_(False)
+    if frozen and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise PlanError(f"--freeze {', '.join(selectors)}: nothing in the model would be left to train")
     return frozen
 
 
