@@ -26,7 +26,7 @@ def show(console: Console, text: str, **style: Any) -> None:
     known = visible(text).encode(console.encoding, "backslashreplace").decode(console.encoding)
     try:
         console.print(known, markup=False, highlight=False, emoji=False, **style)
-    except OSError:
+    except (OSError, SystemExit):  # rich ends the process when a pipe breaks, its older versions do not
         console.quiet = True
         if console.file is sys.stdout:  # what is left in its buffer has nowhere to go
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
