@@ -57,6 +57,19 @@ def test_a_longer_training_wants_a_flag(
         run(settings(place, epochs=6), given, out, resume=True, allow_changed_recipe=True)
 
 
+def test_a_shorter_training_ends_no_earlier_than_its_checkpoint(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    interrupted(place, out, 14, monkeypatch)
+    before = contents(out)
+    with pytest.raises(
+        StateError, match="checkpoint-14 is beyond the end of this training, step 12: give more --epochs"
+    ):
+        run(settings(place, epochs=1), recipe(), out, resume=True, allow_changed_recipe=True)
+    assert contents(out) == before
+
+
 def test_a_change_that_the_manager_refuses_changes_nothing(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

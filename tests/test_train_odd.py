@@ -85,3 +85,13 @@ def test_a_reader_that_has_gone_ends_no_training(place: Path, tmp_path: Path) ->
         error = process.stderr.read().decode()
     assert process.returncode == 0, error
     assert (out / "report.json").is_file()
+
+
+def test_what_a_kill_has_left_does_not_stand_in_the_way(place: Path, tmp_path: Path) -> None:
+    """Killed while it wrote its first file: the folder holds a lock that nobody has, and half a file."""
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (".sparsify.lock", ".run.json.abcd.part"):
+        (out / name).write_text("")
+    run(settings(place, epochs=1), None, out)
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".")]

@@ -110,6 +110,8 @@ def test_a_callback_can_go_on_to_another_trainer(tmp_path: Path) -> None:
     trainer(first, tmp_path, callback).train()
     trainer(second, tmp_path, callback).train()
     same(first, second)
+    trainer(second, tmp_path, callback).train()
+    assert callback.density is not None
 
 
 def test_percentages_and_epochs_are_known(tmp_path: Path) -> None:

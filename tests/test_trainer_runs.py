@@ -137,3 +137,11 @@ def test_a_longer_training_picks_its_best_at_its_own_target(tmp_path: Path) -> N
     assert made.state.best_global_step == callback.manager.last_update
     assert callback.density is not None
     assert abs(callback.density.targeted.sparsity - 0.75) < 1e-3
+
+
+def test_a_training_shorter_than_its_checkpoint_is_refused(tmp_path: Path) -> None:
+    last = cut(tmp_path)
+    callback = SparsifyCallback(recipe(), allow_changed_recipe=True)
+    made = trainer(bert(), tmp_path, callback, num_train_epochs=0.25)
+    with pytest.raises(StateError, match="checkpoint-6 is of step 6, but this training ends at 3"):
+        made.train(resume_from_checkpoint=str(last))

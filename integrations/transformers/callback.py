@@ -64,6 +64,7 @@ class SparsifyCallback(TrainerCallback):
         self.run = run or checkpoints.new_run()
         self.manager = Manager(self.recipe)
         self.density: Density | None = None
+        self._model: Any = None
         self._used = False
         self._clipping: Clipping | None = None
         self._lock: FolderLock | None = None
@@ -77,10 +78,12 @@ class SparsifyCallback(TrainerCallback):
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Change the structure, if the recipe does; come first, so that loggers see our values."""
-        if self._used:
+        if self._used:  # by a Trainer before this one
             self._break_off()
-            self._used, self.manager = False, Manager(self.recipe)
-        self.manager.attach(model)
+            self._used, self.manager = False, self.manager.again()
+        if model is not self._model:
+            self.manager.attach(model)
+            self._model = model
         if (trainer := trainer_of(self)) is not None:
             come_first(trainer, self)
             watch(trainer, self._break_off)
@@ -140,6 +143,8 @@ class SparsifyCallback(TrainerCallback):
         parts = states.read(folder)
         if parts["step"] != state.global_step:
             raise StateError(f"{folder}: our state is of step {parts['step']}, the Trainer is at {state.global_step}")
+        if state.global_step > state.max_steps:
+            raise StateError(f"{folder} is of step {state.global_step}, but this training ends at {state.max_steps}")
         return parts
 
     def _reserve(self, args: Any, state: Any, *, resumed: bool) -> None:

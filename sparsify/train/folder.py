@@ -25,7 +25,7 @@ def check(directory: Path, *, resume: bool, overwrite: bool) -> None:
     begun = settings.FILE in names
     if resume and not begun:
         raise StateError(f"{directory}: there is no run to resume here ({settings.FILE} is missing)")
-    if resume or not set(names) - {LOCK}:
+    if resume or all(name == LOCK or _is_leftover(name) for name in names):
         return
     if not begun:
         raise StateError(f"{directory} is not empty, and holds no run of ours: choose another folder")
@@ -41,3 +41,14 @@ def clear(directory: Path) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     except OSError as error:
         raise StateError(f"{error.filename} cannot be removed: {error.strerror}") from None
+
+
+def tidy(directory: Path) -> None:
+    """Delete half-written files that a killed run has left beside those it meant to write."""
+    for path in directory.iterdir():
+        if _is_leftover(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".part")

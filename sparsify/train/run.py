@@ -13,7 +13,15 @@ from rich.console import Console
 
 from sparsify.errors import SparsifyError, StateError, TrainingError
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
-from sparsify.integrations.transformers.checkpoints import check, checkpoints, is_marked, marker, new_run, refuse_others
+from sparsify.integrations.transformers.checkpoints import (
+    check,
+    checkpoints,
+    is_marked,
+    marker,
+    new_run,
+    refuse_others,
+    step_of,
+)
 from sparsify.lock import only_run_in
 from sparsify.outcome import REPORT
 from sparsify.plan import Plan
@@ -56,6 +64,7 @@ def run(
     folder.check(directory, resume=resume, overwrite=overwrite)
     with only_run_in(directory, "choose another --out") as lock:
         folder.check(directory, resume=resume, overwrite=overwrite)  # as it is now that nobody else writes
+        folder.tidy(directory)
         console = console or Console(quiet=True)
         if not lock.held:
             show(console, f"{directory}: this file system has no locks; start no second run there", style="dim")
@@ -87,6 +96,8 @@ def _run(
         if (directory / REPORT).exists() and not (changed and checkpoint):
             kept = "" if checkpoint else " (its checkpoints are gone, which --keep-checkpoints would have kept)"
             raise StateError(f"{directory}: the run is finished, there is nothing to resume{kept}")
+        if checkpoint and step_of(checkpoint) > total:
+            raise StateError(f"{checkpoint} is beyond the end of this training, step {total}: give more --epochs")
         show(console, f"going on from {checkpoint}" if checkpoint else "there is no checkpoint yet: beginning anew")
     else:
         folder.clear(directory)
