@@ -34,9 +34,13 @@ def start(place: Path, out: Path, moment: str, count: float) -> int:
     return done.returncode
 
 
-def same(place: Path, out: Path) -> None:
-    """Check the weights, and that nothing but a finished run lies there."""
+def resume(place: Path, out: Path) -> None:
+    """Go on, in this process; nothing but a finished run lies there afterwards."""
+    run(settings(place, save_every=5, eval_every=6), recipe(), out, resume=True)
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (place / "whole").iterdir())
+
+
+def same(place: Path, out: Path) -> None:
     one, other = (load_file(folder / "model.safetensors") for folder in (place / "whole", out))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -47,7 +51,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(place: Path, tmp_path: Path, mome
     assert start(place, out, moment, count) == -9
     assert not (out / "report.json").exists()
     assert (out / lock.FILE).exists()
-    run(settings(place, save_every=5, eval_every=6), recipe(), out, resume=True)
+    resume(place, out)
     same(place, out)
 
 
@@ -68,7 +72,7 @@ def test_two_dozen_kills_at_random_moments(place: Path, tmp_path: Path) -> None:
             if (out / "report.json").exists():  # killed after the last word
                 break
         if not (out / "report.json").exists():
-            run(settings(place, save_every=5, eval_every=6), recipe(), out, resume=True)
+            resume(place, out)
         same(place, out)
         if len(kills) >= 24:
             break
