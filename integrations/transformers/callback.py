@@ -21,10 +21,9 @@ from typing import Any
 from torch import Tensor
 from transformers import TrainerCallback
 
-from sparsify import Density, HookError, Manager, PlanError, Recipe, StateError, checkpoint
+from sparsify import Density, HookError, Manager, PlanError, Recipe, StateError, checkpoint, lock
 from sparsify.integrations.transformers import best, checkpoints, states
 from sparsify.integrations.transformers.surroundings import Clipping, come_first, trainer_of, watch
-from sparsify.lock import FolderLock
 
 
 class SparsifyCallback(TrainerCallback):
@@ -67,7 +66,7 @@ class SparsifyCallback(TrainerCallback):
         self._model: Any = None
         self._used = False
         self._clipping: Clipping | None = None
-        self._lock: FolderLock | None = None
+        self._lock: lock.FolderLock | None = None
         self._masked = False
         """Whether the gradients of this step are masked already."""
 
@@ -151,7 +150,7 @@ class SparsifyCallback(TrainerCallback):
         """Lock the folder, and refuse one with checkpoints of another run: they would be taken for ours one day."""
         if args.process_index != 0 or state.is_hyper_param_search:  # trials may run side by side, in folders of theirs
             return
-        self._lock = FolderLock(args.output_dir, "choose another output_dir")
+        self._lock = lock.FolderLock(args.output_dir, "choose another output_dir")
         if args.save_strategy != "no":
             other = "choose another output_dir" if resumed else "resume from them, or choose another output_dir"
             checkpoints.refuse_others(args.output_dir, self.run, f"remove them, {other}")
