@@ -404,7 +404,7 @@ class Manager:
     # ------------------------------------------------------------------ inside
 
     def _complete(self) -> str | None:
-        """The optimizers stepped: take over what they did, count it, make what is due; return what was wrong with it."""
+        """The optimizers stepped: take over what they did, count it, make what is due; return what was wrong."""
         wrong = self._transaction.complaint()
         self._masks.swap_out()
         try:

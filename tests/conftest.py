@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -34,3 +36,25 @@ def tiny_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "SMALL", 12)
     monkeypatch.setattr(pieces, "SAMPLE", 24)
     monkeypatch.setattr(pieces, "PIECE", 64)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with what `sparsify train` wants: a small BERT, data, a recipe."""
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("place")
+    tiny.write(folder)
+    return folder
+
+
+@pytest.fixture
+def quiet_libraries() -> Iterator[None]:
+    """Let the libraries that `sparsify train` silences speak again afterwards."""
+    import datasets
+    import transformers
+
+    yield
+    transformers.logging.set_verbosity_warning()
+    transformers.logging.enable_progress_bar()
+    datasets.enable_progress_bars()

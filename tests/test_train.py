@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +24,9 @@ from sparsify.train.keeper import Keeper, Stopped
 from sparsify.train.run import run
 from sparsify.train.settings import Settings
 from tests import tiny
+from tests.tiny import RECIPE
 
-RECIPE = """
-version: 1
-name: small
-modifiers:
-  - {type: prune, sparsity: 0.75, window: {begin: 10%, end: 60%, every: 2}}
-"""
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("train")
-    tiny.text_model(folder / "model")
-    tiny.tsv(folder / "train.tsv", 96, seed=1)
-    tiny.tsv(folder / "eval.tsv", 40, seed=2)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    import datasets
-    import transformers
-
-    yield
-    transformers.logging.set_verbosity_warning()
-    transformers.logging.enable_progress_bar()
-    datasets.enable_progress_bars()
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
 
 
 def settings(place: Path, **more: Any) -> Settings:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +244,70 @@ def test_images_in_folders_tables_and_bytes(tmp_path: Path) -> None:
     assert opened.size == (8, 8)
     raw = (tmp_path / "data" / "cat" / "0.png").read_bytes()
     assert image._open({"bytes": raw, "path": None}, tmp_path).size == (8, 8)
+
+
+def packed(names: dict[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in names.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+ODD: dict[str, tuple[str, bytes]] = {
+    "zip without a file": ("a.csv.zip", packed({})),
+    "zip that is none": ("a.csv.zip", b"PK no archive"),
+    "zip cut short": ("a.csv.zip", packed({"a.csv": "text,label\nx,1\n" * 100})[:60]),
+    "gzip that is none": ("a.csv.gz", b"plain"),
+    "gzip cut short": ("a.csv.gz", gzip.compress(b"text,label\nx,1\n" * 100)[:20]),
+    "gzip with an error inside": ("a.csv.gz", gzip.compress(os.urandom(4000))[:2000] + b"x" * 2000),
+    "xz that is none": ("a.csv.xz", b"plain"),
+    "bz2 that is none": ("a.csv.bz2", b"plain"),
+    "brackets": ("a.json", b"[" * 100_000),
+    "brackets in a line": ("a.jsonl", b'{"a":' * 100_000),
+    "half a pair as a label": ("a.jsonl", b'{"text": "a", "label": "\\ud800"}\n{"text": "b", "label": "x"}'),
+    "parquet that is none": ("a.parquet", b"PAR1PAR1"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_file_that_holds_no_data_is_one_error(tmp_path: Path, kind: str) -> None:
+    name, data = ODD[kind]
+    path = write(tmp_path / name, data)
+
+    def labels() -> None:
+        found = read(path)
+        labels_of(found, chosen(found)[0], {})
+
+    with pytest.raises(DataError, match=name):
+        labels()
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.parquet", "a.csv.gz", "pipe", "a.txt"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    sources = [str(path), f"file://{path}"] if name in ("a.csv", "a.json") else [str(path)]
+    for source in sources:
+        with pytest.raises(DataError, match=name):
+            read(source)
+
+
+def test_a_kind_of_address_that_nobody_knows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere://x.csv cannot be read"):
+        read("nowhere://x.csv")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "loop"])
+def test_an_image_that_is_a_pipe_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "cats").mkdir()
+    path = tmp_path / "cats" / "1.png"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(path)
+    with pytest.raises(DataError, match=r"cats/1\.png: no image that can be read"):
+        image.read(str(tmp_path), "train", [])

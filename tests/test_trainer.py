@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from sparsify import Manager, PlanError, Recipe
 from sparsify.integrations.transformers import SparsifyCallback
-from tests.trainers import BATCH, RECIPE, ROWS, STEPS, Breaks, Rows, bert, recipe, same, trainer
+from tests.trainers import BATCH, RECIPE, ROWS, STEPS, Rows, bert, recipe, same, trainer
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -103,21 +103,15 @@ def test_a_second_training_begins_anew(tmp_path: Path) -> None:
     made.train()
     assert callback.manager is not first
     assert callback.density is not None
-    assert made.args.max_grad_norm == 0.05
 
 
-def test_clipping_is_given_back_even_after_a_training_that_broke_off(tmp_path: Path) -> None:
-    callback, breaks = SparsifyCallback(recipe()), Breaks(4)
-    made = trainer(bert(), tmp_path, callback, breaks)
-    with pytest.raises(KeyboardInterrupt):
-        made.train()
-    assert made.args.max_grad_norm == 0
-    made.remove_callback(breaks)
-    made.train()
-    assert made.args.max_grad_norm == 0.05
-    made.args.max_grad_norm = 0.0
-    made.train()
-    assert made.args.max_grad_norm == 0
+def test_a_callback_can_go_on_to_another_trainer(tmp_path: Path) -> None:
+    callback, first, second = SparsifyCallback(recipe()), bert(), bert()
+    trainer(first, tmp_path, callback).train()
+    trainer(second, tmp_path, callback).train()
+    same(first, second)
+    trainer(second, tmp_path, callback).train()
+    assert callback.density is not None
 
 
 def test_percentages_and_epochs_are_known(tmp_path: Path) -> None:

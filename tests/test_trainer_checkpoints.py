@@ -20,7 +20,7 @@ from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.contract import Modifier, Run, Session
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.targets import Targets
-from tests.trainers import RECIPE, STEPS, Breaks, Stop, bert, recipe, same, trainer
+from tests.trainers import RECIPE, STEPS, Breaks, Stop, bert, cut, recipe, resume, same, trainer
 
 
 @pytest.mark.parametrize("stop", [3, 6, 9])
@@ -70,19 +70,6 @@ def test_a_training_that_ends_early_can_go_on(tmp_path: Path) -> None:
     whole = bert()
     trainer(whole, tmp_path / "whole", SparsifyCallback(recipe())).train()
     same(callback.manager._model, whole)
-
-
-def cut(folder: Path) -> Path:
-    """Return a checkpoint of step 6."""
-    with pytest.raises(KeyboardInterrupt):
-        trainer(bert(), folder, SparsifyCallback(recipe()), Breaks(7), save_strategy="steps", save_steps=3).train()
-    return folder / "checkpoint-6"
-
-
-def resume(folder: Path, source: Path, text: str = RECIPE, **options: Any) -> SparsifyCallback:
-    callback = SparsifyCallback(Recipe.parse(text), **options)
-    trainer(bert(), folder, callback, save_strategy="steps", save_steps=3).train(resume_from_checkpoint=str(source))
-    return callback
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
@@ -169,12 +156,8 @@ def test_structure_changes_before_a_checkpoint_is_loaded(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_two_processes_agree_and_resume_to_the_same_bits(tmp_path: Path) -> None:
-    command = [
-        str(Path(sys.executable).parent / "torchrun"),
-        "--nproc_per_node",
-        "2",
-        str(Path(__file__).parent / "ddp.py"),
-    ]
+    script = str(Path(__file__).parent / "ddp.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
     def hashes(*words: str) -> list[str]:

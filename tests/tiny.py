@@ -9,6 +9,12 @@ import torch
 
 GOOD, BAD = ("fine", "lovely", "bright"), ("awful", "dull", "broken")
 OTHERS = ("the", "a", "film", "song", "story", "was", "is", "very", "rather", "and", "with", "long", "short")
+RECIPE = """
+version: 1
+name: small
+modifiers:
+  - {type: prune, sparsity: 0.75, window: {begin: 10%, end: 60%, every: 2}}
+"""
 
 
 def text_model(folder: Path, layers: int = 2) -> Path:
@@ -58,3 +64,11 @@ def image_model(folder: Path) -> Path:
     from sparsify.demo.files import write_model
 
     return write_model(folder, seed=0)
+
+
+def write(folder: Path) -> None:
+    """Write a model, data to train and to evaluate on, and the recipe."""
+    text_model(folder / "model")
+    tsv(folder / "train.tsv", 96, seed=1)
+    tsv(folder / "eval.tsv", 40, seed=2)
+    (folder / "recipe.yaml").write_text(RECIPE)

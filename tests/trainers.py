@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from sparsify import Recipe
+from sparsify.integrations.transformers import SparsifyCallback
 from tests.models import build
 
 ROWS, BATCH, STEPS = 48, 4, 12
@@ -18,6 +20,14 @@ version: 1
 modifiers:
   - {type: prune, sparsity: 0.75, window: {begin: 1, end: 8, every: 2}}
 """
+
+CRITERIA = {
+    "magnitude": RECIPE,
+    "latent": RECIPE.replace("type: prune,", "type: prune, masking: latent,"),
+    "movement": RECIPE.replace("type: prune,", "type: prune, criterion: movement,"),
+    "gates": RECIPE.replace("type: prune,", "type: prune, criterion: {type: hard-concrete, learning_rate: 1.0},"),
+}
+"""The recipe by the way in which its masks are made."""
 
 
 class Rows(torch.utils.data.Dataset):
@@ -101,3 +111,16 @@ class Breaks(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == self.step:
             raise KeyboardInterrupt
+
+
+def cut(folder: Path) -> Path:
+    """Return a checkpoint of step 6."""
+    with pytest.raises(KeyboardInterrupt):
+        trainer(bert(), folder, SparsifyCallback(recipe()), Breaks(7), save_strategy="steps", save_steps=3).train()
+    return folder / "checkpoint-6"
+
+
+def resume(folder: Path, source: Path, text: str = RECIPE, **options: Any) -> SparsifyCallback:
+    callback = SparsifyCallback(Recipe.parse(text), **options)
+    trainer(bert(), folder, callback, save_strategy="steps", save_steps=3).train(resume_from_checkpoint=str(source))
+    return callback

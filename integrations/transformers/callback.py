@@ -1,30 +1,29 @@
 """The manager's hooks at the Trainer's events.
 
 on_init_end            structure, before any checkpoint is loaded; we come first among the callbacks
-on_train_begin         apply; clipping is taken over; after a resume, our state from the same checkpoint
+on_train_begin         the folder is locked; apply; after a resume, our state from the same checkpoint
 on_step_begin          manager.on_step_begin
-on_pre_optimizer_step  manager.on_before_optimizer_step; clip, over masked gradients (the Trainer would clip before)
+(the Trainer clips)    manager.on_before_optimizer_step, then clipping, over masked gradients
 on_optimizer_step      manager.on_step_end
 on_log                 sparsity and target beside the loss, for whatever logger the Trainer has
 on_save                our state, then the marker that makes the checkpoint whole
 on_train_end           the state of the checkpoint that was picked; finalize
+(an exception)         manager.detach: the model is sparse, the lock is free, and a training can begin anew
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 from transformers import TrainerCallback
 
-from sparsify import Density, Manager, PlanError, Recipe, StateError, checkpoint
-from sparsify.integrations.transformers import checkpoints
-
-STATE = "sparsify.pt"
+from sparsify import Density, HookError, Manager, PlanError, Recipe, StateError, checkpoint, lock
+from sparsify.integrations.transformers import best, checkpoints, states
+from sparsify.integrations.transformers.surroundings import Clipping, come_first, trainer_of, watch
 
 
 class SparsifyCallback(TrainerCallback):
@@ -34,10 +33,13 @@ class SparsifyCallback(TrainerCallback):
     declares (a teacher). `best_below_target` lets `load_best_model_at_end` pick a checkpoint that is less sparse than
     the recipe asks for. `checkpoint` is where the run resumes from, if that is neither `output_dir/checkpoint-N` nor
     `args.resume_from_checkpoint`. `evaluate(model)` returns metrics; gates are measured with it before and after they
-    become binary.
+    become binary. `allow_changed_recipe` resumes from a checkpoint of another recipe or another length of training.
+    `run` names the run in its checkpoints; by default it is given a name, which a resumed run keeps.
 
     After the training, `density` is what was counted in the tensors; `output_dir` has `recipe.yaml` and `report.json`.
-    Errors are those of the manager: PlanError before the first step, SparsityError at the end if the model falls short.
+    Errors are those of the manager: PlanError before the first step, StateError where a checkpoint is damaged or does
+    not belong here, SparsityError at the end if the model falls short; TrainingError if another process trains in
+    `output_dir`.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class SparsifyCallback(TrainerCallback):
         best_below_target: bool = False,
         checkpoint: str | Path | None = None,
         evaluate: Callable[[Any], Mapping[str, float]] | None = None,
+        allow_changed_recipe: bool = False,
+        run: str | None = None,
         **variables: Any,
     ) -> None:
         self.recipe = recipe.resolve(**variables) if isinstance(recipe, Recipe) else Recipe.load(recipe, **variables)
@@ -55,11 +59,16 @@ class SparsifyCallback(TrainerCallback):
         self.best_below_target = best_below_target
         self.checkpoint = checkpoint
         self.evaluate = evaluate
+        self.allow_changed_recipe = allow_changed_recipe
+        self.run = run or checkpoints.new_run()
         self.manager = Manager(self.recipe)
         self.density: Density | None = None
+        self._model: Any = None
         self._used = False
-        self._max_norm: float | None = None
-        """The Trainer's `max_grad_norm`, while it is taken over."""
+        self._clipping: Clipping | None = None
+        self._lock: lock.FolderLock | None = None
+        self._masked = False
+        """Whether the gradients of this step are masked already."""
 
         self._reached: int | None = None
         """The Trainer's step at which the last update had been made: from there on checkpoints are eligible."""
@@ -68,8 +77,15 @@ class SparsifyCallback(TrainerCallback):
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Change the structure, if the recipe does; come first, so that loggers see our values."""
-        self.manager.attach(model)
-        _come_first(self)
+        if self._used:  # by a Trainer before this one
+            self._break_off()
+            self._used, self.manager = False, self.manager.again()
+        if model is not self._model:
+            self.manager.attach(model)
+            self._model = model
+        if (trainer := trainer_of(self)) is not None:
+            come_first(trainer, self)
+            watch(trainer, self._break_off)
 
     def on_train_begin(
         self,
@@ -84,12 +100,21 @@ class SparsifyCallback(TrainerCallback):
         """Plan and attach; go on from our state in the checkpoint that the Trainer has resumed from."""
         if getattr(args, "deepspeed", None) or getattr(args, "fsdp", None):
             raise PlanError("DeepSpeed and FSDP shard the parameters, which sparsify does not support yet: use DDP")
-        if self._used:
+        best.refuse(args, self.best_below_target)
+        if self._used:  # a training before this one, which may have broken off
+            self._break_off()
             self.manager = self.manager.again()
-        self._used, self._reached, self.density = True, None, None
-        if self._max_norm is None:  # else a training broke off before it could be given back
-            self._max_norm = args.max_grad_norm
-        args.max_grad_norm = 0.0
+        self._used, self._reached, self._masked, self.density = True, None, False, None
+        try:
+            self._begin(args, state, model, optimizer, train_dataloader)
+        except BaseException:
+            self._break_off()
+            raise
+
+    def _begin(self, args: Any, state: Any, model: Any, optimizer: Any, train_dataloader: Any) -> None:
+        parts = self._resumed(args, state) if state.global_step else None
+        self.run = states.agreed(self.run)
+        self._reserve(args, state, resumed=parts is not None)
         self.manager.apply(
             model,
             optimizer,
@@ -99,32 +124,36 @@ class SparsifyCallback(TrainerCallback):
             evaluate=self.evaluate,
             **self.bindings,
         )
-        if state.global_step:
-            self._resume(self._folder(args, state), state)
+        if parts is not None:
+            self.manager.load_state_dict(parts["manager"], allow_changed_recipe=self.allow_changed_recipe)
+            same = parts["manager"].get("sha256") == self.manager.plan.recipe.sha256
+            self._reached = parts["reached"] if same and self.manager.step >= self.manager.last_update else None
+            best.find_again(state, Path(args.output_dir), self.run)
         self._note_reached(state)
         self._forget_early_best(state)
+        if (trainer := trainer_of(self)) is not None:
+            watch(trainer, self._break_off)
+            self._clipping = Clipping(trainer, self._clip)
 
-    def _resume(self, folder: Path, state: Any) -> None:
-        checkpoints.check(folder)
-        parts = checkpoint.load(folder / STATE)
-        if parts.get("step") != state.global_step:
-            raise StateError(f"{folder / STATE} is of step {parts.get('step')}, the Trainer is at {state.global_step}")
-        self.manager.load_state_dict(parts["manager"])
-        self._reached = parts["reached"]
+    def _resumed(self, args: Any, state: Any) -> dict[str, Any]:
+        """Return our part of the checkpoint that the Trainer has resumed from; take over the name of its run."""
+        folder = states.resumed_from(args, state, (self.checkpoint, args.resume_from_checkpoint))
+        self.run = checkpoints.check(folder).run
+        parts = states.read(folder)
+        if parts["step"] != state.global_step:
+            raise StateError(f"{folder}: our state is of step {parts['step']}, the Trainer is at {state.global_step}")
+        if state.global_step > state.max_steps:
+            raise StateError(f"{folder} is of step {state.global_step}, but this training ends at {state.max_steps}")
+        return parts
 
-    def _folder(self, args: Any, state: Any) -> Path:
-        """Return the folder of the Trainer's checkpoint of this step."""
-        name = f"checkpoint-{state.global_step}"
-        places = [self.checkpoint, args.resume_from_checkpoint, Path(args.output_dir) / name]
-        named = [Path(place) for place in places if isinstance(place, (str, Path)) and Path(place).name == name]
-        trials = sorted(Path(args.output_dir).glob(f"run-*/{name}"), key=lambda path: path.stat().st_mtime)
-        found = [place for place in [*named, *trials[-1:]] if place.is_dir()]
-        if not found:
-            raise StateError(
-                f"the Trainer resumed at step {state.global_step}, but there is no {named[-1]}; "
-                "say where the checkpoint lies: SparsifyCallback(…, checkpoint=…)"
-            )
-        return found[0]
+    def _reserve(self, args: Any, state: Any, *, resumed: bool) -> None:
+        """Lock the folder, and refuse one with checkpoints of another run: they would be taken for ours one day."""
+        if args.process_index != 0 or state.is_hyper_param_search:  # trials may run side by side, in folders of theirs
+            return
+        self._lock = lock.FolderLock(args.output_dir, "choose another output_dir")
+        if args.save_strategy != "no":
+            other = "choose another output_dir" if resumed else "resume from them, or choose another output_dir"
+            checkpoints.refuse_others(args.output_dir, self.run, f"remove them, {other}")
 
     # ------------------------------------------------------------------ the step
 
@@ -132,12 +161,28 @@ class SparsifyCallback(TrainerCallback):
         """Begin the transaction."""
         self._forget_early_best(state)
         self.manager.on_step_begin()
+        self._masked = False
+
+    def _clip(self, max_norm: float) -> Tensor:
+        """Mask the gradients, then clip them; return the norm before."""
+        if not self._masked:
+            self.manager.on_before_optimizer_step()
+            self._masked = True
+        return self.manager.clip_grad_norm_(max_norm)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mask the gradients, then clip them."""
-        self.manager.on_before_optimizer_step()
-        if self._max_norm:
-            self.manager.clip_grad_norm_(self._max_norm)
+        """Mask the gradients, if the Trainer has not clipped them."""
+        if self._masked:
+            return
+        if not args.max_grad_norm:
+            self.manager.on_before_optimizer_step()
+        elif self._clipping is None:  # no Trainer was found: the events are called by a loop that leaves clipping to us
+            self._clip(args.max_grad_norm)
+        else:
+            raise HookError(
+                "the gradients were clipped before they were masked: this Trainer clips in a way of its own; "
+                "let it call accelerator.clip_grad_norm_, or give max_grad_norm=0"
+            )
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """End the transaction: new masks if they are due."""
@@ -168,38 +213,40 @@ class SparsifyCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write our state into the Trainer's checkpoint, and the marker that it is whole."""
-        _wait_for_all()  # each process writes its own random state into the folder
+        states.wait_for_all()  # each process writes its own random state into the folder
         if args.should_save and not args.save_only_model:
-            folder = self._folder(args, state)
-            state_dict = self.manager.state_dict()
-            checkpoint.save(folder / STATE, step=state.global_step, reached=self._reached, manager=state_dict)
-            checkpoints.mark(folder)
+            folder, state_dict = states.written_to(args, state), self.manager.state_dict()
+            checkpoint.save(folder / states.STATE, step=state.global_step, reached=self._reached, manager=state_dict)
+            checkpoints.mark(folder, self.run)
         self._forget_early_best(state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Finalize what is in the model: the last weights, or those of the checkpoint that was picked."""
-        args.max_grad_norm, self._max_norm = self._max_norm, None
-        picked = state.best_model_checkpoint if args.load_best_model_at_end and not args.save_only_model else None
-        if picked:
-            self.manager.load_state_dict(checkpoint.load(Path(picked) / STATE)["manager"])
-        directory = args.output_dir if args.should_save else None
-        self.density = self.manager.finalize(directory, partial=bool(picked) and self.best_below_target)
+        picked = state.best_model_checkpoint if args.load_best_model_at_end else None
+        try:
+            if picked:
+                best.take_up(self.manager, Path(picked), self.run, model_only=args.save_only_model)
+            directory = args.output_dir if args.should_save else None
+            self.density = self.manager.finalize(directory, partial=bool(picked) and self.best_below_target)
+        finally:
+            self._break_off()
+
+    def _break_off(self) -> None:
+        """Give back what the training had: the model under its masks, the Trainer's clipping, the folder."""
+        if self._clipping is not None:
+            self._clipping.end()
+        if self._lock is not None:
+            self._lock.release()
+        self._clipping = self._lock = None
+        self.manager.detach()
 
     def _note_reached(self, state: Any) -> None:
         if self._reached is None and self.manager.step >= self.manager.last_update:
             self._reached = state.global_step
 
     def _forget_early_best(self, state: Any) -> None:
-        """Forget a best metric that was measured below the target sparsity; early stopping then waits, too."""
-        if self.best_below_target:
-            return
-        if self._reached is None or (state.best_global_step or self._reached) < self._reached:
-            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
-
-
-def _wait_for_all() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
+        if not self.best_below_target:
+            best.forget_early(state, self._reached)
 
 
 def _steps_per_epoch(dataloader: Any, args: Any) -> int | None:
@@ -208,19 +255,3 @@ def _steps_per_epoch(dataloader: Any, args: Any) -> int | None:
         return max(math.ceil(len(dataloader) / args.gradient_accumulation_steps), 1)
     except TypeError:
         return None
-
-
-def _come_first(callback: TrainerCallback) -> None:
-    """Move `callback` to the front of the handler that is calling it.
-
-    The Trainer puts its loggers first and hands a callback neither itself nor its siblings, so the handler is read off
-    the stack. Where it is not found, the order stays, and only loggers after us see our values.
-    """
-    frame = sys._getframe()
-    while frame is not None:
-        callbacks = getattr(frame.f_locals.get("self"), "callbacks", None)
-        if isinstance(callbacks, list) and any(other is callback for other in callbacks):
-            callbacks.remove(callback)
-            callbacks.insert(0, callback)
-            return
-        frame = frame.f_back

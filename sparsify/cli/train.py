@@ -111,6 +111,10 @@ def train(
         list[str] | None, _text("--log-to", "LOGGER", "tensorboard, wandb, mlflow, …; repeatable.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint in --out.")] = False,
+    allow_changed_recipe: Annotated[
+        bool,
+        typer.Option("--allow-changed-recipe", help="With --resume: under another recipe, or for another --epochs."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew over an earlier run in --out.")] = False,
     keep_checkpoints: Annotated[
         bool, typer.Option("--keep-checkpoints", help="Do not delete them at the end.")
@@ -124,6 +128,8 @@ def train(
         raise typer.BadParameter(reason, param_hint="--save-every")
     if resume and overwrite:
         raise typer.BadParameter("either --resume or --overwrite", param_hint="--resume")
+    if allow_changed_recipe and not resume:
+        raise typer.BadParameter("a new run has no recipe to change from: use it with --resume", param_hint="--resume")
     loaded = Recipe.load(recipe, **parse_sets(sets)) if recipe is not None else None
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
@@ -160,7 +166,15 @@ def train(
     )
     console = out()
     try:
-        report = run(asked, loaded, out_dir, resume=resume, overwrite=overwrite, console=console)
+        report = run(
+            asked,
+            loaded,
+            out_dir,
+            resume=resume,
+            overwrite=overwrite,
+            allow_changed_recipe=allow_changed_recipe,
+            console=console,
+        )
     except Stopped as stopped:
         words = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
         command = shlex.join(["sparsify", *words, "--resume"])

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from sparsify.escaping import one_line
 from sparsify.modifiers.plans import ModifierPlan, TensorPlan
 
 
@@ -52,23 +53,27 @@ def text(headline: str, modifiers: Sequence[ModifierPlan], notes: Sequence[str])
 
 def tables(headline: str, modifiers: Sequence[ModifierPlan], notes: Sequence[str]) -> Iterator[Any]:
     """Yield a plan as rich prints it."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    yield f"[bold]{escape(headline)}[/bold]"
+    def plain(text: str, style: str = "") -> Text:
+        """Text from a model or a recipe is no markup."""
+        return Text(one_line(text), style=style)
+
+    yield plain(headline, "bold")
     for modifier in modifiers:
-        table = Table(title=escape(title(modifier)), title_justify="left", title_style="cyan")
+        table = Table(title=plain(title(modifier)), title_justify="left", title_style="cyan")
         table.add_column("tensor or block", overflow="fold")
         for column in ("shape or groups", "target", "expected non-zeros"):
             table.add_column(column, justify="right")
         *body, total = rows(modifier)
         for row in body:
-            table.add_row(*map(escape, row))
+            table.add_row(*map(plain, row))
         table.add_section()
-        table.add_row(*map(escape, total))
+        table.add_row(*map(plain, total))
         yield table
     for note in notes:
-        yield f"[yellow]note:[/yellow] {escape(note)}"
+        yield Text.assemble(("note: ", "yellow"), one_line(note))
 
 
 def _row(tensors: Sequence[TensorPlan], otherwise: str, named: Callable[[float | None], str]) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +19,17 @@ REFRESH = 0.5
 
 
 def show(console: Console, text: str, **style: Any) -> None:
-    """Print text as it is: no markup, no control characters, whatever console a user gives."""
-    console.print(visible(text), markup=False, highlight=False, emoji=False, **style)
+    """Print text as it is: no markup, no control characters, whatever console a user gives.
+
+    A console that nobody reads any more (`sparsify train … | head`), or that has no such letters, ends no training.
+    """
+    known = visible(text).encode(console.encoding, "backslashreplace").decode(console.encoding)
+    try:
+        console.print(known, markup=False, highlight=False, emoji=False, **style)
+    except (OSError, SystemExit):  # rich ends the process when a pipe breaks, its older versions do not
+        console.quiet = True
+        if console.file is sys.stdout:  # what is left in its buffer has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Display(TrainerCallback):  # type: ignore[misc]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.errors import DataError, PlanError
+from sparsify.files import check_regular
 from sparsify.pretrained import first_line
 from sparsify.train import table
 from sparsify.train.columns import IMAGES
@@ -33,6 +34,11 @@ def read(source: str, split: str, known: Sequence[str]) -> Table:
     if not files:
         return table.read(source, split, known)
     paths = [str(path) for path, _ in files]
+    for path in paths:
+        try:
+            check_regular(path)
+        except OSError as error:
+            raise DataError(f"{path}: no image that can be read: {error.strerror}") from None
     return Table(source, {"image": paths, "label": [name for _, name in files]}, files=paths)
 
 
@@ -61,8 +67,8 @@ class Images(torch.utils.data.Dataset[dict[str, Any]]):
         try:
             image = _open(self.images[index], Path(self.side.table.name).parent).convert(self.mode)
             pixels: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
-        except (OSError, ValueError, TypeError, SyntaxError) as error:
-            raise DataError(f"{self.side.table.place(index)}: no image that can be read: {error}") from None
+        except Exception as error:  # what reads images raises of every kind
+            raise DataError(f"{self.side.table.place(index)}: no image that can be read: {first_line(error)}") from None
         return pixels
 
 
@@ -74,7 +80,9 @@ def _open(value: Any, folder: Path) -> Any:
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str):
         path = Path(value)
-        value = (path if path.is_absolute() or path.exists() else folder / path).read_bytes()
+        path = path if path.is_absolute() or path.exists() else folder / path
+        check_regular(path)
+        value = path.read_bytes()
     if not isinstance(value, bytes):
         return value
     with Image.open(io.BytesIO(value)) as opened:

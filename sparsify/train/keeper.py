@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from sparsify.errors import TrainingError
-from sparsify.integrations.transformers import checkpoints
+from sparsify.errors import StateError, TrainingError
+from sparsify.integrations.transformers import best, checkpoints
 
 KEPT = 2
 """Whole checkpoints that are kept beside the best one: the last, and the one before while the last is written."""
+
+OTHERS = "remove them, or choose another --out"
 
 
 class Stopped(Exception):  # noqa: N818 (not an error)
@@ -29,9 +31,13 @@ class Stopped(Exception):  # noqa: N818 (not an error)
 
 
 class Keeper(TrainerCallback):  # type: ignore[misc]
-    """Marks checkpoints as whole, deletes old ones, and stops where it is asked to or has to."""
+    """Marks checkpoints as whole, deletes old ones, and stops where it is asked to or has to.
 
-    def __init__(self) -> None:
+    `run` is the name of the run; `begun()` is called when the training begins, and nothing can be refused any more.
+    """
+
+    def __init__(self, run: str, begun: Callable[[], None] = lambda: None) -> None:
+        self.run, self.begun = run, begun
         self.asked = False
 
     @contextmanager
@@ -57,6 +63,8 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Watch the loss of every forward of the training."""
+        best.find_again(state, Path(args.output_dir), self.run)
+        self.begun()
 
         def check(module: Any, inputs: Any, output: Any) -> None:
             loss = getattr(output, "loss", None)
@@ -78,19 +86,23 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
             if not torch.isfinite(parameter.detach()).all():
                 checkpoints.remove(folder)
                 raise TrainingError(f"{name} is not finite after step {state.global_step}{_hint(args, state)}")
-        if not (folder / checkpoints.MARKER).is_file():
-            checkpoints.mark(folder)
-        best = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else ""
-        whole = [path for path in checkpoints.checkpoints(args.output_dir) if (path / checkpoints.MARKER).is_file()]
-        for old in whole[:-KEPT]:
-            if old.name != best:
+        if not checkpoints.is_marked(folder):
+            checkpoints.mark(folder, self.run)
+        picked = Path(state.best_model_checkpoint).name if state.best_model_checkpoint else ""
+        checkpoints.refuse_others(args.output_dir, self.run, OTHERS)
+        for old in [path for path in checkpoints.checkpoints(args.output_dir) if checkpoints.is_marked(path)][:-KEPT]:
+            if old.name != picked:
                 checkpoints.remove(old)
         if self.asked:
             raise Stopped(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop watching."""
+        """Stop watching; see that the checkpoint that was picked is there, and of this run."""
         self.handle.remove()
+        if args.load_best_model_at_end and state.best_model_checkpoint:
+            picked = Path(state.best_model_checkpoint)
+            if checkpoints.marker(picked).run != self.run:
+                raise StateError(f"{picked}, the best checkpoint, is of another run")
 
 
 def _hint(args: Any, state: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsify.errors import DataError, did_you_mean
-from sparsify.train.table import Table
+from sparsify.train.table import Table, check_letters
 
 MOST = 10_000
 """Classes above which a column is taken for something else than labels."""
@@ -57,6 +57,7 @@ def _texts(table: Table, column: str) -> list[str]:
         text = _text(value)
         if not text:
             raise DataError(f"{table.place(row)}: the label is empty")
+        check_letters(text, table.place(row))
         named = names and isinstance(value, int) and 0 <= value < len(names)
         texts.append(names[value] if named else text)
     return texts

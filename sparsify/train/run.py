@@ -13,21 +13,31 @@ from rich.console import Console
 
 from sparsify.errors import SparsifyError, StateError, TrainingError
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
-from sparsify.integrations.transformers.checkpoints import MARKER, checkpoints
+from sparsify.integrations.transformers.checkpoints import (
+    check,
+    checkpoints,
+    is_marked,
+    marker,
+    new_run,
+    refuse_others,
+    step_of,
+)
+from sparsify.lock import only_run_in
 from sparsify.outcome import REPORT
 from sparsify.plan import Plan
 from sparsify.pretrained import first_line
 from sparsify.recipe import Recipe
-from sparsify.train import image, result, settings, text
+from sparsify.train import folder, image, result, settings, text
 from sparsify.train.display import Display, show
-from sparsify.train.keeper import Keeper
+from sparsify.train.folder import CHECKPOINTS
+from sparsify.train.keeper import OTHERS, Keeper
 from sparsify.train.metrics import METRICS, classification
 from sparsify.train.model import freeze
-from sparsify.train.settings import Settings
+from sparsify.train.processes import refuse_several
+from sparsify.train.settings import Record, Settings
 from sparsify.train.task import Prepared, Task, prepare
 
 TASKS: dict[str, Task] = {task.name: task for task in (text.TASK, image.TASK)}
-CHECKPOINTS = "checkpoints"
 LOGS = 200
 """About how many points the curves have."""
 
@@ -39,22 +49,36 @@ def run(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    allow_changed_recipe: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Train under `recipe` (dense without one) and write `directory`; return the report.
 
-    The folder gets the model, what goes with it, `recipe.yaml` and `report.json`, which is written last. Raises
-    DataError and PlanError before anything is trained or written; StateError for a folder that cannot be written to, or
-    whose run is another; TrainingError; SparsityError if the model falls short; `keeper.Stopped` on Ctrl-C, with
-    everything saved.
+    The folder gets the model, what goes with it, `recipe.yaml` and `report.json`, which is written last; it is locked
+    meanwhile. `allow_changed_recipe` lets a resumed run have another recipe, and another number of epochs, than it was
+    begun with. Raises DataError and PlanError before anything is trained or written; StateError for a folder that
+    cannot be written to, or whose run is another; TrainingError, for a folder in which another process trains, too;
+    SparsityError if the model falls short; `keeper.Stopped` on Ctrl-C, with everything saved.
     """
+    refuse_several(os.environ)
+    folder.check(directory, resume=resume, overwrite=overwrite)
+    with only_run_in(directory, "choose another --out") as lock:
+        folder.check(directory, resume=resume, overwrite=overwrite)  # as it is now that nobody else writes
+        folder.tidy(directory)
+        console = console or Console(quiet=True)
+        if not lock.held:
+            show(console, f"{directory}: this file system has no locks; start no second run there", style="dim")
+        return _run(asked, recipe, directory, console, resume, allow_changed_recipe)
+
+
+def _run(
+    asked: Settings, recipe: Recipe | None, directory: Path, console: Console, resume: bool, allow_changed_recipe: bool
+) -> dict[str, Any]:
     import transformers
 
-    console = console or Console(quiet=True)
+    before = settings.read(directory) if resume else None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    if not resume:
-        _refuse_to_overwrite(directory, overwrite)
     transformers.set_seed(asked.seed)
     prepared = prepare(TASKS[asked.task], asked)
     if frozen := freeze(prepared.model, asked.freeze):
@@ -63,49 +87,44 @@ def run(
     total = math.ceil(asked.epochs * per_epoch)
     plan = Plan.of(recipe, prepared.model, total_steps=total, steps_per_epoch=per_epoch) if recipe else None
     described = {"name": recipe.name, "sha256": plan.recipe.sha256} if recipe and plan else None
+    record = Record(before.run if before else new_run(), asked.to_dict(), described, prepared.data)
     arguments = _arguments(asked, prepared, directory, total)
-    if resume:
-        settings.check(directory, asked, described, prepared.data)
-        if (directory / REPORT).is_file():
-            raise StateError(f"{directory}: the run is finished, there is nothing to resume")
+    checkpoint, changed = None, False
+    if before:
+        changed = bool(settings.changes(directory, before, record, allow_changed_recipe=allow_changed_recipe))
+        checkpoint = _last(directory, record.run)
+        if (directory / REPORT).exists() and not (changed and checkpoint):
+            kept = "" if checkpoint else " (its checkpoints are gone, which --keep-checkpoints would have kept)"
+            raise StateError(f"{directory}: the run is finished, there is nothing to resume{kept}")
+        if checkpoint and step_of(checkpoint) > total:
+            raise StateError(f"{checkpoint} is beyond the end of this training, step {total}: give more --epochs")
+        show(console, f"going on from {checkpoint}" if checkpoint else "there is no checkpoint yet: beginning anew")
     else:
-        _clear(directory)
-        settings.write(directory, asked, described, prepared.data)
+        folder.clear(directory)
+        settings.write(directory, record)
     for note in [*prepared.notes, *(plan.notes if plan else ())]:
         show(console, note, style="dim")
     show(console, plan.headline() if plan else f"dense training, {total} steps")
-    return _train(asked, recipe, prepared, directory, arguments, console, resume)
 
+    def begun() -> None:
+        """Write down that the run goes on otherwise; what it was finished with before is so no longer."""
+        if changed:
+            settings.write(directory, record)
+            (directory / REPORT).unlink(missing_ok=True)
 
-def _refuse_to_overwrite(directory: Path, overwrite: bool) -> None:
-    if directory.exists() and not directory.is_dir():
-        raise StateError(f"{directory} is a file; --out wants a folder")
-    if not directory.is_dir() or not any(directory.iterdir()):
-        return
-    if not (directory / settings.FILE).is_file():
-        raise StateError(f"{directory} is not empty, and holds no run of ours: choose another folder")
-    if not overwrite:
-        raise StateError(f"{directory} holds a run already: add --resume to go on, or --overwrite to begin anew")
-
-
-def _clear(directory: Path) -> None:
-    """Empty the folder of an earlier run, the record of it last."""
-    try:
-        paths = list(directory.iterdir()) if directory.is_dir() else []
-        for path in sorted(paths, key=lambda path: path.name == settings.FILE):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    except OSError as error:
-        raise StateError(f"{error.filename} cannot be removed: {error.strerror}") from None
+    sparsifier = SparsifyCallback(recipe, run=record.run, allow_changed_recipe=allow_changed_recipe) if recipe else None
+    return _train(asked, prepared, directory, arguments, console, sparsifier, Keeper(record.run, begun), checkpoint)
 
 
 def _train(
     asked: Settings,
-    recipe: Recipe | None,
     prepared: Prepared,
     directory: Path,
     arguments: Any,
     console: Console,
-    resume: bool,
+    sparsifier: SparsifyCallback | None,
+    keeper: Keeper,
+    checkpoint: Path | None,
 ) -> dict[str, Any]:
     import transformers
 
@@ -114,8 +133,8 @@ def _train(
         found = trainer.evaluation_loop(trainer.get_eval_dataloader(), "", metric_key_prefix="now")
         return {name: found.metrics[f"now_{name}"] for name in METRICS}
 
-    sparsifier = SparsifyCallback(recipe, evaluate=evaluate) if recipe else None
-    keeper = Keeper()
+    if sparsifier:
+        sparsifier.evaluate = evaluate
     display = Display(console, (lambda: sparsifier.manager.sparsity) if sparsifier else None)
     trainer = transformers.Trainer(
         model=prepared.model,
@@ -128,10 +147,11 @@ def _train(
         callbacks=[callback for callback in (sparsifier, keeper, display) if callback],
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    checkpoint = _last(directory, console) if resume else None
     try:
         with keeper.listening():
             trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except StateError as error:
+        raise StateError(str(error).replace("allow_changed_recipe=True", "--allow-changed-recipe")) from None
     except SparsifyError:
         raise
     except Exception as error:
@@ -204,16 +224,19 @@ def _check_loggers(names: Sequence[str]) -> None:
         raise TrainingError(f"--log-to: {first_line(error)}") from None
 
 
-def _last(directory: Path, console: Console) -> Path | None:
-    """Return the checkpoint to go on from."""
+def _last(directory: Path, run: str) -> Path | None:
+    """Return the checkpoint to go on from. Raises StateError if it is damaged, or others lie there."""
+    whole = [path for path in checkpoints(directory / CHECKPOINTS) if is_marked(path)]
     try:
-        checkpoint: Path | None = last_whole(directory / CHECKPOINTS)
+        for path in whole:
+            marker(path)
+        if whole:
+            check(whole[-1])
     except StateError as error:
-        whole = [path for path in checkpoints(directory / CHECKPOINTS) if (path / MARKER).is_file()]
         before = f"that before it ({whole[-2].name})" if len(whole) > 1 else "the beginning"
         raise StateError(f"{error}; remove that folder to go on from {before}") from None
-    show(console, f"going on from {checkpoint}" if checkpoint else "there is no checkpoint yet: beginning anew")
-    return checkpoint
+    refuse_others(directory / CHECKPOINTS, run, OTHERS)
+    return whole[-1] if whole else None
 
 
 def _about_files(error: Exception) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 
 from sparsify.checkpoint import write_text
 from sparsify.errors import StateError
+from sparsify.escaping import cut
+from sparsify.files import read_json
 
 FILE = "run.json"
 
@@ -50,27 +52,52 @@ class Settings:
 WITHOUT_CONSEQUENCE = ("log_to", "keep_checkpoints")
 """Settings that a resumed run may change."""
 
+ON_REQUEST = ("recipe", "epochs")
+"""What it may change with `--allow-changed-recipe`."""
 
-def write(directory: Path, settings: Settings, recipe: dict[str, str] | None, data: dict[str, Any]) -> None:
+
+@dataclass(frozen=True)
+class Record:
+    """What a run was begun with, and the name that it has in its checkpoints."""
+
+    run: str
+    settings: dict[str, Any]
+    recipe: dict[str, str] | None
+    data: dict[str, Any]
+
+    def compared(self) -> dict[str, Any]:
+        """Return what must be the same in a resumed run."""
+        return {**self.settings, "recipe": (self.recipe or {}).get("sha256"), **self.data}
+
+
+def write(directory: Path, record: Record) -> None:
     """Write down what a run was begun with."""
-    record = {"settings": settings.to_dict(), "recipe": recipe, "data": data}
-    write_text(directory / FILE, json.dumps(record, indent=2) + "\n")
+    write_text(directory / FILE, json.dumps(asdict(record), indent=2) + "\n")
 
 
-def check(directory: Path, settings: Settings, recipe: dict[str, str] | None, data: dict[str, Any]) -> None:
-    """Raise StateError, with every difference, unless the run in `directory` was begun with the same."""
-    try:
-        saved = json.loads((directory / FILE).read_text())
-        before = {**saved["settings"], "recipe": (saved["recipe"] or {}).get("sha256"), **saved["data"]}
-    except FileNotFoundError:
-        raise StateError(f"{directory}: there is no run to resume here ({FILE} is missing)") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StateError(f"{directory / FILE} cannot be read: {error}") from None
-    now = {**settings.to_dict(), "recipe": (recipe or {}).get("sha256"), **data}
-    changed = [key for key in now if key not in WITHOUT_CONSEQUENCE and before.get(key) != now[key]]
-    if changed:
-        lines = [f"  {key}: {before.get(key)!r} then, {now[key]!r} now" for key in changed]
+def read(directory: Path) -> Record:
+    """Return what the run in `directory` was begun with. Raises StateError."""
+    path = directory / FILE
+    data = read_json(path)
+    wanted: dict[str, Any] = {"run": str, "settings": dict, "recipe": (dict, type(None)), "data": dict}
+    for key, kind in wanted.items():
+        if not isinstance(data, dict) or not isinstance(data.get(key), kind):
+            raise StateError(f"{path} is not a record of a run of ours: {key!r} is missing or wrong")
+    return Record(**{key: data[key] for key in wanted})
+
+
+def changes(directory: Path, before: Record, now: Record, *, allow_changed_recipe: bool) -> list[str]:
+    """Return what a resumed run does otherwise than the run in `directory` did, where it may.
+
+    Raises StateError, with every difference, where it may not.
+    """
+    old, new = before.compared(), now.compared()
+    changed = [key for key in new if key not in WITHOUT_CONSEQUENCE and old.get(key) != new[key]]
+    on_request = all(key in ON_REQUEST for key in changed) and (old["recipe"] is None) == (new["recipe"] is None)
+    if changed and not (on_request and allow_changed_recipe):
+        lines = [f"  {key}: {cut(repr(old.get(key)), 200)} then, {cut(repr(new[key]), 200)} now" for key in changed]
+        instead = "or add --allow-changed-recipe to go on all the same" if on_request else "or another --out"
         raise StateError(
-            f"{directory} holds a run that was begun otherwise; give the same command, or another --out:\n"
-            + "\n".join(lines)
+            f"{directory} holds a run that was begun otherwise; give the same command, {instead}:\n" + "\n".join(lines)
         )
+    return changed

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsify.errors import DataError, did_you_mean
+from sparsify.files import check_regular
+from sparsify.pretrained import first_line
 from sparsify.train import hub
 
 PACKED = (".gz", ".bz2", ".xz", ".zip")
@@ -43,6 +45,14 @@ class Table:
         return f"{self.name}:{self.lines[row]}" if self.lines else f"{self.name}: row {row + 1}"
 
 
+def check_letters(text: str, place: str) -> None:
+    """Raise DataError for text that no file could hold: JSON and names of files may have halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place}: character {error.start + 1} of {text[:40]!r} is no letter of any script") from None
+
+
 def read(source: str, split: str, known: Sequence[str]) -> Table:
     """Read `source`: a file, a folder of a dataset, or a hub name (`NAME`, `NAME:CONFIG`, `NAME:CONFIG@SPLIT`).
 
@@ -52,7 +62,7 @@ def read(source: str, split: str, known: Sequence[str]) -> Table:
     suffix = _suffix(source)
     if suffix in READERS:
         table = READERS[suffix](source, known)
-    elif Path(source).is_file():
+    elif Path(source).exists() and not Path(source).is_dir():
         raise DataError(f"{source}: unknown kind of file{did_you_mean(suffix, READERS)}")
     else:
         table = Table(**hub.load(source, split))
@@ -68,16 +78,22 @@ def _suffix(source: str) -> str:
 
 def _bytes(source: str) -> bytes:
     import fsspec
+    from fsspec.implementations.local import LocalFileSystem
 
     try:
+        system, path = fsspec.core.url_to_fs(source)
+        if isinstance(system, LocalFileSystem):
+            check_regular(path)
         with fsspec.open(source, "rb", compression="infer") as file:
             return bytes(file.read())
     except FileNotFoundError:
         folder = Path(source).parent
         near = [str(other) for other in folder.iterdir()] if folder.is_dir() else []
         raise DataError(f"{source}: no such file{did_you_mean(source, near, most=0)}") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{source} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except IndexError:
+        raise DataError(f"{source} cannot be read: there is no file in the archive") from None
+    except Exception as error:  # what unpacks raises of every kind
+        raise DataError(f"{source} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}") from None
 
 
 def _text(source: str) -> str:
@@ -161,6 +177,8 @@ def _json(source: str, known: Sequence[str]) -> Table:
 def _parse(text: str, source: str, line: int) -> Any:
     try:
         return json.loads(text)
+    except RecursionError:
+        raise DataError(f"{source}:{line}: nested too deeply") from None
     except ValueError as error:
         at = f"{line + getattr(error, 'lineno', 1) - 1}:{getattr(error, 'colno', 1)}"
         raise DataError(f"{source}:{at}: not JSON: {getattr(error, 'msg', error)}") from None

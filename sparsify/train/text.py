@@ -48,6 +48,7 @@ def _tokenize(tokenizer: Any, side: Side, most: int, datasets: Any) -> Any:
         for row, text in enumerate(column):
             if not isinstance(text, str):
                 raise DataError(f"{side.table.place(row)}: {name!r} is {text!r}, not text")
+            table.check_letters(text, side.table.place(row))
     names = [f"text{number}" for number in range(len(columns))]
     data = datasets.Dataset.from_dict({**dict(zip(names, columns, strict=True)), "labels": side.classes})
     return data.map(
