@@ -20,8 +20,8 @@ LONGEST = 300
 class Terminal(Console):
     """A console that takes strings as they are: brackets are brackets, and control characters are written out."""
 
-    def __init__(self, *, markup: bool = False, **options: Any) -> None:
-        super().__init__(markup=markup, emoji=False, highlight=False, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as text, made safe before it is measured."""
@@ -33,12 +33,9 @@ class Terminal(Console):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
-def out(*, markup: bool = False) -> Terminal:
-    """Return a console for results; wide where nobody looks, so that nothing is folded in a file.
-
-    `markup` is for what writes rich markup itself and escapes what it quotes.
-    """
-    return Terminal(markup=markup, width=None if sys.stdout.isatty() else 140)
+def out() -> Terminal:
+    """Return a console for results; wide where nobody looks, so that nothing is folded in a file."""
+    return Terminal(width=None if sys.stdout.isatty() else 140)
 
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:

@@ -60,7 +60,7 @@ def demo(
         out_dir,
         epochs=epochs,
         seed=seed,
-        show_plan=out(markup=True).print,  # the plan escapes what it quotes
+        show_plan=out().print,
         progress=lambda label, steps: _bar(console, label, steps),
     )
     table = Table(*outcome.header(), title="dense | sparse", title_justify="left")

@@ -40,4 +40,4 @@ def plan(
     if as_json:
         print_json(made.to_dict())
     else:
-        out(markup=True).print(made)  # the plan escapes what it quotes
+        out().print(made)
