@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
+from sparsify.masking import pieces
 from sparsify.masking.groups import reduced
 from sparsify.patterns.bundle import Bundle
 
@@ -15,8 +17,17 @@ Masks = Mapping[str, Tensor]
 
 def revived(masks: Masks, before: Masks | None) -> bool:
     """Whether some weight is kept that was pruned before."""
-    both = [(mask, before[name].to(mask.device)) for name, mask in masks.items() if before and name in before]
-    return any(bool((mask > earlier).any()) for mask, earlier in both)
+    both = ((mask, before[name].to(mask.device)) for name, mask in masks.items() if before and name in before)
+    return any(_exceeds(mask, earlier) for mask, earlier in both)
+
+
+def _exceeds(mask: Tensor, earlier: Tensor) -> bool:
+    """Whether a mask keeps what another does not; eight weights are compared at once where they lie together."""
+    if mask.numel() % 8 or not (mask.is_contiguous() and earlier.is_contiguous()):
+        return bool((mask > earlier).any())
+    step = pieces.chunk(mask.device) // 8 or 1
+    words = (torch.split(each.view(-1).view(torch.int64), step) for each in (mask, earlier))
+    return not all(torch.equal(mine | theirs, theirs) for mine, theirs in zip(*words, strict=True))
 
 
 def without_revived(masks: Masks, before: Masks) -> dict[str, Tensor]:
