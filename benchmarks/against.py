@@ -46,6 +46,7 @@ def work() -> None:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     calls: dict[str, Any] = {}
+    masks: dict[str, dict[str, torch.Tensor]] = {}
     for line in sys.stdin:
         name = line.strip()
         if name not in calls:
@@ -56,13 +57,13 @@ def work() -> None:
             weights = {weight.name: weight for weight in all_weights(model)}
             axes = Criterion.parse("magnitude"), Pattern.parse(pattern), Scope.parse(scope)
             made = Competition.of(axes[1].bundles(list(weights.values()), None)[0], *axes)
-            before = made.masks(lambda arena, s=earlier: s)  # type: ignore[misc]
-            for key, mask in before.items():
+            masks[name] = made.masks(lambda arena, s=earlier: s)  # type: ignore[misc]
+            for key, mask in masks[name].items():
                 project_(weights[key].tensor, mask)
-            calls[name] = lambda made=made, now=now, before=before: made.masks(lambda arena: now, before)
-            calls[name]()
+            calls[name] = lambda before, made=made, now=now: made.masks(lambda arena: now, before)
+            masks[name] = calls[name](masks[name])
         start = time.perf_counter()
-        calls[name]()
+        masks[name] = calls[name](masks[name])
         print(time.perf_counter() - start, flush=True)
 
 
