@@ -50,7 +50,7 @@ def _exceeds(mask: Tensor, earlier: Tensor) -> bool:
     """Whether a mask keeps what another does not; eight weights are compared at once where they lie together."""
     if mask.numel() % 8 or not (mask.is_contiguous() and earlier.is_contiguous()):
         return bool((mask > earlier).any())
-    step = pieces.chunk(mask.device) // 8 or 1
+    step = pieces.chunk(mask.device) // 16 or 1
     words = (torch.split(each.view(-1).view(torch.int64), step) for each in (mask, earlier))
     return not all(torch.equal(mine | theirs, theirs) for mine, theirs in zip(*words, strict=True))
 
