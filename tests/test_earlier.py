@@ -226,3 +226,17 @@ def test_masks_in_force_are_compared_by_tiles_and_changed_ones_as_a_whole() -> N
     assert int((~fourth["a"]).sum()) == 8 * 16 + 1
     fifth = made.masks(lambda arena: 0.5, {"a": third["a"].clone()})
     assert torch.equal(fifth["a"], third["a"])
+
+
+@pytest.mark.parametrize("offset", [0, 2, 8])
+@pytest.mark.parametrize("shape", [(8, 16), (8, 15), (1, 7)])
+def test_earlier_masks_may_be_views_of_any_kind(offset: int, shape: tuple[int, int]) -> None:
+    weight = weight_of("a", torch.rand(shape) + 1)
+    made = competition([weight], "unstructured", "tensor")
+    count = weight.geometry.elements
+    flat = torch.rand(count + offset) > 0.5
+    views = [flat[offset:].view(shape), (torch.rand(shape[::-1]) > 0.5).t()]
+    for before in views:
+        mask = made.masks(lambda arena: 0.25, {"a": before})["a"]
+        assert not bool((mask & ~before).any())
+        assert int((~mask).sum()) == max(round(0.25 * count), int((~before).sum()))
