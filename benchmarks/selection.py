@@ -13,7 +13,7 @@ import ctypes
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -53,8 +53,8 @@ def median_time(call: Callable[[], object], rounds: int) -> float:
     return statistics.median(times)
 
 
-def measure(millions: int) -> list[dict[str, object]]:
-    """Measure dense and already sparse weights of this many million scores."""
+def measure(millions: int) -> Iterator[dict[str, object]]:
+    """Measure dense and already sparse weights of this many million scores; yield each case when it is done."""
     rows = millions * 1_000_000 // TENSORS // 1000
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(1000, rows, bias=False) for _ in range(TENSORS)))
@@ -63,7 +63,6 @@ def measure(millions: int) -> list[dict[str, object]]:
         weight.tensor.normal_(0, 0.5 + number / TENSORS)
     axes = (Criterion.parse("magnitude"), Pattern.parse("unstructured"), Scope.parse("global"))
     competition = Competition.of(axes[1].bundles(list(weights.values()), None)[0], *axes)
-    figures = []
     for name, sparsity in (("dense, to 50 %", 0.5), ("dense, to 90 %", 0.9), ("after pruning, 90 % to 90.5 %", 0.905)):
         if name.startswith("after"):
             for key, mask in competition.masks(lambda arena: 0.9).items():
@@ -78,16 +77,13 @@ def measure(millions: int) -> list[dict[str, object]]:
         spent = median_time(call, rounds)
         masks = sum(weight.geometry.elements for weight in weights.values())
         extra = max(peak_rise(call) - masks, 0)
-        figures.append(
-            {
-                "scores": masks,
-                "case": name,
-                "seconds": spent,
-                "sums": spent / total,
-                "extra_memory": extra / (4 * masks),
-            }
-        )
-    return figures
+        yield {
+            "scores": masks,
+            "case": name,
+            "seconds": spent,
+            "sums": spent / total,
+            "extra_memory": extra / (4 * masks),
+        }
 
 
 def main() -> None:
@@ -96,12 +92,14 @@ def main() -> None:
     parser.add_argument("--millions", type=int, nargs="+", default=[85, 1000])
     parser.add_argument("--json", help="write the figures to a file")
     arguments = parser.parse_args()
-    print(machine())
-    figures = [row for millions in arguments.millions for row in measure(millions)]
-    for row in figures:
+    print(machine(), flush=True)
+    figures = []
+    for row in (row for millions in arguments.millions for row in measure(millions)):
+        figures.append(row)
         print(
             f"{row['scores']:>13,} scores, {row['case']:30s} {row['seconds']:.3f} s = {row['sums']:.1f} sums, "
-            f"extra memory {row['extra_memory']:.1%} of the scores"
+            f"extra memory {row['extra_memory']:.1%} of the scores",
+            flush=True,
         )
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({"machine": machine(), "figures": figures}, indent=2))

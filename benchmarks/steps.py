@@ -11,6 +11,7 @@ import copy
 import json
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -90,6 +91,7 @@ def compare(cases: Mapping[str, str], arguments: argparse.Namespace) -> None:
             if turn >= 2:
                 times[name].append(spent)
                 hooks[name].append(inside)
+        print(f"round {turn - 1} of {arguments.rounds}" if turn >= 2 else "warming up", file=sys.stderr, flush=True)
     print(machine())
     dense_step = statistics.median(times["dense"])
     print(f"dense step: {dense_step:.3f} s, median of {arguments.rounds} rounds")

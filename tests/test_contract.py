@@ -12,6 +12,7 @@ from torch import Tensor
 from sparsify import ScoreError, SparsifyError
 from sparsify.criteria import Criterion
 from sparsify.criteria.base import NEEDS, Place
+from sparsify.layers import Weight
 from sparsify.masking import Competition, pieces
 from sparsify.masking.scorer import Scorer
 from sparsify.patterns import Pattern
@@ -193,6 +194,26 @@ def test_statistics_of_the_whole_tensor_are_right_in_pieces(size: int, whole_row
             scorer = Scorer(weight_of("a", tensor), norms())
             cube = torch.cat([scorer.rows(first, first + 1) for first in range(len(tensor))])
             assert torch.equal(scorer.cube.double().sign() * 0 + cube, scorer.rows(0, len(tensor)))
+
+
+@pytest.mark.parametrize("size", [7, 1 << 20])
+def test_statistics_of_a_region_of_a_fused_matrix_are_those_of_the_region(size: int) -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    linear, transposed = torch.nn.Linear(16, 24), Conv1D(24, 16)
+    regions = [
+        Weight("l.weight", linear, "weight", "linear").rows(8, 16),
+        Weight("t.weight", transposed, "weight", "transposed").rows(8, 16),
+    ]
+    axes = norms(), Pattern.parse("unstructured"), Scope.parse("tensor")
+    with pytest.MonkeyPatch.context() as patch:
+        tiny(patch, size)
+        masks = Competition.of(axes[1].bundles(regions, None)[0], *axes).masks(lambda arena: 0.5)
+    for region in regions:
+        right = whole_scores(region.cube(region.tensor).squeeze(1)).flatten()
+        wanted = torch.ones(right.numel(), dtype=torch.bool)
+        wanted[right.argsort(stable=True)[: right.numel() // 2]] = False
+        assert torch.equal(region.cube(masks[region.name]).flatten(), wanted)
 
 
 def test_statistics_are_right_at_full_size() -> None:

@@ -205,3 +205,38 @@ def test_gates_that_are_gone_stay_closed() -> None:
         assert not bool((kept & gone).any())
         assert int(kept.sum()) == kept.numel() // 4
         assert not bool(passed.any())
+
+
+def test_masks_in_force_are_compared_by_tiles_and_changed_ones_as_a_whole() -> None:
+    torch.manual_seed(0)
+    weight = weight_of("a", torch.randn(16, 16))
+    made = competition([weight], "row", "tensor")
+    first = made.masks(lambda arena: 0.25)
+    weight.parameter.data += 100 * (~first["a"]).double().to(weight.parameter.dtype)  # pruned rows are the largest
+    second = made.masks(lambda arena: 0.25, first)
+    assert torch.equal(second["a"], first["a"])
+    again = made.masks(lambda arena: 0.25, second)
+    assert torch.equal(again["a"], first["a"])
+    weight.parameter.data *= again["a"]
+    third = made.masks(lambda arena: 0.5, again)
+    assert int(third["a"].any(1).sum()) == 8
+    third["a"][third["a"].any(1).nonzero()[0], 3] = False  # somebody prunes one weight more
+    fourth = made.masks(lambda arena: 0.5, third)
+    assert torch.equal(fourth["a"], third["a"])
+    assert int((~fourth["a"]).sum()) == 8 * 16 + 1
+    fifth = made.masks(lambda arena: 0.5, {"a": third["a"].clone()})
+    assert torch.equal(fifth["a"], third["a"])
+
+
+@pytest.mark.parametrize("offset", [0, 2, 8])
+@pytest.mark.parametrize("shape", [(8, 16), (8, 15), (1, 7)])
+def test_earlier_masks_may_be_views_of_any_kind(offset: int, shape: tuple[int, int]) -> None:
+    weight = weight_of("a", torch.rand(shape) + 1)
+    made = competition([weight], "unstructured", "tensor")
+    count = weight.geometry.elements
+    flat = torch.rand(count + offset) > 0.5
+    views = [flat[offset:].view(shape), (torch.rand(shape[::-1]) > 0.5).t()]
+    for before in views:
+        mask = made.masks(lambda arena: 0.25, {"a": before})["a"]
+        assert not bool((mask & ~before).any())
+        assert int((~mask).sum()) == max(round(0.25 * count), int((~before).sum()))

@@ -14,7 +14,7 @@ from sparsify.anatomy import Anatomy
 from sparsify.criteria import Criterion
 from sparsify.masking.bounds import at_least, select_bounded
 from sparsify.masking.contenders import of_groups, of_weights, rows_of
-from sparsify.masking.earlier import Masks, gone_tiles, revived, without_revived
+from sparsify.masking.earlier import Last, Masks, gone_tiles, without_revived
 from sparsify.masking.groups import Ranking, expand, tile_scores
 from sparsify.masking.rows import select_in_rows
 from sparsify.masking.scorer import Scorer, check_scores, naming
@@ -95,10 +95,7 @@ class Competition:
             self._examine(learned)
             for arena in self.arenas:
                 for share in self.shares(arena, sparsity(arena)):
-                    found = self._chosen(share, learned)
-                    if before is not None and revived(found, before):
-                        found = without_revived(self._chosen(share, learned, before), before)
-                    masks |= found
+                    masks |= self._masks(share, learned, before)
         return masks
 
     @torch.no_grad()
@@ -158,15 +155,26 @@ class Competition:
                     Scorer(weight, self.criterion, None if learned is None else learned[bundle.name]).examine()
                     self._examined.add(weight.name)
 
-    def _chosen(self, share: Share, learned: LearnedScores | None, before: Masks | None = None) -> dict[str, Tensor]:
-        """Return the masks of a share's tensors; what is wholly pruned in `before` goes first."""
+    def _masks(self, share: Share, learned: LearnedScores | None, before: Masks | None) -> dict[str, Tensor]:
+        """Return the masks of a share's tensors; only where they keep what was pruned, all is selected once more."""
         bundles = [self.bundles[index] for index in share.members]
-        gone = [gone_tiles(bundle, before) for bundle in bundles]
         choose = self._in_rows if self.scope.by_row else self._together
-        masks: dict[str, Tensor] = {}
-        for bundle, tiles in zip(bundles, choose(bundles, share, learned, gone), strict=True):
-            masks |= expand(bundle, tiles)
-        return masks
+        chosen = choose(bundles, share, learned, [None] * len(bundles))
+        masks = [expand(bundle, tiles) for bundle, tiles in zip(bundles, chosen, strict=True)]
+        found = list(zip(bundles, chosen, masks, strict=True))
+        if before is None or not any(self._last.revived(*made, before) for made in found):
+            for made in found:
+                self._last.keep(*made)
+        else:
+            chosen = choose(bundles, share, learned, [gone_tiles(bundle, before) for bundle in bundles])
+            masks = [without_revived(expand(*made), before) for made in zip(bundles, chosen, strict=True)]
+            for bundle in bundles:
+                self._last.forget(bundle)
+        return {name: mask for own in masks for name, mask in own.items()}
+
+    @cached_property
+    def _last(self) -> Last:
+        return Last()
 
     def _together(
         self, bundles: Sequence[Bundle], share: Share, learned: LearnedScores | None, gone: Sequence[Tensor | None]

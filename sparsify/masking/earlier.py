@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from weakref import ReferenceType, ref
 
+import torch
 from torch import Tensor
 
+from sparsify.masking import pieces
 from sparsify.masking.groups import reduced
 from sparsify.patterns.bundle import Bundle
 
@@ -13,10 +16,48 @@ Masks = Mapping[str, Tensor]
 """Bool masks (True = keep) in the shapes of their weights, by name; where a name is missing, nothing is pruned."""
 
 
-def revived(masks: Masks, before: Masks | None) -> bool:
-    """Whether some weight is kept that was pruned before."""
-    both = [(mask, before[name].to(mask.device)) for name, mask in masks.items() if before and name in before]
-    return any(bool((mask > earlier).any()) for mask, earlier in both)
+class Last:
+    """The masks of each bundle that were made last: while they are in force, a new one is compared tile by tile."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[Tensor, dict[str, tuple[ReferenceType[Tensor], int]]]] = {}
+
+    def keep(self, bundle: Bundle, tiles: Tensor, masks: Masks) -> None:
+        """Remember the masks of a bundle that are exactly those of its tiles."""
+        if not bundle.single and not any(mask.is_inference() for mask in masks.values()):
+            made = {name: (ref(mask), mask._version) for name, mask in masks.items()}
+            self._made[bundle.name] = (tiles, made)
+
+    def forget(self, bundle: Bundle) -> None:
+        """Remember nothing of a bundle."""
+        self._made.pop(bundle.name, None)
+
+    def revived(self, bundle: Bundle, tiles: Tensor, masks: Masks, before: Masks | None) -> bool:
+        """Whether the masks of some tiles keep a weight that was pruned before."""
+        both = [(mask, before[name].to(mask.device)) for name, mask in masks.items() if before and name in before]
+        last, made = self._made.get(bundle.name, (tiles, {}))
+        if all(self._same(made.get(name), (before or {}).get(name)) for name in masks):
+            both = [(tiles, last)]
+        return any(_exceeds(mask, earlier) for mask, earlier in both)
+
+    @staticmethod
+    def _same(made: tuple[ReferenceType[Tensor], int] | None, mask: Tensor | None) -> bool:
+        """Whether a mask is the one that was made, and has not been written to."""
+        return made is not None and mask is not None and made[0]() is mask and made[1] == mask._version
+
+
+def _exceeds(mask: Tensor, earlier: Tensor) -> bool:
+    """Whether a mask keeps what another does not; eight weights are compared at once where they lie together."""
+    if not (_in_words(mask) and _in_words(earlier)):
+        return bool((mask > earlier).any())
+    step = pieces.chunk(mask.device) // 16 or 1
+    words = (torch.split(each.view(-1).view(torch.int64), step) for each in (mask, earlier))
+    return not all(torch.equal(mine | theirs, theirs) for mine, theirs in zip(*words, strict=True))
+
+
+def _in_words(mask: Tensor) -> bool:
+    """Whether a mask can be seen as numbers of eight bytes; a view into another may begin between two."""
+    return mask.is_contiguous() and mask.numel() % 8 == 0 and mask.storage_offset() % 8 == 0
 
 
 def without_revived(masks: Masks, before: Masks) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ def _late_ties(scores: Tensor, threshold: Tensor, groups: int) -> Tensor:
 def _count(mask: Tensor) -> Tensor:
     """Return how many are True in each row, int64 [rows, 1]; eight bytes are added as one word where that is right."""
     rows, width = mask.shape
-    if width % 8 or mask.device.type != "cpu" or not mask.is_contiguous():
+    if width % 8 or mask.device.type != "cpu" or not mask.is_contiguous() or mask.storage_offset() % 8:
         return mask.sum(1, keepdim=True)
     words = mask.view(torch.int64)
     sums = [words[:, start : start + 255].sum(1) for start in range(0, width // 8, 255)]  # no byte exceeds 255
