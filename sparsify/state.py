@@ -130,15 +130,16 @@ def _masks(saved: StateReader, known: Mapping[str, Weight], owners: set[str] | N
             raise StateError(f"the state has a mask for {name}, which the model or the recipe lacks")
         one = saved.part(name).exactly(("shape", "packed", "owners"))
         shape = tuple(weight.shape)
-        if one.any("shape") != list(shape):
-            raise StateError(f"the state's mask for {name} is {one.any('shape')}, the parameter {list(shape)}")
+        sides = one.integers("shape")
+        if sides != list(shape):
+            raise StateError(f"the state's mask for {name} is {sides}, the parameter {list(shape)}")
         packed = one.tensor("packed", (-(-weight.geometry.elements // 8),), torch.uint8)
         mask = unpack(packed.cpu(), shape).to(weight.parameter.device)
         free = weight.geometry.rows
         rows = 0
         for start, stop, owner in _owners(one, weight):
             if start < rows or (owners is not None and owner not in owners):
-                raise one.fail("owners", f"rows {start} to {stop} of {owner!r} do not belong here")
+                raise one.fail("owners", f"rows {start} to {stop} have two owners, or one that is not here")
             rows = stop
             part = weight.rows(start, stop)
             masks.set(part, part.region(mask).clone(), owner)
@@ -157,7 +158,7 @@ def _owners(saved: StateReader, weight: Weight) -> list[tuple[int, int, str]]:
         if type(start) is not int or type(stop) is not int or not isinstance(owner, str):
             raise saved.fail("owners", "expected a list of [first row, last row + 1, owner]")
         if not 0 <= start < max(stop, 1) <= max(weight.geometry.rows, 1):
-            raise saved.fail("owners", f"rows {start} to {stop} of {weight.geometry.rows} rows")
+            raise saved.fail("owners", f"rows that the parameter lacks: it has {weight.geometry.rows}")
         found.append((start, stop, owner))
     return sorted(found)
 

@@ -105,12 +105,13 @@ class StateReader:
             return value
         return self.number(key)
 
-    def numbers(self, key: str, count: int) -> list[float]:
-        """Return a list of `count` finite numbers."""
+    def integers(self, key: str) -> list[int]:
+        """Return a list of whole numbers of at least 0."""
         value = self.any(key)
-        if not isinstance(value, (list, tuple)) or len(value) != count:
-            raise self.fail(key, f"expected a list of {count} numbers, got {_shown(value)}")
-        return [StateReader({str(i): each}, f"{self.path}.{key}").number(str(i)) for i, each in enumerate(value)]
+        if not isinstance(value, (list, tuple)):
+            raise self.fail(key, f"expected a list of whole numbers, got {_shown(value)}")
+        inner = StateReader({str(index): each for index, each in enumerate(value)}, f"{self.path}.{key}")
+        return [inner.integer(index) for index in inner]
 
     def tensor(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a tensor of this shape and dtype, finite where it holds floating-point numbers."""

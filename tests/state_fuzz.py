@@ -85,7 +85,10 @@ def mutated(state: Any, chance: random.Random) -> str:
     elif name == "add" and isinstance(holder, dict):
         holder[chance.choice(["other", "", "0.weight", "\ud800", "x" * 5000])] = holder[path[-1]]
     elif not isinstance(holder, tuple):
-        holder[path[-1]] = change(holder[path[-1]], chance)
+        try:
+            holder[path[-1]] = change(holder[path[-1]], chance)
+        except (OverflowError, NotImplementedError, RuntimeError):  # a second change that the first does not allow
+            holder[path[-1]] = None
     return f"{name} at {shown}"
 
 
