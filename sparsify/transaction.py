@@ -128,7 +128,8 @@ class Transaction:
         """Gradients are done with: the optimizers may step now. `watched` are parameters that they would change."""
         self._watched, self._versions = watched, _versions(watched)
         self._bare, self._late = [each for each in watched if each.grad is None], False
-        self._depth = min(self._depth, 1) if self._inside else 0  # a step that raised has not come back
+        if not self._inside:
+            self._depth = 0  # a step that raised has not come back
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
         self.phase = "ready"
 

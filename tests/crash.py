@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsify.train.run import run
-from tests.test_train import recipe, settings
+from tests.train.test_train import recipe, settings
 
 
 def die() -> None:

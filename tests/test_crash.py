@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from sparsify import lock
 from sparsify.train.run import run
-from tests.test_train import recipe, settings
+from tests.train.test_train import recipe, settings
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,7 +15,7 @@ from sparsify.criteria import Criterion
 from sparsify.criteria.base import Place
 from sparsify.errors import did_you_mean
 from sparsify.patterns import Pattern
-from sparsify.scopes.base import Entrant, absent_roles
+from sparsify.scopes.base import BundleFacts, absent_roles
 from sparsify.spec import Family
 
 
@@ -158,9 +158,9 @@ def test_every_type_of_ours_is_one_that_may_be() -> None:
 
 
 def test_roles_that_no_tensor_has() -> None:
-    entrants = [Entrant(4, 4, role="attention"), Entrant(4, 4, role="")]
-    assert absent_roles(["attention", "ffn"], entrants) == ["ffn"]
-    assert absent_roles([], entrants) == []
+    facts = [BundleFacts(4, 4, role="attention"), BundleFacts(4, 4, role="")]
+    assert absent_roles(["attention", "ffn"], facts) == ["ffn"]
+    assert absent_roles([], facts) == []
 
 
 def test_a_plug_in_works_as_ours() -> None:

@@ -48,14 +48,14 @@ class HardConcrete(Gated):
     def cut(self, threshold: float) -> float:
         return math.log(-self.gamma / self.zeta)
 
-    def grip(self, cut: float) -> float:
+    def pressure_point(self, cut: float) -> float:
         return OPEN  # the penalty is flat there: what pushes hard enough at the cut would leave open gates open
 
-    def expense(self, scores: Tensor) -> Tensor:
+    def penalized(self, scores: Tensor) -> Tensor:
         return (scores - self.beta * math.log(-self.gamma / self.zeta)).sigmoid_()
 
     def slope(self, scores: Tensor) -> Tensor:
-        return sigmoid_slope(self.expense(scores))
+        return sigmoid_slope(self.penalized(scores))
 
     def gates(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         return self._clipped(scores.sigmoid(), 1.0)

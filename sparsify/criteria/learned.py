@@ -88,16 +88,16 @@ class Gated(Learned):
         place = Place("", 0)
         return float(self.start(torch.full((1,), 2.0), place)) - self.cut(self.threshold or 0.0)
 
-    def grip(self, cut: float) -> float:
+    def pressure_point(self, cut: float) -> float:
         """Return the score at which a pressure of 1 pushes as hard as training pulls, given the last cut."""
         return cut
 
-    def expense(self, scores: Tensor) -> Tensor:
-        """Return what the penalty takes the mean of."""
+    def penalized(self, scores: Tensor) -> Tensor:
+        """Return what the penalty takes the mean of, for every score."""
         raise NotImplementedError(type(self).__name__)
 
     def slope(self, scores: Tensor) -> Tensor:
-        """Return the derivative of `expense`."""
+        """Return the derivative of `penalized`."""
         raise NotImplementedError(type(self).__name__)
 
     def gates(self, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ class SoftMovement(Gated):
     def cut(self, threshold: float) -> float:
         return math.log(threshold / (1 - threshold)) if threshold > 0 else -math.inf
 
-    def expense(self, scores: Tensor) -> Tensor:
+    def penalized(self, scores: Tensor) -> Tensor:
         return scores.sigmoid()
 
     def slope(self, scores: Tensor) -> Tensor:

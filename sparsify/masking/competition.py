@@ -23,7 +23,7 @@ from sparsify.patterns import Pattern
 from sparsify.patterns.bundle import Bundle
 from sparsify.patterns.reduction import Reduction
 from sparsify.scopes import Scope
-from sparsify.scopes.base import Arena, Entrant
+from sparsify.scopes.base import Arena, BundleFacts
 
 LearnedScores = Mapping[str, Tensor]
 """By the name of the bundle: of single weights in the weight's shape, else 1-D, one for each tile."""
@@ -42,7 +42,7 @@ class Competition:
     """Who competes with whom, by what, for what. Bundles stand in the order in which ties are settled."""
 
     bundles: tuple[Bundle, ...]
-    entrants: tuple[Entrant, ...]
+    facts: tuple[BundleFacts, ...]
     criterion: Criterion
     pattern: Pattern
     scope: Scope
@@ -58,17 +58,17 @@ class Competition:
     ) -> Competition:
         """Return the competition of bundles in a model of this anatomy."""
         places = _places(anatomy) if anatomy is not None else {}
-        entrants = tuple(_entrant(bundle, pattern, places) for bundle in bundles)
-        return cls(tuple(bundles), entrants, criterion, pattern, scope)
+        facts = tuple(_facts(bundle, pattern, places) for bundle in bundles)
+        return cls(tuple(bundles), facts, criterion, pattern, scope)
 
     @cached_property
     def arenas(self) -> list[Arena]:
         """Who shares a budget."""
-        return self.scope.arenas(self.entrants)
+        return self.scope.arenas(self.facts)
 
     def shares(self, arena: Arena, sparsity: float) -> list[Share]:
         """Divide the sparsity of an arena."""
-        return [Share(members, own) for members, own in self.scope.shares(sparsity, arena, self.entrants)]
+        return [Share(members, own) for members, own in self.scope.shares(sparsity, arena, self.facts)]
 
     def elements(self, members: Arena) -> int:
         """Return the number of weights of some bundles."""
@@ -238,8 +238,8 @@ class Competition:
 
     def _prunable(self, index: int) -> int:
         """Return how many weights of a bundle may be pruned."""
-        bundle, entrant = self.bundles[index], self.entrants[index]
-        most = min(self.scope.bounds(1.0)[1], entrant.most)
+        bundle, each = self.bundles[index], self.facts[index]
+        most = min(self.scope.bounds(1.0)[1], each.most)
         if bundle.sizes is None:
             return math.floor(most * bundle.count + 1e-9) * bundle.size
         return max(math.floor(most * bundle.elements + 1e-9) - bundle.size + 1, 0) if most < 1 else bundle.elements
@@ -291,7 +291,7 @@ def _places(anatomy: Anatomy) -> dict[int, tuple[str, str]]:
     }
 
 
-def _entrant(bundle: Bundle, pattern: Pattern, places: dict[int, tuple[str, str]]) -> Entrant:
+def _facts(bundle: Bundle, pattern: Pattern, places: dict[int, tuple[str, str]]) -> BundleFacts:
     role, layer = places.get(id(bundle.parts[0].weight.parameter), ("", ""))
     most = min(pattern.most(), (bundle.count - bundle.least) / bundle.count if bundle.count else 1.0)
-    return Entrant(bundle.elements, bundle.perimeter, most, role, layer)
+    return BundleFacts(bundle.elements, bundle.perimeter, most, role, layer)

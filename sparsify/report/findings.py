@@ -30,12 +30,12 @@ def _gates(found: Found) -> list[str]:
     strengths = sorted(found.strengths.values())
     ends = " to ".join(f"{strength:.3g}" for strength in dict.fromkeys((*strengths[:1], *strengths[-1:])))
     shown = f" (λ {ends})" if strengths else ""
-    told = [f"the threshold alone pruned {before:.2%}{shown}; the masks kept prune {after:.2%}"]
+    lines = [f"the threshold alone pruned {before:.2%}{shown}; the masks kept prune {after:.2%}"]
     if found.metrics is not None:
         then, now = found.metrics.at_threshold, found.metrics.after
         changes = (f"{name} {value:.4f} → {now[name]:.4f}" for name, value in then.items() if name in now)
-        told.append(f"what that did: {', '.join(changes)}")
-    return told
+        lines.append(f"what that did: {', '.join(changes)}")
+    return lines
 
 
 def _fill(found: Found) -> list[str]:

@@ -13,7 +13,7 @@ from sparsify.spec import Family, fail_at
 
 
 @dataclass(frozen=True)
-class Entrant:
+class BundleFacts:
     """What a scope knows of a bundle that competes."""
 
     elements: int
@@ -33,17 +33,17 @@ class Entrant:
 
 
 Arena = Sequence[int]
-"""Indices of the entrants that share a budget, in order."""
+"""Indices of the bundles that share a budget, in order."""
 
 
-def absent_roles(roles: Iterable[str], entrants: Sequence[Entrant]) -> list[str]:
-    """Return the roles that no entrant has: what a recipe says of them has no effect."""
-    present = {entrant.role for entrant in entrants}
+def absent_roles(roles: Iterable[str], facts: Sequence[BundleFacts]) -> list[str]:
+    """Return the roles that no each has: what a recipe says of them has no effect."""
+    present = {each.role for each in facts}
     return [role for role in roles if role not in present]
 
 
 class Scope(Family):
-    """Divides the entrants into arenas; groups compete within their arena only.
+    """Divides bundles into arenas; groups compete within their arena only.
 
     `by_row` marks a scope in which the groups of each row compete among themselves.
     """
@@ -51,16 +51,16 @@ class Scope(Family):
     family: ClassVar[str] = "scope"
     by_row: ClassVar[bool] = False
 
-    def arenas(self, entrants: Sequence[Entrant]) -> list[Arena]:
-        """Return the arenas, in order; together they hold every entrant once."""
+    def arenas(self, facts: Sequence[BundleFacts]) -> list[Arena]:
+        """Return the arenas, in order; together they hold every each once."""
         raise NotImplementedError(type(self).__name__)
 
-    def shares(self, sparsity: float, arena: Arena, entrants: Sequence[Entrant]) -> list[tuple[Arena, float]]:
+    def shares(self, sparsity: float, arena: Arena, facts: Sequence[BundleFacts]) -> list[tuple[Arena, float]]:
         """Divide the sparsity of an arena among those that truly compete: (indices, their sparsity)."""
         return [(arena, sparsity)]
 
     def bounds(self, sparsity: float) -> tuple[float, float]:
-        """Return the lowest and the highest sparsity of a single entrant when its arena has `sparsity`."""
+        """Return the lowest and the highest sparsity of a single each when its arena has `sparsity`."""
         return 0.0, 1.0
 
     def highest(self) -> float:
@@ -73,7 +73,7 @@ class Scope(Family):
 
 
 class Pooled(Scope):
-    """The base of scopes in which entrants share a budget unequally."""
+    """The base of scopes in which bundles share a budget unequally."""
 
     floor: float = Field(default=0.0, ge=0, le=1)
     """No tensor (head block, …) is less sparse than this, or than the arena while that is less."""
@@ -100,10 +100,10 @@ class Pooled(Scope):
             parts.append(f"≤ {self.ceiling:g}")
         return " ".join(parts)
 
-    def arenas(self, entrants: Sequence[Entrant]) -> list[Arena]:
+    def arenas(self, facts: Sequence[BundleFacts]) -> list[Arena]:
         together: dict[str, list[int]] = {}
-        for index, entrant in enumerate(entrants):
-            together.setdefault(getattr(entrant, self.within) if self.within else "", []).append(index)
+        for index, each in enumerate(facts):
+            together.setdefault(getattr(each, self.within) if self.within else "", []).append(index)
         return list(together.values())
 
     def bounds(self, sparsity: float) -> tuple[float, float]:

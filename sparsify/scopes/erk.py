@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from sparsify.scopes.base import Arena, Entrant, Pooled
+from sparsify.scopes.base import Arena, BundleFacts, Pooled
 
 
 class ErkScope(Pooled):
@@ -19,9 +19,9 @@ class ErkScope(Pooled):
     type: Literal["erk"] = "erk"
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({"ceiling": 0.9, "within": "role"},)
 
-    def shares(self, sparsity: float, arena: Arena, entrants: Sequence[Entrant]) -> list[tuple[Arena, float]]:
+    def shares(self, sparsity: float, arena: Arena, facts: Sequence[BundleFacts]) -> list[tuple[Arena, float]]:
         floor, ceiling = self.bounds(sparsity)
-        members = [entrants[index] for index in arena]
+        members = [facts[index] for index in arena]
         lowest = [1 - min(ceiling, member.most) for member in members]
         highest = [max(1 - floor, low) for low in lowest]
         wanted = (1 - sparsity) * sum(member.elements for member in members)

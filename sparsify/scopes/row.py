@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from sparsify.scopes.base import Arena, Entrant, Scope
+from sparsify.scopes.base import Arena, BundleFacts, Scope
 
 
 class RowScope(Scope):
@@ -16,5 +16,5 @@ class RowScope(Scope):
     type: Literal["row"] = "row"
     by_row: ClassVar[bool] = True
 
-    def arenas(self, entrants: Sequence[Entrant]) -> list[Arena]:
-        return [[index] for index in range(len(entrants))]
+    def arenas(self, facts: Sequence[BundleFacts]) -> list[Arena]:
+        return [[index] for index in range(len(facts))]

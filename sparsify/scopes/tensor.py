@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from sparsify.scopes.base import Arena, Entrant, Scope
+from sparsify.scopes.base import Arena, BundleFacts, Scope
 
 
 class TensorScope(Scope):
@@ -11,5 +11,5 @@ class TensorScope(Scope):
 
     type: Literal["tensor"] = "tensor"
 
-    def arenas(self, entrants: Sequence[Entrant]) -> list[Arena]:
-        return [[index] for index in range(len(entrants))]
+    def arenas(self, facts: Sequence[BundleFacts]) -> list[Arena]:
+        return [[index] for index in range(len(facts))]

@@ -138,8 +138,8 @@ class GatedRun(LearnedRun):
         return controller.pressure * math.sqrt(noise)
 
     def _steepness(self) -> float:
-        """Return the slope of the penalty where its criterion has a grip on scores: a pressure is a gradient there."""
-        return float(self.gated.slope(torch.tensor(self.gated.grip(self._cut(1.0)), dtype=torch.float64)))
+        """Return the slope of the penalty at the point where a pressure is a gradient."""
+        return float(self.gated.slope(torch.tensor(self.gated.pressure_point(self._cut(1.0)), dtype=torch.float64)))
 
     def _cut(self, progress: float) -> float:
         return self.gated.cut(self.threshold.at(progress) if self.threshold else 0.0)
@@ -331,7 +331,7 @@ def measured(evaluate: Callable[[nn.Module], Mapping[str, float]], model: nn.Mod
 def _weighing(plan: PrunePlan) -> tuple[list[float], list[float]]:
     """Return the weight of every bundle's role, and its part of the mean of means (see `Penalty`)."""
     roles = plan.spec.penalty.roles if plan.spec.penalty else {}
-    entrants = plan.competition.entrants
-    own = [entrant.role if entrant.role in roles else "" for entrant in entrants]
+    facts = plan.competition.facts
+    own = [each.role if each.role in roles else "" for each in facts]
     weights = [roles.get(role, 1.0) for role in own]
     return weights, [weight / (len(set(own)) * own.count(role)) for weight, role in zip(weights, own, strict=True)]

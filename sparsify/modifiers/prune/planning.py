@@ -18,6 +18,7 @@ from sparsify.patterns.base import Misfit
 from sparsify.patterns.bundle import Bundle
 from sparsify.schedules import EXISTING, Window
 from sparsify.schedules.window import StepWindow
+from sparsify.scopes.base import absent_roles
 
 GIVEN = frozenset({"scores", "statistics"})
 """What `prune` gives to criteria that need it."""
@@ -151,8 +152,8 @@ def _bundles(prune: PruneFields, context: PlanContext) -> list[Bundle]:
 
 def _unused_roles(prune: PruneFields, context: PlanContext, competition: Competition) -> bool:
     """Report roles of the penalty that nothing targeted has; return whether there are any."""
-    roles = {entrant.role for entrant in competition.entrants} - {""}
-    unused = [role for role in (prune.penalty.roles if prune.penalty else ()) if role not in roles]
+    roles = {each.role for each in competition.facts} - {""}
+    unused = absent_roles(prune.penalty.roles if prune.penalty else (), competition.facts)
     for role in unused:
         context.problem(
             f"the role {role!r} has no effect: nothing targeted has it{did_you_mean(role, roles)}", "penalty"

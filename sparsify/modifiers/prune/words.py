@@ -13,19 +13,19 @@ DEFAULT = "every linear and convolutional weight inside the layers (embeddings, 
 
 def sentences(prune: PruneFields) -> list[str]:
     """Return what it does, a sentence or two for each question that it answers."""
-    told = [f"Prunes {_targets(prune)}."]
-    told.append(f"What a weight is worth: {prune.criterion.label()} ({gist(prune.criterion)})")
-    told.append(f"What lives or dies together: {prune.pattern.label()} ({gist(prune.pattern)})")
-    told.append(f"Who competes: {prune.scope.label()} ({gist(prune.scope)})")
-    told.append(f"How much: {_amount(prune)}")
-    told.append(f"When: {_when(prune)}")
-    told += _learning(prune.criterion) if isinstance(prune.criterion, Learned) else []
-    told.append("Pruned weights are exactly zero outside the optimizer's step; their gradients are dropped in it.")
+    lines = [f"Prunes {_targets(prune)}."]
+    lines.append(f"What a weight is worth: {prune.criterion.label()} ({gist(prune.criterion)})")
+    lines.append(f"What lives or dies together: {prune.pattern.label()} ({gist(prune.pattern)})")
+    lines.append(f"Who competes: {prune.scope.label()} ({gist(prune.scope)})")
+    lines.append(f"How much: {_amount(prune)}")
+    lines.append(f"When: {_when(prune)}")
+    lines += _learning(prune.criterion) if isinstance(prune.criterion, Learned) else []
+    lines.append("Pruned weights are exactly zero outside the optimizer's step; their gradients are dropped in it.")
     if prune.latent:
-        told.append("They are kept aside, and may come back until the window ends.")
+        lines.append("They are kept aside, and may come back until the window ends.")
     if prune.biases:
-        told.append("A bias is pruned where all the weights of its row are.")
-    return told
+        lines.append("A bias is pruned where all the weights of its row are.")
+    return lines
 
 
 def _learning(criterion: Learned) -> list[str]:

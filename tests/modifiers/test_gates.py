@@ -26,7 +26,7 @@ def test_the_constants_of_hard_concrete_gates() -> None:
 
     gate = HardConcrete()
     at_start = torch.full((1,), math.log(9.0), dtype=torch.float64)
-    assert float(gate.expense(at_start)) == pytest.approx(0.978, abs=5e-4)
+    assert float(gate.penalized(at_start)) == pytest.approx(0.978, abs=5e-4)
     assert float(gate.gates(at_start)[0]) == pytest.approx(0.98, abs=5e-4)
     edges = torch.tensor(
         [-math.log(11) - 1e-9, -math.log(11) + 1e-6, math.log(11) - 1e-6, math.log(11) + 1e-9]
@@ -39,7 +39,7 @@ def test_the_constants_of_hard_concrete_gates() -> None:
     for score in (-2.0, 0.0, math.log(9.0)):
         scores = torch.full_like(noise, score)
         opened = float((gate.sample(scores, noise)[0] > 0).double().mean())
-        assert opened == pytest.approx(float(gate.expense(scores[:1])), abs=0.01)
+        assert opened == pytest.approx(float(gate.penalized(scores[:1])), abs=0.01)
 
 
 def test_the_slopes_are_the_derivatives() -> None:
@@ -49,7 +49,7 @@ def test_the_slopes_are_the_derivatives() -> None:
     scores = torch.linspace(-4, 4, 41, dtype=torch.float64, requires_grad=True)
     noise = torch.rand(41, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for gate in (HardConcrete(), SoftMovement()):
-        (slope,) = torch.autograd.grad(gate.expense(scores).sum(), scores)
+        (slope,) = torch.autograd.grad(gate.penalized(scores).sum(), scores)
         torch.testing.assert_close(gate.slope(scores.detach()), slope)
     at = scores.detach()
     for gates in (HardConcrete().gates, lambda scores: HardConcrete().sample(scores, noise)):

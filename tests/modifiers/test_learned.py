@@ -18,7 +18,7 @@ from torch import nn
 from sparsify.masking import budget
 from tests.learning import CRITERIA, each_criterion, run_of, same, start
 from tests.loop import STEPS, WEIGHTS, adamw, batch, latent_of, loss_of, masks_of, train, zeros
-from tests.test_matrix import clone
+from tests.modifiers.test_matrix import clone
 
 HELD = "{type: hard-concrete, init: constant, offset: -2.6, floor: 0.4}"
 """Gates that are closed from the start, but for what the floor holds open."""
@@ -344,7 +344,7 @@ def test_two_processes_learn_what_one_does() -> None:
     """SparseML's movement could not run under DDP at all."""
     command = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*command, str(Path(__file__).with_name("ddp_learned.py"))],
+        [*command, str(Path(__file__).parents[1] / "ddp_learned.py")],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     lines = re.findall(r"rank \d (\w+): weights (\S+), mask bits (\d+)", done.stdout)

@@ -156,7 +156,7 @@ def test_structure_changes_before_a_checkpoint_is_loaded(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_two_processes_agree_and_resume_to_the_same_bits(tmp_path: Path) -> None:
-    script = str(Path(__file__).parent / "ddp.py")
+    script = str(Path(__file__).parents[1] / "ddp.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 

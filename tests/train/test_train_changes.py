@@ -11,7 +11,7 @@ import pytest
 from sparsify.errors import StateError
 from sparsify.train.run import run
 from tests.commands import call, contents
-from tests.test_train import interrupted, recipe, settings
+from tests.train.test_train import interrupted, recipe, settings
 
 pytestmark = pytest.mark.usefixtures("quiet_libraries")
 

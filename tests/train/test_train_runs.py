@@ -22,7 +22,7 @@ from sparsify.lock import FILE, FolderLock
 from sparsify.train.processes import refuse_several
 from sparsify.train.run import run
 from tests.commands import ENVIRONMENT, contents, words
-from tests.test_train import interrupted, recipe, same, settings
+from tests.train.test_train import interrupted, recipe, same, settings
 
 pytestmark = pytest.mark.usefixtures("quiet_libraries")
 

@@ -21,7 +21,7 @@ from sparsify.report.size import QUICK, THOROUGH, size_of
 from sparsify.train.run import run
 from tests import tiny
 from tests.models import MODELS, build, save_sparse
-from tests.test_train import recipe, settings
+from tests.train.test_train import recipe, settings
 
 
 @pytest.fixture(scope="module")

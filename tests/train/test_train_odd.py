@@ -15,7 +15,7 @@ from sparsify.errors import DataError, PlanError, StateError
 from sparsify.train.run import run
 from tests import tiny
 from tests.commands import ENVIRONMENT, words
-from tests.test_train import recipe, settings
+from tests.train.test_train import recipe, settings
 
 pytestmark = pytest.mark.usefixtures("quiet_libraries")
 

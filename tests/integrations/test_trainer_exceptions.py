@@ -84,7 +84,7 @@ def given_back(made: Trainer, callback: SparsifyCallback, folder: Path) -> None:
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
     assert not (folder / FILE).exists()
-    for _, weight, mask in callback.manager._masks:
+    for weight, mask in ((m.weight, m.mask) for m in callback.manager._masks):
         assert bool((weight.tensor[~mask] == 0).all())
 
 
