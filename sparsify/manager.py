@@ -13,7 +13,7 @@ One optimizer step is a transaction (see `transaction`), in this order:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,19 @@ from torch import Tensor, nn
 
 from sparsify.density import Density, measure
 from sparsify.errors import HookError
-from sparsify.layers import Named, Weight, unwrap
+from sparsify.layers import Named, unwrap
+from sparsify.loop import Loop
 from sparsify.masking.project import project_
 from sparsify.masking.store import MaskStore
 from sparsify.modifiers.contract import Run, Session
-from sparsify.optimizers import accumulating, clip_, innermost, parameters_of, several
+from sparsify.optimizers import clip_, innermost, several
 from sparsify.outcome import Outcome, revived
 from sparsify.plan import Plan
 from sparsify.preflight import check_bindings, check_optimizers, check_weights, untrained
 from sparsify.recipe import Recipe
 from sparsify.state import read_state, state_of
 from sparsify.target import sparsity_wanted
-from sparsify.transaction import PATIENCE, Transaction
+from sparsify.transaction import Transaction
 
 _APPLIED: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[Manager]] = weakref.WeakKeyDictionary()
 """The managers that are at work on each model."""
@@ -48,9 +49,6 @@ class Manager:
         self._transaction = Transaction()
         self._attached: nn.Module | None = None
         self._masks = MaskStore()
-        self._runs: list[Run] = []
-        self._without: dict[str, int] = {}
-        """By modifier that needs gradients: steps in a row without any."""
 
     @classmethod
     def from_recipe(cls, path_or_name: str | Path, **variables: Any) -> Manager:
@@ -111,28 +109,24 @@ class Manager:
         check_weights(plan)
         check_optimizers(unwrap(model), optimizers)
         self._plan = replace(plan, notes=(*plan.notes, *untrained(plan, optimizers)))
-        self._model, self._given = unwrap(model), given
+        self._model, self._masks = unwrap(model), MaskStore()
+        session = Session(self._model, optimizers, self._masks, evaluate, bindings)
+        loop = self._loop = Loop(self._plan, session, given, self._transaction)
         _take_over(self._model, plan)
-        self._masks = MaskStore()
-        self._session = Session(self._model, optimizers, self._masks, evaluate, bindings)
-        self._runs = self._started()
-        self._trained = _trained(plan, optimizers)
         self._transaction.attach(
-            optimizers, scaler, refuses_closures=self._refuses_closures, repair=lambda: self._show(ours=True)
+            optimizers, scaler, refuses_closures=loop.refuses_closures, repair=lambda: loop.show(ours=True)
         )
         try:
-            self._update(0)
+            loop.update(0)
         except BaseException:
             self._transaction.detach("new")
             raise
         _APPLIED.setdefault(self._model, weakref.WeakSet()).add(self)
         return self
 
-    def _started(self) -> list[Run]:
-        """Return new runs of the plan's modifiers."""
-        modifiers = [modifier for stage in self._plan.recipe.staged() for modifier in stage.modifiers]
-        pairs = zip(modifiers, self._plan.modifiers, strict=True)
-        return [modifier.make_run(plan, self._session) for modifier, plan in pairs]
+    @property
+    def _runs(self) -> list[Run]:
+        return self._loop.runs if self._transaction.phase != "new" else []
 
     @property
     def plan(self) -> Plan:
@@ -174,7 +168,7 @@ class Manager:
     def on_epoch_begin(self, epoch: int | None = None) -> None:
         """Optional: begin to count the steps of an epoch."""
         self._transaction.expect("on_epoch_begin", "idle", "open", "ready")
-        self._settle()
+        self._loop.settle()
         clock = self._transaction.clock
         if clock.epoch_attempts is None or clock.epoch_attempts >= (self._plan.steps_per_epoch or 0):
             clock.epoch_attempts = 0
@@ -182,7 +176,7 @@ class Manager:
     def on_epoch_end(self) -> None:
         """Optional: raise HookError if the epoch had not `steps_per_epoch` optimizer steps."""
         self._transaction.expect("on_epoch_end", "idle", "open", "ready")
-        self._settle()
+        self._loop.settle()
         clock, wanted = self._transaction.clock, self._plan.steps_per_epoch
         counted, clock.epoch_attempts = clock.epoch_attempts, None
         if counted is not None and wanted is not None and counted != wanted:
@@ -194,24 +188,7 @@ class Manager:
     def on_step_begin(self, batch: Any = None) -> None:
         """Call before the first forward of an optimizer step; again before it is over does nothing."""
         self._transaction.expect("on_step_begin", "idle", "open", "ready")
-        self._refuse_strays()
-        if self._transaction.phase == "ready":
-            if self._transaction.stepped:
-                self._complete()
-                raise HookError("on_step_end() was not called after optimizer.step(): evaluation saw unmasked weights")
-            self._roll_back()
-        if self._transaction.phase == "open" and not self._transaction.paused:
-            return
-        if self._transaction.phase != "open":
-            self._transaction.open()
-        self._transaction.paused = False
-        try:
-            for run in self._runs:
-                run.on_step_begin(self.step, batch)
-            self._masks.refresh()
-        except BaseException:
-            self._abandon()
-            raise
+        self._loop.begin(batch)
 
     def on_loss(self, loss: Tensor, outputs: Any = None, inputs: Any = None) -> Tensor:
         """Call after the forward where the recipe distils; returns the loss to call backward on.
@@ -219,53 +196,12 @@ class Manager:
         Outside of a step, as in an evaluation, it returns the loss as it is.
         """
         self._transaction.expect("on_loss", "idle", "open", "final", "detached")
-        if self._transaction.phase == "open":
-            for run in self._runs:
-                loss = run.on_loss(self.step, loss, outputs, inputs)
-        return loss
+        return self._loop.loss(loss, outputs, inputs) if self._transaction.phase == "open" else loss
 
     def on_before_optimizer_step(self) -> None:
         """Call when gradients are complete and reduced, before clipping and `optimizer.step()`."""
-        transaction = self._transaction
-        transaction.expect("on_before_optimizer_step", "open", "ready")
-        self._refuse_strays()
-        self._refuse_autocast("on_before_optimizer_step")
-        if accumulating(self._given):
-            return
-        if transaction.phase == "ready":
-            self._once_more()
-        if transaction.paused and any(run.samples(self.step) for run in self._runs):
-            raise HookError("no optimizer stepped since on_step_begin(): call it again before the next forward")
-        readers = [run for run in self._runs if run.needs_gradients(self.step)]
-        weights = [weight for run in readers for weight in run.plan.touches]
-        if transaction.same_gradients(weight.parameter.grad for weight in weights):
-            raise HookError(_ONCE)
-        try:
-            self._follow_parameters()
-            self._masks.notice()
-            transaction.unscale()
-            transaction.observed(weight.parameter.grad for weight in weights)
-            self._count_gradients(readers)
-            for run in self._runs:
-                run.observe(self.step)
-            for run in self._runs:
-                run.penalise(self.step)
-            self._masks.mask_gradients()
-            self._masks.swap_in()
-        except BaseException:
-            self._roll_back()
-            raise
-        planned = [*self._plan.modifiers]
-        transaction.ready([w.parameter for modifier in planned for w in (*modifier.masked, *modifier.touches)])
-
-    def _once_more(self) -> None:
-        """`on_before_optimizer_step` is called again in one transaction: fine where no optimizer stepped."""
-        if self._transaction.stepped:
-            self._complete()
-            raise HookError("on_step_end() was not called after optimizer.step()")
-        if self._transaction.inside_closure and self._refuses_closures():
-            raise HookError("a closure was run twice in one optimizer.step(), the second time over latent weights")
-        self._roll_back()
+        self._transaction.expect("on_before_optimizer_step", "open", "ready")
+        self._loop.before()
 
     def clip_grad_norm_(self, max_norm: float, **options: Any) -> Tensor:
         """Clip the norm of the masked gradients of the optimizers' parameters; return the norm before.
@@ -278,24 +214,8 @@ class Manager:
 
     def on_step_end(self) -> None:
         """Call after `optimizer.step()`; without an optimizer step since the last call it changes nothing."""
-        transaction = self._transaction
-        transaction.expect("on_step_end", "idle", "open", "ready")
-        self._refuse_strays()
-        self._refuse_autocast("on_step_end")
-        if transaction.phase != "ready":
-            return
-        if transaction.stepped:
-            if wrong := self._complete():
-                raise HookError(wrong)
-            return
-        skipped = transaction.was_skipped()
-        wrong = None if skipped else transaction.count_missing(written=self._masks.written())
-        self._roll_back()
-        if skipped:
-            transaction.close(completed=False)
-        if wrong is not None:
-            self._abandon()
-            raise HookError(wrong)
+        self._transaction.expect("on_step_end", "idle", "open", "ready")
+        self._loop.end()
 
     # ------------------------------------------------------------------ after training
 
@@ -311,14 +231,14 @@ class Manager:
         """
         transaction = self._transaction
         transaction.expect("finalize", "idle", "open", "ready")
-        self._settle()
+        self._loop.settle()
         back = revived(self._masks)
         if not back:
             self._masks.notice()
             skipped = transaction.clock.attempts - self.step
             if self.step < self.last_update <= self.step + skipped:
                 for step in range(self.step + 1, self.last_update + 1):
-                    self._update(step)
+                    self._loop.update(step)
             self._masks.project()
         outcome = Outcome(
             plan=self._plan,
@@ -329,7 +249,7 @@ class Manager:
             partial=partial,
             short=[shortfall for run in self._runs for shortfall in run.verify(partial=partial)],
             revived=back,
-            without_gradients=[key for key, steps in self._without.items() if 0 < steps == self.step],
+            without_gradients=[key for key, steps in self._loop.without.items() if 0 < steps == self.step],
             found={run.key: found for run in self._runs if (found := run.report())},
         )
         if directory is not None:
@@ -344,10 +264,7 @@ class Manager:
         For a training that broke off and is not continued with this manager. Calling it again does nothing.
         """
         if self._transaction.phase in ("idle", "open", "ready"):
-            if self._transaction.phase == "ready" and self._transaction.stepped:
-                self._masks.swap_out()
-            self._abandon()
-            self._transaction.detach("detached")
+            self._loop.detach()
 
     @torch.no_grad()
     def project(self, model: nn.Module) -> None:
@@ -368,7 +285,7 @@ class Manager:
         """
         self._transaction.expect("state_dict", "idle", "open", "ready", "final")
         if self._transaction.phase != "final":
-            self._settle()
+            self._loop.settle()
             self._masks.notice()
         return state_of(self._plan, self._transaction.clock, self._masks, self._runs)
 
@@ -385,7 +302,7 @@ class Manager:
         """
         transaction = self._transaction
         transaction.expect("load_state_dict", "idle", "open", "ready")
-        runs = self._started()
+        runs = self._loop.new_runs()
         saved = read_state(
             state, self._plan, runs, allow_changed_recipe=allow_changed_recipe, verify_weights=verify_weights
         )
@@ -393,123 +310,13 @@ class Manager:
             self._transaction.abandon()
         self._masks.replace(saved.masks)
         self._masks.project()
-        transaction.clock, self._without, self._runs = saved.clock, {}, runs
+        transaction.clock, self._loop.without, self._loop.runs = saved.clock, {}, runs
         for run in runs:
             if run.key in saved.modifiers:
                 run.load_state_dict(saved.modifiers[run.key])
             elif run.plan.stage.begin <= self.step:
                 run.enter(self.step)
         self._masks.refresh()
-
-    # ------------------------------------------------------------------ inside
-
-    def _complete(self) -> str | None:
-        """The optimizers stepped: take over what they did, count it, make what is due; return what was wrong."""
-        wrong = self._transaction.complaint()
-        self._masks.swap_out()
-        try:
-            skipped = self._transaction.skipped_parameters()
-            for run in self._runs:
-                run.commit(self.step, skipped)
-        finally:
-            self._transaction.close(completed=True)
-            self._update(self.step)
-        silent = next((key for key, steps in self._without.items() if steps >= PATIENCE), None)
-        return f"{silent} {_SILENT}" if wrong is None and silent is not None else wrong
-
-    def _update(self, step: int) -> None:
-        """Make what is due when `step` steps are completed, in file order, each seeing the model as it is by then.
-
-        The masks in force are applied first, so that momentum revives nothing. Latent weights that are about to be
-        ranked wait for their new masks. An error of one modifier leaves the model under masks, and the others go on.
-        """
-        waiting = [self._latent_names(run) if run.due(step) else set() for run in self._runs]
-        errors: list[Exception] = []
-        try:
-            self._masks.project(skip=set().union(*waiting))
-            for index, run in enumerate(self._runs):
-                try:
-                    if run.plan.stage.begin == step:
-                        run.enter(step)
-                    run.update(step)
-                    if run.plan.stage.end == step:
-                        run.leave(step)
-                except Exception as error:
-                    errors.append(error)
-                self._masks.refresh(skip=set().union(*waiting[index + 1 :]))
-        finally:
-            self._masks.refresh()
-        if errors:
-            raise errors[0]
-
-    def _latent_names(self, run: Run) -> set[str]:
-        return {weight.name for weight in run.plan.masked} if run.plan.latent else set()
-
-    def _roll_back(self) -> None:
-        """No optimizer stepped: undo what was made ready; the step is still open."""
-        for run in self._runs:
-            run.rollback()
-        self._masks.project()
-        self._transaction.reopen()
-
-    def _abandon(self) -> None:
-        """End the step as if it had never begun."""
-        for run in self._runs:
-            run.rollback()
-        self._masks.project()
-        self._transaction.abandon()
-
-    def _settle(self) -> None:
-        """End a step that an exception, or a forgotten hook, has left under way."""
-        if self._transaction.phase == "ready" and self._transaction.stepped:
-            self._complete()
-        elif self._transaction.phase in ("open", "ready"):
-            self._abandon()
-
-    def _show(self, *, ours: bool) -> None:
-        """Have the model seen under its masks after its weights were written to."""
-        self._masks.notice(ours=ours)
-        self._masks.project()
-
-    def _refuses_closures(self) -> bool:
-        return self._masks.latents > 0 or any(run.needs_gradients(self.step) for run in self._runs)
-
-    def _refuse_strays(self) -> None:
-        if stray := self._transaction.take_stray():
-            raise HookError(stray)
-
-    def _refuse_autocast(self, hook: str) -> None:
-        kinds = {"cpu"} | {parameter.device.type for parameter in self._model.parameters()} - {"meta"}
-        if any(torch.is_autocast_enabled(kind) for kind in kinds):
-            raise HookError(f"{hook}() inside an autocast region: its cache would hide the change; leave it first")
-
-    def _follow_parameters(self) -> None:
-        """Raise HookError where a parameter was replaced since `apply`, so that the optimizers train another tensor."""
-        held = {id(parameter) for parameter in parameters_of(self._transaction.optimizers)}
-        for weight in self._trained:
-            if id(weight.parameter) not in held:
-                raise HookError(
-                    f"the parameter {weight.parameter_name} was replaced after apply() (load_state_dict(assign=True), "
-                    "a wrapper), and the optimizer does not hold the new one: make it, and call apply(), after that"
-                )
-
-    def _count_gradients(self, readers: Iterable[Run]) -> None:
-        """Count the steps in a row in which a modifier that needs gradients finds none."""
-        self._without = {
-            run.key: self._without.get(run.key, 0) + 1
-            for run in readers
-            if all(weight.parameter.grad is None for weight in run.plan.touches)
-        }
-
-
-_ONCE = (
-    "on_before_optimizer_step() was called again over the same gradients without an optimizer step between: with "
-    "gradient accumulation, call it once for each optimizer step, right before it (and on_step_end() after it)"
-)
-_SILENT = (
-    f"needs the gradients of its weights, and found none in {PATIENCE} steps: call on_before_optimizer_step() after "
-    "backward() and before they are set to None; an optimizer that steps within backward() cannot be served"
-)
 
 
 def _take_over(model: nn.Module, plan: Plan) -> None:
@@ -522,11 +329,4 @@ def _take_over(model: nn.Module, plan: Plan) -> None:
         if ours & theirs:
             other.detach()
         else:
-            other._settle()
-
-
-def _trained(plan: Plan, optimizers: Sequence[torch.optim.Optimizer]) -> list[Weight]:
-    """Return the weights of a plan that the optimizers train."""
-    held = {id(parameter) for parameter in parameters_of(optimizers)}
-    every = (weight for modifier in plan.modifiers for weight in (*modifier.masked, *modifier.touches))
-    return list({id(weight.parameter): weight for weight in every if id(weight.parameter) in held}.values())
+            other._loop.settle()

@@ -260,7 +260,7 @@ def push_with_roles(fields: str) -> Iterator[tuple[bool, Tensor, Tensor, GatedRu
     manager = Manager(Recipe.parse(text)).apply(model, optimizer, total_steps=20)
     run = run_of(manager)
     assert isinstance(run, GatedRun)
-    for controller in run.controllers:
+    for controller in run.steering.controllers:
         controller.pressure, controller.noise = 0.5, 4.0
     manager.on_step_begin()
     (sum(parameter.sum() for parameter in model.parameters()) * 0).backward()
@@ -284,7 +284,7 @@ def test_roles_share_a_steered_penalty() -> None:
         pull = 0.5 * math.sqrt(0.98 * 4.0) / (0.1 * 0.9)
         weight = (2 if attention else 0.5) / ((8 * 2 + 4 * 0.5) / 12)
         torch.testing.assert_close(found, pull * weight * values.sigmoid() * (1 - values.sigmoid()))
-        assert len(run.controllers) == 1
+        assert len(run.steering.controllers) == 1
 
 
 def test_looking_at_one_modifier_leaves_the_others_latent_weights() -> None:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from zlib import crc32
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsify.criteria.learned import Gated
 from sparsify.masking.competition import Share
 from sparsify.masking.earlier import without_revived
 from sparsify.masking.groups import expand
-from sparsify.masking.learned import mean_square
 from sparsify.modifiers.contract import Session
-from sparsify.modifiers.prune.controller import REACTION, STRIDE, Controller
 from sparsify.modifiers.prune.learned import LearnedRun
+from sparsify.modifiers.prune.measuring import check_findings, measured
 from sparsify.modifiers.prune.plan import PrunePlan
+from sparsify.modifiers.prune.steering import Steering
 from sparsify.schedules import Threshold
 from sparsify.scopes.base import Arena
 from sparsify.state_reader import StateReader
@@ -36,16 +36,10 @@ class GatedRun(LearnedRun):
         self.gated: Gated = self.criterion
         final = self.gated.threshold
         self.threshold = plan.spec.threshold or (None if final is None else Threshold(to=final))
-        competition = plan.competition
-        self.shares: list[Arena] = [s.members for arena in competition.arenas for s in competition.shares(arena, 0.0)]
-        reaction = max((plan.window.end - plan.window.begin) * REACTION, 1.0)
-        self.controllers = [Controller(reaction) for _ in self.shares]
-        self.role_weights, self.portions = _weighing(plan)
+        self.steering = Steering(plan, self.gated, self._cut(1.0), self.rates)
         self.forced: dict[str, Tensor] = {}
         """Tiles that are kept though their gates are closed, by bundle."""
         self.slopes: dict[str, Tensor] = {}
-        self.noises: list[tuple[Controller, float]] = []
-        """What controllers make of the gradients of the step that is under way."""
         self.gating = False
         """Whether gates act between steps: `apply` leaves the weights as it finds them."""
         self.found: dict[str, Any] = {}
@@ -95,56 +89,23 @@ class GatedRun(LearnedRun):
         return self.slopes.get(bundle)
 
     def commit(self, step: int, skipped: Collection[int]) -> None:
-        for controller, noise in self.noises if not skipped else ():
-            controller.noise = noise
+        if not skipped:
+            self.steering.commit()
         super().commit(step, skipped)
 
     def rollback(self) -> None:
         super().rollback()
         self._set_gates()
 
-    # ------------------------------------------------------------------ the penalty
-
     def penalise(self, step: int) -> None:
-        self.noises = []
         if self.alive:
-            for members, controller in zip(self.shares, self.controllers, strict=True):
-                self._push(step, members, controller)
+            self.steering.push(step, self.scores)
         super().penalise(step)
 
-    def _push(self, step: int, members: Arena, controller: Controller) -> None:
-        """Add the penalty's gradients in a share: λ as the recipe says, or as its controller does."""
-        scores = [self.scores[self.competition.bundles[index].name] for index in members]
-        if self.plan.strength is not None:
-            strength = self.plan.strength.at(step)
-            strengths = [strength * self.portions[index] for index in members]
-        else:
-            self.noises.append((controller, controller.blended(mean_square(scores))))
-            share = self._pull(controller, self.noises[-1][1], members) / self._steepness()
-            mean = sum(self.role_weights[index] for index in members) / len(members) or 1.0
-            strengths = [
-                share * each.values.numel() * self.role_weights[index] / mean
-                for index, each in zip(members, scores, strict=True)
-            ]
-        for each, strength in zip(scores, strengths, strict=True):
-            if strength:
-                each.push(strength)
-
-    def _pull(self, controller: Controller, noise: float, members: Arena) -> float:
-        """Return the gradient that the pressure stands for; plain SGD is told how far, Adam only how hard."""
-        if self.criterion.optimizer == "sgd":
-            factor = self.rates[self.competition.bundles[members[0]].name].factor
-            return controller.pressure * STRIDE / (self.criterion.learning_rate * factor or 1.0)
-        return controller.pressure * math.sqrt(noise)
-
-    def _steepness(self) -> float:
-        """Return the slope of the penalty at the point where a pressure is a gradient."""
-        return float(self.gated.slope(torch.tensor(self.gated.pressure_point(self._cut(1.0)), dtype=torch.float64)))
+    # ------------------------------------------------------------------ masks
 
     def _cut(self, progress: float) -> float:
         return self.gated.cut(self.threshold.at(progress) if self.threshold else 0.0)
-
-    # ------------------------------------------------------------------ masks
 
     def update(self, step: int) -> None:
         self.failure, self.gating = None, step > self.plan.stage.begin
@@ -156,11 +117,10 @@ class GatedRun(LearnedRun):
 
     def _rank(self, step: int, before: Mapping[str, Tensor]) -> None:
         cut = self._cut(self.plan.window.progress(step))
-        pruned = [self._keep_above(members, cut, before) for members in self.shares]
+        found = [self._keep_above(members, cut, before) for members in self.steering.shares]
         if self.ramp is not None:
             passed = step - max(self.done, self.plan.window.begin)
-            for share, controller, gone in zip(self._targets(step), self.controllers, pruned, strict=True):
-                controller.steer(share.sparsity, gone / max(self.competition.elements(share.members), 1), passed)
+            self.steering.steer([share.sparsity for share in self._targets(step)], found, passed)
         if step >= self.plan.window.end:
             self._harden(step, before)
 
@@ -169,8 +129,8 @@ class GatedRun(LearnedRun):
         arenas = self.competition.arenas
         return [share for arena in arenas for share in self.competition.shares(arena, self._wanted(arena, step))]
 
-    def _keep_above(self, members: Arena, cut: float, before: Mapping[str, Tensor]) -> int:
-        """Put the masks of a threshold in force; return how many weights they prune."""
+    def _keep_above(self, members: Arena, cut: float, before: Mapping[str, Tensor]) -> float:
+        """Put the masks of a threshold in force; return the sparsity that they make."""
         pruned = 0
         tiles = self.competition.above(members, cut, self.gated.floor, self.learned(), before)
         for index, (kept, passed) in zip(members, tiles, strict=True):
@@ -180,7 +140,7 @@ class GatedRun(LearnedRun):
             masks = without_revived(expand(bundle, kept), before)
             pruned += sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in masks.values())
             self._put(masks)
-        return pruned
+        return pruned / max(self.competition.elements(members), 1)
 
     def _force(self, name: str, tiles: Tensor) -> None:
         """Note what is kept though its gate is closed; usually nothing is."""
@@ -205,7 +165,7 @@ class GatedRun(LearnedRun):
         self.found = {
             "sparsity_at_threshold": at_threshold,
             "sparsity": self._sparsity(),
-            "lambda": self._strengths(step),
+            "lambda": self.steering.report(step),
         }
         if metrics is not None:
             after = self._metrics()
@@ -245,17 +205,6 @@ class GatedRun(LearnedRun):
             self.failure = error
             return None
 
-    def _strengths(self, step: int) -> dict[str, float]:
-        """Return λ by the first bundle of every share."""
-        names = [self.competition.bundles[members[0]].name for members in self.shares]
-        if self.plan.strength is not None:
-            return dict.fromkeys(names, self.plan.strength.at(step))
-        counts = [sum(self.competition.bundles[index].tiles for index in members) for members in self.shares]
-        return {
-            name: self._pull(controller, controller.noise, members) * count / self._steepness()
-            for name, controller, members, count in zip(names, self.controllers, self.shares, counts, strict=True)
-        }
-
     def _asked(self, arena: Arena, step: int) -> list[tuple[Arena, int]]:
         return super()._asked(arena, step) if self._exactly(step) else [(arena, self._pruned(arena))]
 
@@ -269,10 +218,9 @@ class GatedRun(LearnedRun):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        controllers = [controller.state_dict() for controller in self.controllers]
         return state | {
             "gating": self.gating,
-            "controllers": controllers,
+            "controllers": self.steering.state_dict(),
             "forced": dict(self.forced),
             "found": dict(self.found),
         }
@@ -280,8 +228,7 @@ class GatedRun(LearnedRun):
     def check_state(self, state: StateReader, step: int) -> None:
         super().check_state(state, step)
         state.flag("gating")
-        for controller in state.parts("controllers", len(self.controllers)):
-            Controller.check(controller)
+        self.steering.check_state(state.parts("controllers", len(self.steering.shares)))
         forced = state.part("forced")
         tiles = {bundle.name: bundle.tiles for bundle in self.competition.bundles}
         for name in forced.within(tiles):
@@ -290,48 +237,11 @@ class GatedRun(LearnedRun):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.controllers = [Controller(**saved) for saved in state["controllers"]]
+        self.steering.load_state_dict(state["controllers"])
         devices = {name: scores.values.device for name, scores in self.scores.items()}
         self.forced = {name: tiles.to(devices.get(name, tiles.device)) for name, tiles in state["forced"].items()}
         self.found = dict(state["found"])
-        self.slopes, self.noises = {}, []
+        self.slopes = {}
         self.gating = bool(state["gating"])
         if self.alive:
             self._set_gates()
-
-
-def check_findings(found: StateReader) -> None:
-    """Raise StateError for findings that are not ours."""
-    for key in found:
-        if key in ("sparsity_at_threshold", "sparsity"):
-            found.number(key)
-        elif key == "lambda":
-            strengths = found.part(key)
-            for name in strengths:
-                strengths.number(name)
-        elif key == "metrics":
-            metrics = found.part(key).exactly(("at_threshold", "after"))
-            for side in (metrics.part("at_threshold"), metrics.part("after")):
-                for name in side:
-                    side.measured(name)
-        else:
-            raise found.fail(key, "is not known here")
-
-
-def measured(evaluate: Callable[[nn.Module], Mapping[str, float]], model: nn.Module) -> dict[str, float]:
-    """Return what `evaluate` finds; the model stays in its mode, and the generators where they are."""
-    training = model.training
-    try:
-        with torch.random.fork_rng(), torch.no_grad():
-            return {name: float(value) for name, value in evaluate(model).items()}
-    finally:
-        model.train(training)
-
-
-def _weighing(plan: PrunePlan) -> tuple[list[float], list[float]]:
-    """Return the weight of every bundle's role, and its part of the mean of means (see `Penalty`)."""
-    roles = plan.spec.penalty.roles if plan.spec.penalty else {}
-    facts = plan.competition.facts
-    own = [each.role if each.role in roles else "" for each in facts]
-    weights = [roles.get(role, 1.0) for role in own]
-    return weights, [weight / (len(set(own)) * own.count(role)) for weight, role in zip(weights, own, strict=True)]
