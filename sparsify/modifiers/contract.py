@@ -14,10 +14,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from sparsify.durations import Duration
 from sparsify.layers import Weight
 from sparsify.masking.store import MaskStore
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.plans import ModifierPlan
+from sparsify.modifiers.span import Span
+from sparsify.modifiers.track import Track
 from sparsify.spec import Family, gist
 from sparsify.state_reader import StateReader
 
@@ -158,6 +161,22 @@ class Modifier(Family):
     def explain(self) -> list[str]:
         """Return what it does in plain sentences."""
         return [gist(self)]
+
+    def durations(self) -> list[Duration]:
+        """Return what a run must be long enough for."""
+        return []
+
+    def track(self, span: Span, most: int) -> Track | None:
+        """Return its sparsity over a stage, with at most `most` points; None where it makes none.
+
+        Raises ClockError for a window that does not fit into the stage.
+        """
+        return None
+
+    @classmethod
+    def findings(cls, found: Mapping[str, Any]) -> list[str]:
+        """Return, in sentences, what the `report` of a run of this type says; nothing of another type's."""
+        return []
 
     def restructure(self, model: nn.Module) -> None:
         """Change what the model is made of, once, before it is planned, wrapped, or given a saved state."""

@@ -53,6 +53,14 @@ class Fill(Targeted):
             f"When: once, {self.begin} into the stage.",
         ]
 
+    @classmethod
+    def findings(cls, found: Mapping[str, Any]) -> list[str]:
+        if found.get("returned") is None:
+            return []
+        return [
+            f"{found['returned']:,} weights may grow again, {found['pruned']:,} of dead heads and neurons stay pruned"
+        ]
+
     def plan(self, context: PlanContext) -> FillPlan | None:
         if context.anatomy is None:
             kind = type(context.model).__name__

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import cycle
 
 from sparsify.durations import Duration
-from sparsify.modifiers.prune import Prune
 from sparsify.modifiers.span import Span
+from sparsify.modifiers.track import Track
 from sparsify.recipe import Recipe
 from sparsify.report import figures
 from sparsify.report.figures import BLUE, GREEN, GREY, ORANGE
-from sparsify.schedules.window import StepWindow
 
 STEPS, PER_EPOCH = 1000, 100
 """The run that is imagined where its length is not given."""
@@ -27,27 +25,12 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
-class Track:
-    """One modifier: its name, its window in steps of the whole run, and (step, sparsity) at (some of) its updates."""
-
-    name: str
-    window: StepWindow
-    points: tuple[tuple[int, float], ...]
-    """Empty for a lock, whose sparsity depends on the weights."""
-
-    def at(self, step: float) -> float | None:
-        """Return the sparsity after `step` steps; None before the first update."""
-        index = bisect_right(self.points, step, key=lambda point: point[0])
-        return self.points[index - 1][1] if index else None
-
-
-@dataclass(frozen=True)
 class Timeline:
-    """A run of `total` steps, its stages (name, first step) and a track for each modifier."""
+    """A run of `total` steps, its stages (name, first step) and (name, track) of each modifier that has one."""
 
     total: int
     stages: tuple[tuple[str, int], ...]
-    tracks: tuple[Track, ...]
+    tracks: tuple[tuple[str, Track], ...]
 
 
 def timeline(recipe: Recipe, total: int | None = None, per_epoch: int | None = None) -> Timeline:
@@ -65,40 +48,30 @@ def timeline(recipe: Recipe, total: int | None = None, per_epoch: int | None = N
         span = Span(begin, rest if length is None else length, per_epoch)
         stages.append((stage.name, begin))
         for modifier, name in zip(stage.modifiers, stage.names(), strict=True):
-            if isinstance(modifier, Prune):
-                tracks.append(_track(modifier, name, span, most))
+            track = modifier.track(span, most)
+            if track is not None:
+                tracks.append((name, track))
         begin += span.length or 0
     return Timeline(total, tuple(stages), tuple(tracks))
-
-
-def _track(prune: Prune, name: str, span: Span, most: int) -> Track:
-    written = prune.window
-    if prune.sparsity is None or prune.sparsity.curve.once:
-        written = written.model_copy(update={"end": written.begin})
-    window = span.window(written)
-    ramp = prune.sparsity
-    points = [] if ramp is None else [(step, ramp.at(window.progress(step))) for step in window.sample(most)]
-    return Track(name, window, tuple(points))
 
 
 def _long_enough(recipe: Recipe, per_epoch: int) -> int:
     """Return a length that holds every duration of the recipe that is not a percentage."""
     found: list[Duration | None] = []
     for stage in recipe.staged():
-        found.append(stage.length)
-        found += [d for m in stage.modifiers if isinstance(m, Prune) for d in (m.window.begin, m.window.end)]
+        found += [stage.length, *(duration for modifier in stage.modifiers for duration in modifier.durations())]
     steps = [d.amount * (per_epoch if d.unit == "epochs" else 1) for d in found if d is not None and d.unit != "%"]
     return max(STEPS, *(int(2 * amount) for amount in steps)) if steps else STEPS
 
 
 def in_text(found: Timeline, width: int = 60) -> list[str]:
     """Return a line of bars for every track, and an axis: the higher a bar, the sparser."""
-    longest = max((len(track.name) for track in found.tracks), default=0)
+    longest = max((len(name) for name, _ in found.tracks), default=0)
     lines = []
-    for track in found.tracks:
+    for name, track in found.tracks:
         bars = "".join(_bar(track, (column + 0.5) * found.total / width) for column in range(width))
         last = f" {track.points[-1][1]:.0%}" if track.points else " (the zeros that are there)"
-        lines.append(f"{track.name:<{longest}} |{bars}|{last}")
+        lines.append(f"{name:<{longest}} |{bars}|{last}")
     quarters = [f"{quarter * 25}%" for quarter in range(5)]
     axis = "".join(f"{label:<{width // 4}}" for label in quarters)
     lines.append(" " * (longest + 2) + axis.rstrip())
@@ -123,17 +96,15 @@ def draw(found: Timeline, title: str) -> bytes:
         figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
         axes = figure.subplots()
         figure.suptitle(figures.title(title), fontweight="bold")
-        for track, colour in zip(found.tracks[:MOST_DRAWN], cycle((BLUE, ORANGE, GREEN, GREY)), strict=False):
+        for (name, track), colour in zip(found.tracks[:MOST_DRAWN], cycle((BLUE, ORANGE, GREEN, GREY)), strict=False):
             window = track.window
             axes.axvspan(*(100 * step / found.total for step in (window.begin, window.end)), color=colour, alpha=0.08)
             if track.points:
                 steps = [100 * step / found.total for step, _ in track.points] + [100.0]
                 values = [value for _, value in track.points] + [track.points[-1][1]]
-                axes.step(steps, values, where="post", color=colour, label=track.name)
+                axes.step(steps, values, where="post", color=colour, label=name)
             else:
-                axes.axvline(
-                    100 * window.begin / found.total, color=colour, linestyle=":", label=f"{track.name} (lock)"
-                )
+                axes.axvline(100 * window.begin / found.total, color=colour, linestyle=":", label=f"{name} (lock)")
         for name, begin in found.stages[:MOST_DRAWN] if len(found.stages) > 1 else ():
             axes.axvline(100 * begin / found.total, color=GREY, linewidth=0.8)
             axes.text(100 * begin / found.total + 0.5, 1.02, name, color=GREY, fontsize=9)

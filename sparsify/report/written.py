@@ -32,7 +32,9 @@ class Metrics(_Part):
 
 
 class Found(_Part):
-    """What a modifier found out."""
+    """What a modifier found out; other keys are for modifiers of plug-ins to check."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
 
     sparsity_at_threshold: float | None = None
     sparsity: float | None = None

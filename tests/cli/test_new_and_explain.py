@@ -102,7 +102,7 @@ def test_every_recipe_can_be_told(name: str, tmp_path: Path) -> None:
 
 def test_the_timeline_is_that_of_the_plan() -> None:
     found = timeline(Recipe.load("gmp", sparsity=0.9), total=200)
-    (track,) = found.tracks
+    ((_, track),) = found.tracks
     assert (track.window.begin, track.window.end) == (10, 140)
     assert track.at(9) is None
     assert track.at(140) == track.at(200) == pytest.approx(0.9)
@@ -126,8 +126,8 @@ stages:
 """
     found = timeline(Recipe.parse(text), total=1000)
     assert found.stages == (("first", 0), ("second", 200))
-    assert found.tracks[0].window.end == 100
-    assert found.tracks[1].window.begin == 200
+    assert found.tracks[0][1].window.end == 100
+    assert found.tracks[1][1].window.begin == 200
     long = timeline(Recipe.parse("version: 1\nmodifiers: [{type: prune, sparsity: 0.5, window: {end: 40000}}]"))
     assert long.total == 80_000
     epochs = timeline(Recipe.parse("version: 1\nmodifiers: [{type: prune, sparsity: 0.5, window: {end: 30 epochs}}]"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,3 +35,20 @@ def check_findings(found: StateReader) -> None:
                     side.measured(name)
         else:
             found.number(key)
+
+
+def sentences_of(found: Mapping[str, Any]) -> list[str]:
+    """Return what ending gates did, in sentences: from findings that were checked."""
+    before, after = found.get("sparsity_at_threshold"), found.get("sparsity")
+    if before is None or after is None:
+        return []
+    strengths = sorted((found.get("lambda") or {}).values())
+    ends = " to ".join(f"{strength:.3g}" for strength in dict.fromkeys((*strengths[:1], *strengths[-1:])))
+    shown = f" (λ {ends})" if strengths else ""
+    lines = [f"the threshold alone pruned {before:.2%}{shown}; the masks kept prune {after:.2%}"]
+    metrics = found.get("metrics")
+    if metrics:
+        then, now = metrics["at_threshold"], metrics["after"]
+        changes = (f"{name} {value:.4f} → {now[name]:.4f}" for name, value in then.items() if name in now)
+        lines.append(f"what that did: {', '.join(changes)}")
+    return lines
