@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from tests.hooks import KINDS, OPERATIONS, Loop, choose, drive
+from tests.hooks import KINDS, OPERATIONS, STEPS, Loop, choose, drive
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -32,7 +32,7 @@ class AnyOrder(RuleBasedStateMachine):
         self._do(choose(self.loop, chance, tame=True), chance)
 
     def _do(self, name: str, chance: random.Random) -> None:
-        if self.loop.manager.step < 7:
+        if self.loop.manager.step < STEPS - 1:
             OPERATIONS[name][1](self.loop, chance)
 
     @invariant()
@@ -100,9 +100,9 @@ def _zero_first(loop: Loop, step: int) -> None:
 @pytest.mark.parametrize("order", [_lightning, _micro_batches, _zero_first])
 def test_orders_of_known_trainers(kind: str, order: Callable[[Loop, int], None]) -> None:
     loop = Loop(kind)
-    for step in range(8):
+    for step in range(STEPS - 2):
         order(loop, step)
         loop.check()
-    loop.whole_step(8)
+    loop.whole_step(STEPS)
     assert loop.clean, loop.errors
     loop.finish()
