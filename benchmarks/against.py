@@ -1,9 +1,10 @@
-"""What one update of masks takes in two checkouts, which take turns: ratio of this one to the other, with quartiles.
+"""What masks take in two checkouts, which take turns: ratio of this one to the other, with quartiles.
 
 Every case is the masks of one layer of BERT-base (7 million weights), asked for as training asks: the weights that
-an earlier mask pruned are zero, and the new mask has to prune a few more.
+an earlier mask pruned are zero, and the new mask has to prune a few more. With `--steps`, whole training steps under
+the recipes of hooks.py and masking.py are compared instead, and what more the hooks take, as a part of a step.
 
-    python benchmarks/against.py FOLDER [--rounds N] [--only PART] [--json FILE]
+    python benchmarks/against.py FOLDER [--steps] [--rounds N] [--only PART] [--json FILE]
 """
 
 from __future__ import annotations
@@ -67,23 +68,48 @@ def work() -> None:
         print(time.perf_counter() - start, flush=True)
 
 
-def worker(folder: Path) -> subprocess.Popen[str]:
+def step_cases() -> dict[str, str]:
+    """Return the recipes of hooks.py and masking.py as text, by name."""
+    import hooks
+    import masking
+
+    return {name: module.recipe(name) for module in (hooks, masking) for name in module.CASES}
+
+
+def work_steps() -> None:
+    """Answer each case that is named on a line with the CPU seconds of one step, and those spent in hooks."""
+    import torch
+    from steps import build, stepper
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    cases, current, step = step_cases(), "", None
+    for line in sys.stdin:
+        if line.strip() != current:
+            current = line.strip()
+            torch.manual_seed(0)
+            step = stepper(build(2), cases[current], time.process_time)
+            step()
+        assert step is not None
+        print(*step(), flush=True)
+
+
+def worker(folder: Path, kind: str) -> subprocess.Popen[str]:
     """Start a process that works with the package of a checkout."""
     environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    command = [sys.executable, __file__, "--work"]
+    command = [sys.executable, __file__, kind]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder
     )
 
 
-def ask(process: subprocess.Popen[str], name: str) -> float:
-    """Let a worker make one update."""
+def ask(process: subprocess.Popen[str], name: str) -> list[float]:
+    """Let a worker make one update, or one step."""
     stdin, stdout = process.stdin, process.stdout
     assert stdin is not None
     assert stdout is not None
     stdin.write(name + "\n")
     stdin.flush()
-    return float(stdout.readline())
+    return [float(figure) for figure in stdout.readline().split()]
 
 
 def main() -> None:
@@ -93,30 +119,38 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--only", help="a part of a case's name")
     parser.add_argument("--json", help="write the figures to a file")
+    parser.add_argument("--steps", action="store_true", help="whole training steps")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--work-steps", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.work:
-        return work()
+    if arguments.work or arguments.work_steps:
+        return work() if arguments.work else work_steps()
     from machine import machine
 
     print(machine(), flush=True)
-    mine, other = worker(Path(__file__).resolve().parents[1]), worker(arguments.folder.resolve())
+    kind = "--work-steps" if arguments.steps else "--work"
+    mine, other = worker(Path(__file__).resolve().parents[1], kind), worker(arguments.folder.resolve(), kind)
     figures = {}
-    for name in (name for name in CASES if not arguments.only or arguments.only in name):
+    for name in step_cases() if arguments.steps else CASES:
+        if arguments.only and arguments.only not in name:
+            continue
         pairs = []
         for turn in range(arguments.rounds + 1):
             order = (mine, other) if turn % 2 else (other, mine)
             spent = {process.pid: ask(process, name) for process in order}
             if turn:
                 pairs.append((spent[mine.pid], spent[other.pid]))
-        low, middle, high = statistics.quantiles([one / two for one, two in pairs], n=4)
-        seconds = [statistics.median(times) for times in zip(*pairs, strict=True)]
+        low, middle, high = statistics.quantiles([one[0] / two[0] for one, two in pairs], n=4)
+        seconds = [statistics.median(times[0] for times in each) for each in zip(*pairs, strict=True)]
         figures[name] = {"ratio": middle, "quartiles": [low, high], "seconds": seconds}
-        print(
-            f"{name:32s} ×{middle:.3f}  (quartiles {low:.3f} to {high:.3f})  "
-            f"{1e3 * seconds[0]:.1f} ms, and {1e3 * seconds[1]:.1f} ms there",
-            flush=True,
-        )
+        line = f"{name:32s} ×{middle:.3f}  (quartiles {low:.3f} to {high:.3f})  "
+        line += f"{1e3 * seconds[0]:.1f} ms, and {1e3 * seconds[1]:.1f} ms there"
+        if arguments.steps:
+            parts = [[times[1] / (times[0] - times[1]) for times in each] for each in zip(*pairs, strict=True)]
+            hooks = [statistics.median(part) for part in parts]
+            figures[name]["hooks"] = hooks
+            line += f"; hooks {hooks[0]:.2%}, and {hooks[1]:.2%} there, of a step without them"
+        print(line, flush=True)
     for process in (mine, other):
         process.terminate()
     if arguments.json:
