@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sparsify.density import Density, measure
 from sparsify.errors import HookError
+from sparsify.guard import watch
 from sparsify.layers import Named, unwrap
 from sparsify.loop import Loop
 from sparsify.masking.project import project_
@@ -121,6 +122,7 @@ class Manager:
         except BaseException:
             self._transaction.detach("new")
             raise
+        self._transaction.keep(watch(self._model, loop))
         _APPLIED.setdefault(self._model, weakref.WeakSet()).add(self)
         return self
 

@@ -106,6 +106,10 @@ class Transaction:
             self._handles.append(optimizer.register_step_post_hook(self._after(index)))
         self.phase = "idle"
 
+    def keep(self, handle: Any) -> None:
+        """Remove another hook, too, when we watch no longer."""
+        self._handles.append(handle)
+
     def detach(self, phase: Phase) -> None:
         """Watch no longer."""
         for handle in self._handles:

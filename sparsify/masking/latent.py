@@ -30,6 +30,9 @@ class Latent:
     gate: Tensor | None = None
     """What every tile of `part` is multiplied with beside its mask; 1-D."""
 
+    resting: Tensor | None = None
+    """The gates outside of a step, where those of the step are sampled."""
+
     sampled: bool = False
     """Whether the gates are those of one step: the mask waits until it is over."""
 
@@ -45,7 +48,10 @@ class Latent:
     @property
     def gates(self) -> Tensor | None:
         """The gates in the shape of the weight, or None."""
-        return None if self.gate is None or self.part is None else spread(self.part, self.gate).to(self.tensor.dtype)
+        return self._spread(self.gate)
+
+    def _spread(self, gate: Tensor | None) -> Tensor | None:
+        return None if gate is None or self.part is None else spread(self.part, gate).to(self.tensor.dtype)
 
     def fix(self, kept: Tensor) -> None:
         """Have what is False in `kept` (bool, of our shape) stay zero."""
@@ -53,7 +59,8 @@ class Latent:
             self.fixed = kept if self.fixed is None else self.fixed & kept
 
     def set_gate(self, part: Part | None, gate: Tensor | None, *, sampled: bool) -> None:
-        """Put gates in place; they are shown next time."""
+        """Put gates in place; they are shown next time. Those that are sampled hold for one step."""
+        self.resting = self.resting if sampled else gate
         self.part, self.gate, self.sampled, self.stale = part, gate, sampled, True
 
     def visible(self, mask: Tensor | None) -> Tensor | None:
@@ -92,6 +99,13 @@ class Latent:
         if not self.exposed:
             self.swap_in()
             self.exposed = True
+
+    def at_rest(self, mask: Tensor | None, *, stepped: bool) -> Tensor:
+        """Return what the model holds outside of a step, whatever it holds now; `stepped`: W is in it, and newer."""
+        value, gates = (self.weight.tensor if stepped else self.tensor).clone(), self._spread(self.resting)
+        if gates is not None:
+            value.mul_(gates)
+        return value if mask is None else project_(value, mask)
 
     # ------------------------------------------------------------------ what others write
 

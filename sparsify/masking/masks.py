@@ -55,6 +55,10 @@ class Masks:
     def __contains__(self, weight: Weight) -> bool:
         return weight.parameter_name in self._masked
 
+    def masked(self, weight: Weight) -> Masked | None:
+        """Return a weight's parameter under its mask, or None."""
+        return self._masked.get(weight.parameter_name)
+
     def of(self, weight: Weight) -> Tensor | None:
         """Return the mask in force of a weight, in the shape of its region (a view); None without any."""
         masked = self._masked.get(weight.parameter_name)

@@ -141,6 +141,25 @@ class MaskStore(Masks):
                     latent.take_up(mask)
                 latent.show(mask)
 
+    @property
+    def sampled(self) -> bool:
+        """Whether the model holds gates of one step."""
+        return any(latent.sampled for latent in self._latents.values())
+
+    @torch.no_grad()
+    def at_rest(self, *, stepped: bool) -> dict[int, Tensor]:
+        """Return copies of what the model holds outside of a step, by id of the parameter, of all that a step changes."""
+        found = {}
+        for weight in self.weights():
+            whole = weight.tensor.clone()
+            masked = self.masked(weight)
+            for part in self._plain(masked) if masked is not None else ():
+                project_(part.region(whole), part.region(masked.near()))  # type: ignore[union-attr]
+            for latent in self._inside.get(weight.parameter_name, ()):
+                latent.weight.region(whole).copy_(latent.at_rest(self.of(latent.weight), stepped=stepped))
+            found[id(weight.parameter)] = whole
+        return found
+
     @torch.no_grad()
     def mask_gradients(self) -> None:
         """Multiply the gradients with the masks and the gates."""

@@ -132,7 +132,8 @@ def matrices(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
 
 def test_every_modifier_is_here() -> None:
     used = {Recipe.parse(f"version: 1\nmodifiers:\n  - {{{text}}}\n").modifiers[0].type for text in _texts()}
-    assert used == set(Modifier.members()), "put the new modifier into KINDS"
+    ours = {tag for tag, member in Modifier.members().items() if member.__module__.startswith("sparsify.")}
+    assert used == ours, "put the new modifier into KINDS"
 
 
 def _texts() -> list[str]:
