@@ -148,7 +148,7 @@ class MaskStore(Masks):
 
     @torch.no_grad()
     def at_rest(self, *, stepped: bool) -> dict[int, Tensor]:
-        """Return copies of what the model holds outside of a step, by id of the parameter, of all that a step changes."""
+        """Return copies of what the model holds outside of a step, by id of the parameter, of all that one changes."""
         found = {}
         for weight in self.weights():
             whole = weight.tensor.clone()
