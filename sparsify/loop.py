@@ -26,6 +26,8 @@ class Loop:
         self.runs = self.new_runs()
         self.without: dict[str, int] = {}
         """By modifier that needs gradients: steps in a row without any."""
+        self.with_gradients: set[str] = set()
+        """Modifiers that needed gradients, and have found some."""
         self._trained = _trained(plan, session.optimizers)
         planned = [weight for modifier in plan.modifiers for weight in (*modifier.masked, *modifier.touches)]
         self._planned = list({id(weight.parameter): weight for weight in planned}.values())
@@ -235,11 +237,10 @@ class Loop:
 
     def _count_gradients(self, readers: Iterable[Run]) -> None:
         """Count the steps in a row in which a modifier that needs gradients finds none."""
-        self.without = {
-            run.key: self.without.get(run.key, 0) + 1
-            for run in readers
-            if all(weight.parameter.grad is None for weight in run.plan.touches)
-        }
+        readers = list(readers)
+        silent = {run.key for run in readers if all(weight.parameter.grad is None for weight in run.plan.touches)}
+        self.without = {key: self.without.get(key, 0) + 1 for key in silent}
+        self.with_gradients |= {run.key for run in readers} - silent
 
 
 _ONCE = (

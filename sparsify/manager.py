@@ -251,7 +251,7 @@ class Manager:
             partial=partial,
             short=[shortfall for run in self._runs for shortfall in run.verify(partial=partial)],
             revived=back,
-            without_gradients=[key for key, steps in self._loop.without.items() if 0 < steps == self.step],
+            without_gradients=sorted(set(self._loop.without) - self._loop.with_gradients),
             found={run.key: found for run in self._runs if (found := run.report())},
         )
         if directory is not None:

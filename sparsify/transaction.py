@@ -72,8 +72,8 @@ class Transaction:
         """What the scaler found in the gradients of each optimizer, by device."""
         self._stray = False
         self._inside = False
-        self._depth = 0
-        """How many calls of `step` are under way: one class's may call another's."""
+        self._entered = False
+        """Whether `step` was called and has not come back: of calls within each other, the first that does counts."""
         self._unscaled = False
         self._observed: weakref.ref[Tensor] | None = None
         """A gradient that was observed in this transaction already."""
@@ -132,8 +132,6 @@ class Transaction:
         """Gradients are done with: the optimizers may step now. `watched` are parameters that they would change."""
         self._watched, self._versions = watched, _versions(watched)
         self._bare, self._late = [each for each in watched if each.grad is None], False
-        if not self._inside:
-            self._depth = 0  # a step that raised has not come back
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
         self.phase = "ready"
 
@@ -168,8 +166,7 @@ class Transaction:
         self._observed, self._watched, self._infinite = None, (), []
         self._bare, self._late = (), False
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
-        self._unscaled = self._inside = self.paused = False
-        self._depth = 0
+        self._unscaled = self.paused = False
 
     # ------------------------------------------------------------------ what happened
 
@@ -272,14 +269,14 @@ class Transaction:
 
         One that calls the hooks itself, after its backward, is served: the transaction is not ready yet.
         """
-        self._depth += 1
+        self._entered = True
         given = any(map(callable, (*arguments, *options.values())))
         if given and self.phase == "ready" and self._refuses_closures():
             raise HookError(
                 "optimizer.step() got a closure, which would take latent weights for those of the model and make new "
                 "gradients: call on_before_optimizer_step() inside it, after its backward"
             )
-        self._inside = self._inside or given
+        self._inside = given
 
     @property
     def inside_closure(self) -> bool:
@@ -289,10 +286,9 @@ class Transaction:
     def _after(self, index: int) -> Callable[[Any, Any, Any], None]:
         def after_step(optimizer: Any, arguments: Any, options: Any) -> None:
             """Learn that the step happened; a fused optimizer is called for a skipped step too, and says so here."""
-            self._depth = max(self._depth - 1, 0)
-            if self._depth:
+            first, self._entered, self._inside = self._entered, False, False
+            if not first:
                 return
-            self._inside = False
             found = getattr(optimizer, "found_inf", None)
             if isinstance(found, Tensor) and bool(found.item()):
                 self._skips[index] = True

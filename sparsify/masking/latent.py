@@ -63,6 +63,10 @@ class Latent:
         self.resting = self.resting if sampled else gate
         self.part, self.gate, self.sampled, self.stale = part, gate, sampled, True
 
+    def rest(self) -> None:
+        """The step is over: its gates are."""
+        self.gate, self.sampled, self.stale = self.resting, False, True
+
     def visible(self, mask: Tensor | None) -> Tensor | None:
         """Return what decides which places are zero: gates that are sampled know no mask but the fixed one."""
         return self.fixed if self.sampled else mask

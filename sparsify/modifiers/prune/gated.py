@@ -92,6 +92,8 @@ class GatedRun(LearnedRun):
         if not skipped:
             self.steering.commit()
         super().commit(step, skipped)
+        for weight in self.plan.masked if self.samples(step) else ():
+            self.masks.latent(weight).rest()
 
     def rollback(self) -> None:
         super().rollback()
@@ -109,9 +111,11 @@ class GatedRun(LearnedRun):
 
     def update(self, step: int) -> None:
         self.failure, self.gating = None, step > self.plan.stage.begin
-        super().update(step)
-        if self.alive:
-            self._set_gates()
+        try:
+            super().update(step)
+        finally:
+            if self.alive:
+                self._set_gates()
         if self.failure is not None:
             raise self.failure
 
