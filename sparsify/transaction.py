@@ -10,8 +10,9 @@ it for the model is the manager's.
 
 from __future__ import annotations
 
+import inspect
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,9 @@ Phase = Literal["new", "idle", "open", "ready", "final", "detached"]
 
 PATIENCE = 8
 """Transactions in a row without a step of our optimizers, though gradients were finite, before it is an error."""
+
+_STEP = torch.optim.Optimizer.profile_hook_step(lambda self: None).__code__
+"""What torch wraps around every class's `step` to run its hooks: the same code for all."""
 
 _WHERE: dict[Phase, str] = {
     "new": "before apply()",
@@ -71,9 +75,6 @@ class Transaction:
         self._infinite: list[Any] = []
         """What the scaler found in the gradients of each optimizer, by device."""
         self._stray = False
-        self._inside = False
-        self._depth = 0
-        """How many calls of `step` are under way: one class's may call another's."""
         self._unscaled = False
         self._observed: weakref.ref[Tensor] | None = None
         """A gradient that was observed in this transaction already."""
@@ -128,8 +129,6 @@ class Transaction:
         """Gradients are done with: the optimizers may step now. `watched` are parameters that they would change."""
         self._watched, self._versions = watched, _versions(watched)
         self._bare, self._late = [each for each in watched if each.grad is None], False
-        if not self._inside:
-            self._depth = 0  # a step that raised has not come back
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
         self.phase = "ready"
 
@@ -164,8 +163,7 @@ class Transaction:
         self._observed, self._watched, self._infinite = None, (), []
         self._bare, self._late = (), False
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
-        self._unscaled = self._inside = self.paused = False
-        self._depth = 0
+        self._unscaled = self.paused = False
 
     # ------------------------------------------------------------------ what happened
 
@@ -268,27 +266,22 @@ class Transaction:
 
         One that calls the hooks itself, after its backward, is served: the transaction is not ready yet.
         """
-        self._depth += 1
-        given = any(map(callable, (*arguments, *options.values())))
-        if given and self.phase == "ready" and self._refuses_closures():
+        if _has_closure(arguments, options) and self.phase == "ready" and self._refuses_closures():
             raise HookError(
                 "optimizer.step() got a closure, which would take latent weights for those of the model and make new "
                 "gradients: call on_before_optimizer_step() inside it, after its backward"
             )
-        self._inside = self._inside or given
 
     @property
     def inside_closure(self) -> bool:
         """Whether an optimizer is running a closure."""
-        return self._inside
+        return any(closure for optimizer in self.optimizers for closure in _calls(optimizer))
 
     def _after(self, index: int) -> Callable[[Any, Any, Any], None]:
         def after_step(optimizer: Any, arguments: Any, options: Any) -> None:
             """Learn that the step happened; a fused optimizer is called for a skipped step too, and says so here."""
-            self._depth = max(self._depth - 1, 0)
-            if self._depth:
+            if len(_calls(optimizer)) > 1:  # a class's step called its base class's: the outer one ends later
                 return
-            self._inside = False
             found = getattr(optimizer, "found_inf", None)
             if isinstance(found, Tensor) and bool(found.item()):
                 self._skips[index] = True
@@ -300,6 +293,23 @@ class Transaction:
                 self._repair()
 
         return after_step
+
+
+def _calls(optimizer: torch.optim.Optimizer) -> list[bool]:
+    """Return, of every call of an optimizer's `step` on the stack, whether it was given a closure; innermost first.
+
+    The stack tells, for torch runs no hook at the end of a step that raises: counting in hooks would go wrong.
+    """
+    found, frame = [], inspect.currentframe()
+    while frame is not None:
+        if frame.f_code is _STEP and frame.f_locals.get("self") is optimizer:
+            found.append(_has_closure(frame.f_locals["args"], frame.f_locals["kwargs"]))
+        frame = frame.f_back
+    return found
+
+
+def _has_closure(arguments: Iterable[Any], options: Mapping[str, Any]) -> bool:
+    return any(map(callable, (*arguments, *options.values())))
 
 
 def _versions(tensors: Sequence[Tensor]) -> int:

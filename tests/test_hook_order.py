@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -105,3 +106,67 @@ def test_wrapped_optimizers_are_unwrapped(mlp: nn.Module) -> None:
     manager.finalize()
     with pytest.raises(PlanError, match="expected a torch optimizer, got a int"):
         Manager(recipe()).apply(mlp, 3, total_steps=STEPS)  # type: ignore[arg-type]
+
+
+class Passing(torch.optim.SGD):
+    """An optimizer that leaves its step to its base class: torch runs the hooks of both where it has wrapped both."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_step_that_calls_its_base_class_is_one_step(inside: bool, mlp: nn.Module) -> None:
+    """Also where everything is inside the closure, and where an earlier closure raised."""
+    torch.optim.SGD([torch.zeros(1)], lr=0.1)  # torch wraps a class when it is first used
+    optimizer = Passing(mlp.parameters(), lr=0.05)
+    manager = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS)
+
+    def closure() -> torch.Tensor:
+        manager.on_step_begin()
+        optimizer.zero_grad()
+        loss = loss_of(mlp, manager.step)
+        loss.backward()
+        manager.on_before_optimizer_step()
+        return loss
+
+    def broken() -> None:
+        raise MemoryError
+
+    for step in range(STEPS):
+        if not inside:
+            train(mlp, optimizer, manager, range(step, step + 1))
+            continue
+        with pytest.raises(MemoryError):
+            optimizer.step(broken)
+        optimizer.step(closure)
+        manager.on_step_end()
+        assert manager.step == step + 1
+    manager.finalize()
+
+
+def test_a_closure_that_is_run_twice_is_refused_where_weights_are_latent(mlp: nn.Module) -> None:
+    """The second time it would see latent weights. Two calls of the hook outside of closures are accumulation."""
+
+    class Twice(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            closure()
+            closure()
+            return super().step()
+
+    def closure() -> None:
+        loss_of(mlp, 0).backward()
+        manager.on_before_optimizer_step()
+
+    optimizer = Twice(mlp.parameters(), lr=0.05)
+    manager = Manager(recipe(masking="latent")).apply(mlp, optimizer, total_steps=STEPS)
+    manager.on_step_begin()
+    with pytest.raises(HookError, match="a closure was run twice in one"):
+        optimizer.step(closure)
+    manager.detach()
+    manager = Manager(recipe(masking="latent")).apply(mlp, optimizer, total_steps=STEPS)
+    manager.on_step_begin()
+    closure()
+    closure()
+    manager.on_step_end()
+    assert manager.step == 0
