@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -170,3 +171,65 @@ def test_a_closure_that_is_run_twice_is_refused_where_weights_are_latent(mlp: nn
     closure()
     manager.on_step_end()
     assert manager.step == 0
+
+
+EPOCHS = "{begin: 0, end: 1 epoch}"
+
+
+def in_epochs(model: nn.Module, **options: Any) -> tuple[Manager, torch.optim.Optimizer]:
+    optimizer = adamw(model)
+    manager = Manager(recipe(window=EPOCHS))
+    return manager.apply(model, optimizer, steps_per_epoch=6, epochs=2, **options), optimizer
+
+
+def test_an_epoch_that_is_begun_again_in_its_middle_goes_on(mlp: nn.Module) -> None:
+    """A loop that resumes in an epoch calls `on_epoch_begin` as for any other."""
+    other = copy.deepcopy(mlp)
+    manager, optimizer = in_epochs(mlp)
+    manager.on_epoch_begin(0)
+    train(mlp, optimizer, manager, range(2))
+    manager.on_epoch_begin(0)
+    train(mlp, optimizer, manager, range(2, 4))
+    states = [part.state_dict() for part in (mlp, optimizer, manager)]
+    assert states[2]["clock"]["epoch_attempts"] == 4
+    manager, optimizer = in_epochs(other)
+    for part, state in zip((other, optimizer, manager), states, strict=True):
+        part.load_state_dict(state)  # type: ignore[arg-type]
+    manager.on_epoch_begin(0)
+    train(other, optimizer, manager, range(4, 6))
+    manager.on_epoch_end()
+    manager.on_epoch_begin(1)
+    train(other, optimizer, manager, range(6, 11))
+    with pytest.raises(HookError, match="this epoch had 5 optimizer steps"):
+        manager.on_epoch_end()
+    manager.on_epoch_begin(2)
+    train(other, optimizer, manager, range(11, 12))
+    with pytest.raises(HookError, match="this epoch had 1 optimizer steps"):
+        manager.on_epoch_end()
+    manager.finalize()
+
+
+def test_an_epoch_begins_anew_where_the_end_of_the_last_was_not_called(mlp: nn.Module) -> None:
+    manager, optimizer = in_epochs(mlp)
+    for epoch in range(2):
+        manager.on_epoch_begin(epoch)
+        train(mlp, optimizer, manager, range(6))
+    manager.on_epoch_end()
+    manager.on_epoch_end()  # outside of an epoch there is nothing to check
+
+
+def test_an_epoch_counts_skipped_steps_and_one_that_was_not_ended(mlp: nn.Module) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    manager, optimizer = in_epochs(mlp, scaler=scaler)
+    manager.on_epoch_begin(0)
+    for step in range(6):
+        manager.on_step_begin()
+        optimizer.zero_grad()
+        scaler.scale(loss_of(mlp, step) * (math.inf if step == 2 else 1)).backward()
+        manager.on_before_optimizer_step()
+        scaler.step(optimizer)
+        scaler.update()
+        if step < 5:
+            manager.on_step_end()
+    manager.on_epoch_end()
+    assert manager.step == 5
