@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from sparsify import HookError, Manager, PlanError, Recipe
-from tests.loop import STEPS, adamw, loss_of, recipe, train
+from sparsify.masking.latent import Latent
+from tests.loop import STEPS, WEIGHTS, adamw, loss_of, recipe, train
 
 
 def test_hooks_in_the_wrong_order(mlp: nn.Module) -> None:
@@ -233,3 +234,36 @@ def test_an_epoch_counts_skipped_steps_and_one_that_was_not_ended(mlp: nn.Module
             manager.on_step_end()
     manager.on_epoch_end()
     assert manager.step == 5
+
+
+def test_gradients_that_are_made_too_late_are_noticed(mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS)
+    manager.on_step_begin()
+    manager.on_before_optimizer_step()
+    loss_of(mlp, 0).backward()
+    optimizer.step()
+    with pytest.raises(HookError, match=r"gradients were made after on_before_optimizer_step\(\): call it after"):
+        manager.on_step_end()
+    assert manager.step == 1
+    optimizer.zero_grad()
+    train(mlp, optimizer, manager, range(1, STEPS))
+    manager.finalize()
+
+
+def test_latent_weights_are_written_once_a_step(mlp: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are about to be ranked wait for their new masks."""
+    shown: list[str] = []
+    show = Latent.show
+
+    def counting(self: Latent, mask: torch.Tensor | None) -> None:
+        shown.append(self.weight.name)
+        show(self, mask)
+
+    monkeypatch.setattr(Latent, "show", counting)
+    optimizer = adamw(mlp)
+    manager = Manager(recipe(masking="latent")).apply(mlp, optimizer, total_steps=STEPS)
+    for step in range(9):
+        shown.clear()
+        train(mlp, optimizer, manager, range(step, step + 1))
+        assert sorted(shown) == sorted(WEIGHTS)

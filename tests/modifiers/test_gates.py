@@ -456,3 +456,21 @@ def test_what_others_write_is_taken_up_through_the_gates_that_showed_it(when: st
     wanted = before.clone()
     wanted[place] = 3.0 / gates[place]
     torch.testing.assert_close(latent.tensor, wanted)
+
+
+def test_the_noise_of_a_controller_begins_with_the_first_step() -> None:
+    controller = Controller(reaction=10.0)
+    assert controller.blended(4.0) == 4.0
+    assert controller.noise == 0.0, "until the step has happened"
+    controller.noise = 4.0
+    assert controller.blended(1.0) == pytest.approx(0.98 * 4 + 0.02)
+
+
+def test_a_controller_reacts_in_a_tenth_of_its_window(mlp: nn.Module) -> None:
+    fields = {"window": "{begin: 40, end: 90}", "total_steps": 100, "scope": "global"}
+    run = run_of(start(mlp, CRITERIA["soft"], **fields)[0])
+    assert isinstance(run, GatedRun)
+    assert [controller.reaction for controller in run.steering.controllers] == [5.0]
+    run = run_of(start(mlp, CRITERIA["soft"])[0])
+    assert isinstance(run, GatedRun)
+    assert [controller.reaction for controller in run.steering.controllers] == [1.0] * 3, "a step at least"

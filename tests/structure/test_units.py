@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
@@ -71,6 +73,15 @@ def test_a_neuron_is_dead_where_up_or_gate_or_down_is() -> None:
     assert len(neurons) == 3
 
 
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, manager: Manager) -> None:
+    manager.on_step_begin()
+    optimizer.zero_grad()
+    model(input_ids=torch.tensor([[1, 2, 3]])).last_hidden_state.square().sum().backward()
+    manager.on_before_optimizer_step()
+    optimizer.step()
+    manager.on_step_end()
+
+
 def test_fill_keeps_the_queries_of_living_values_alone() -> None:
     model = llama()
     with torch.no_grad():
@@ -81,11 +92,26 @@ def test_fill_keeps_the_queries_of_living_values_alone() -> None:
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     manager = Manager(Recipe.parse(text)).apply(model, optimizer, total_steps=2)
-    manager.on_step_begin()
-    model(input_ids=torch.tensor([[1, 2, 3]])).last_hidden_state.square().sum().backward()
-    manager.on_before_optimizer_step()
-    optimizer.step()
-    manager.on_step_end()
+    step(model, optimizer, manager)
     masks = masks_of(manager)
     queries = masks["layers.0.self_attn.q_proj.weight"].view(HEADS, -1)
     assert queries.any(1).tolist() == queries.all(1).tolist() == [False, False, True, True]
+
+
+def test_a_fill_whose_time_is_over_under_a_changed_recipe_is_made_at_once() -> None:
+    model = llama()
+    with torch.no_grad():
+        model.get_parameter("layers.0.self_attn.v_proj.weight")[:SIZE] = 0
+    lock = "version: 1\nmodifiers:\n  - {type: prune, targets: attention, criterion: existing}\n"
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    manager = Manager(Recipe.parse(lock)).apply(model, optimizer, total_steps=6)
+    step(model, optimizer, manager)
+    step(model, optimizer, manager)
+    state = manager.state_dict()
+    filled = lock + "  - {type: fill, targets: attention, begin: 1}\n"
+    manager = Manager(Recipe.parse(filled)).apply(model, optimizer, total_steps=6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        manager.load_state_dict(state, allow_changed_recipe=True)
+    step(model, optimizer, manager)
+    assert not bool(masks_of(manager)["layers.0.self_attn.q_proj.weight"][: 2 * SIZE].any())
