@@ -72,8 +72,8 @@ class Transaction:
         """What the scaler found in the gradients of each optimizer, by device."""
         self._stray = False
         self._inside = False
-        self._entered = False
-        """Whether `step` was called and has not come back: of calls within each other, the first that does counts."""
+        self._entered: set[int] = set()
+        """Optimizers whose `step` was called and has not come back: of calls within each other, the first counts."""
         self._unscaled = False
         self._observed: weakref.ref[Tensor] | None = None
         """A gradient that was observed in this transaction already."""
@@ -269,7 +269,7 @@ class Transaction:
 
         One that calls the hooks itself, after its backward, is served: the transaction is not ready yet.
         """
-        self._entered = True
+        self._entered.add(id(optimizer))
         given = any(map(callable, (*arguments, *options.values())))
         if given and self.phase == "ready" and self._refuses_closures():
             raise HookError(
@@ -286,9 +286,10 @@ class Transaction:
     def _after(self, index: int) -> Callable[[Any, Any, Any], None]:
         def after_step(optimizer: Any, arguments: Any, options: Any) -> None:
             """Learn that the step happened; a fused optimizer is called for a skipped step too, and says so here."""
-            first, self._entered, self._inside = self._entered, False, False
-            if not first:
+            self._inside = False
+            if id(optimizer) not in self._entered:
                 return
+            self._entered.remove(id(optimizer))
             found = getattr(optimizer, "found_inf", None)
             if isinstance(found, Tensor) and bool(found.item()):
                 self._skips[index] = True

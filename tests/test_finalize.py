@@ -103,3 +103,27 @@ def test_a_model_that_moved_to_another_dtype_is_still_masked(mlp: nn.Module) -> 
     mlp.double()
     train(mlp, optimizer, manager, range(5, STEPS))
     assert manager.finalize().targeted.sparsity == 0.75
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "movement", "soft-movement", "hard-concrete"])
+def test_an_early_end_that_is_accepted_is_compared_with_what_was_asked_for_by_then(
+    criterion: str, mlp: nn.Module, tmp_path: Path
+) -> None:
+    optimizer = torch.optim.AdamW(mlp.parameters(), lr=0.01)
+    manager = Manager(recipe(criterion=criterion)).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(5))
+    density = manager.finalize(tmp_path, partial=True)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["finished"], report["verified"]) == (False, True)
+    if criterion in ("magnitude", "movement"):
+        assert density.targeted.sparsity == pytest.approx(0.75 - 0.75 * (1 - 2 / 8) ** 3, abs=0.002)
+    assert density.targeted.sparsity < 0.75
+
+
+def test_an_early_end_that_is_accepted_may_fall_short_all_the_same(mlp: nn.Module) -> None:
+    manager = trained(mlp, steps=5)
+    with torch.no_grad():
+        mlp.get_parameter("2.weight").normal_()
+    masks_of(manager)["2.weight"].fill_(True)
+    with pytest.raises(SparsityError, match=r"2\.weight +111 +0 +256 +main/prune"):
+        manager.finalize(partial=True)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify import HookError, Manager
-from tests.loop import STEPS, WEIGHTS, adamw, loss_of, recipe, train, wanted_zeros, zeros
+from sparsify import HookError, Manager, Recipe
+from sparsify.masking import budget
+from tests.loop import STEPS, WEIGHTS, adamw, latent_of, loss_of, recipe, train, wanted_zeros, zeros
 
 
 def test_bfloat16_autocast(mlp: nn.Module) -> None:
@@ -130,3 +131,62 @@ def test_a_last_update_that_only_skipped_steps_kept_is_made_at_the_end(mlp: nn.M
     density = manager.finalize()
     assert zeros(mlp, "0.weight") == 384
     assert density.targeted.sparsity == 0.75
+
+
+def test_a_last_update_made_at_the_end_ranks_latent_weights(mlp: nn.Module) -> None:
+    """Two steps are lost: what is latent is ranked as it is, so that what was masked may come back."""
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=0.05)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, backoff_factor=1.0 - 1e-6)
+    manager = Manager(recipe(window="{begin: 2, end: 14, every: 1}", masking="latent"))
+    manager.apply(mlp, optimizer, total_steps=STEPS, scaler=scaler)
+    for step in range(STEPS):
+        manager.on_step_begin()
+        optimizer.zero_grad()
+        scaler.scale(loss_of(mlp, step) * (math.inf if step >= 12 else 1)).backward()
+        manager.on_before_optimizer_step()
+        scaler.step(optimizer)
+        scaler.update()
+        manager.on_step_end()
+    assert (manager.step, manager._masks.latents) == (12, len(WEIGHTS))
+    latents = {name: latent_of(manager, name).tensor for name in WEIGHTS}
+    for name, latent in latents.items():
+        pruned = (mlp.get_parameter(name) == 0).nonzero()
+        latent[tuple(pruned[0])] = 5.0
+    kept = {name: latent.clone() for name, latent in latents.items()}
+    manager.finalize()
+    assert manager._masks.latents == 0
+    for name, latent in kept.items():
+        weight = mlp.get_parameter(name)
+        lowest = latent.abs().flatten().argsort(stable=True)[: budget(0.75, latent.numel())]
+        wanted = latent.clone().flatten()
+        wanted[lowest] = 0
+        assert torch.equal(weight.flatten(), wanted)
+        assert bool((weight == 5.0).any())
+
+
+def test_a_stage_that_only_skipped_steps_kept_from_beginning_begins_at_the_end(mlp: nn.Module) -> None:
+    """Every lost update is made, in order: scores start with their stage, and are ranked at its last update."""
+    text = """version: 1
+stages:
+  - {name: dense, length: 12, modifiers: [{type: penalty, targets: "*", norm: l2, strength: 0.01}]}
+  - name: learned
+    modifiers:
+      - {type: prune, targets: "*", criterion: movement, sparsity: {to: 0.5, curve: constant},
+         window: {begin: 2, end: 2}}
+"""
+    optimizer = adamw(mlp)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    manager = Manager(Recipe.parse(text)).apply(mlp, optimizer, total_steps=STEPS, scaler=scaler)
+    for step in range(STEPS):
+        manager.on_step_begin()
+        optimizer.zero_grad()
+        scaler.scale(loss_of(mlp, step) * (math.inf if step in (3, 5, 7) else 1)).backward()
+        manager.on_before_optimizer_step()
+        scaler.step(optimizer)
+        scaler.update()
+        manager.on_step_end()
+    assert manager.step == 11
+    lowest = {name: mlp.get_parameter(name).abs().flatten().argsort() for name in WEIGHTS}
+    assert manager.finalize().targeted.sparsity == 0.5
+    for name, order in lowest.items():
+        assert not bool(mlp.get_parameter(name).flatten()[order[: len(order) // 2]].any())

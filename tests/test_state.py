@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -299,3 +300,22 @@ def test_zeros_survive_a_round_trip_of_the_model(saved: dict[str, Any]) -> None:
     model, _ = build()
     model.load_state_dict(saved["model"])
     assert zeros(model, "0.weight") > 100
+
+
+@pytest.mark.parametrize("masking", ["project", "latent"])
+def test_a_last_update_whose_time_is_over_under_a_changed_recipe_is_made_at_once(masking: str, mlp: nn.Module) -> None:
+    from tests.loop import adamw, recipe
+
+    optimizer = adamw(mlp)
+    manager = Manager(recipe(window="{begin: 2, end: 12}", masking=masking))
+    manager.apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(8))
+    state = manager.state_dict()
+    manager = Manager(recipe(window="{begin: 2, end: 6}", masking=masking, sparsity="0.8"))
+    manager.apply(mlp, optimizer, total_steps=STEPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        manager.load_state_dict(state, allow_changed_recipe=True)
+    train(mlp, optimizer, manager, range(8, 9))
+    assert manager.sparsity == pytest.approx(0.8, abs=0.01)
+    manager.finalize()

@@ -12,6 +12,7 @@ from sparsify.layers import Weight, row_span
 from sparsify.masking.latent import Latent
 from sparsify.masking.masks import Masked, Masks, outside
 from sparsify.masking.project import project_
+from sparsify.patterns.bundle import Part
 
 
 class MaskStore(Masks):
@@ -65,6 +66,13 @@ class MaskStore(Masks):
     def latent(self, weight: Weight) -> Latent:
         """Return the latent weight of a weight."""
         return self._latents[weight.name]
+
+    def set_gate(self, weight: Weight, part: Part | None, gate: Tensor | None, *, sampled: bool) -> None:
+        """Put gates in place over a latent weight; what others have written is taken up through those before."""
+        latent = self._latents[weight.name]
+        if latent.changed():
+            latent.take_up(self.of(weight))
+        latent.set_gate(part, gate, sampled=sampled)
 
     def drop(self, weights: Iterable[Weight]) -> None:
         """Show latent weights a last time and let go of them: what is masked from now on is lost."""
@@ -136,10 +144,7 @@ class MaskStore(Masks):
                 masked.stale = False
         for name, latent in self._latents.items():
             if latent.stale and name not in skip:
-                mask = self.of(latent.weight)
-                if latent.changed():  # new gates are shown over what somebody has written
-                    latent.take_up(mask)
-                latent.show(mask)
+                latent.show(self.of(latent.weight))
 
     @property
     def sampled(self) -> bool:

@@ -15,6 +15,8 @@ from sparsify.anatomy import read
 from sparsify.criteria import Criterion
 from sparsify.layers import Weight, all_weights
 from sparsify.masking import Competition, budget
+from sparsify.masking.earlier import gone_tiles, pruned_elements
+from sparsify.masking.groups import spread
 from sparsify.patterns import Pattern
 from sparsify.scopes import Scope
 from tests.competing import weight_of
@@ -240,3 +242,33 @@ def test_earlier_masks_may_be_views_of_any_kind(offset: int, shape: tuple[int, i
         mask = made.masks(lambda arena: 0.25, {"a": before})["a"]
         assert not bool((mask & ~before).any())
         assert int((~mask).sum()) == max(round(0.25 * count), int((~before).sum()))
+
+
+def test_a_group_of_several_tensors_is_gone_where_all_its_parts_are() -> None:
+    model = KINDS["Llama"].build()
+    anatomy = read(model)
+    assert anatomy is not None
+    (bundle, *_) = Pattern.parse("head").bundles(all_weights(model), anatomy)[0]
+    one = torch.arange(bundle.tiles) == 1
+    dead = {part.weight.name: spread(part, ~one).expand(part.weight.shape) for part in bundle.parts}
+    gone = gone_tiles(bundle, dead)
+    assert gone is not None
+    assert torch.equal(gone, one)
+    assert pruned_elements(bundle, dead) == bundle.size
+    for name, mask in dead.items():
+        alive = dead | {name: torch.ones_like(mask)}
+        assert gone_tiles(bundle, alive) is None
+        assert pruned_elements(bundle, alive) == 0
+
+
+def test_rows_that_are_gone_count_with_all_their_weights() -> None:
+    weight = weight_of("a", torch.rand(6, 5))
+    ((bundle,), _) = Pattern.parse("row").bundles([weight], None)
+    before = torch.ones(6, 5, dtype=torch.bool)
+    before[:2], before[3, 0] = False, False
+    assert pruned_elements(bundle, {"a": before}) == 10
+    ((bundle,), _) = Pattern.parse({"type": "block", "shape": [4, 4], "ragged": "pad"}).bundles([weight], None)
+    before = torch.ones(6, 5, dtype=torch.bool)
+    before[4:, 4:], before[:4, :4] = False, False
+    assert pruned_elements(bundle, {"a": before}) == 16 + 2
+    assert pruned_elements(bundle, None) == 0

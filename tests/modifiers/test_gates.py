@@ -399,3 +399,78 @@ def test_ten_percent_is_ten_point_one_with_biases_and_norms(tmp_path: Any) -> No
     densities = {name: entry.density for name, entry in count(find(tmp_path), model).conventions.items()}
     assert densities["encoder linear"] == pytest.approx(0.1, abs=1e-6)
     assert densities["encoder"] == pytest.approx(0.101, abs=5e-4)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_apply_leaves_the_weights_as_it_finds_them(resumed: bool, mlp: nn.Module) -> None:
+    """Gates act from the first step on: not before it, and not after it was broken off."""
+
+    def is_as_found() -> bool:
+        return all(map(torch.equal, found, mlp.parameters()))
+
+    found = [parameter.detach().clone() for parameter in mlp.parameters()]
+    manager, optimizer = start(mlp, CRITERIA["l0"])
+    if resumed:
+        state = manager.state_dict()
+        manager, optimizer = start(mlp, CRITERIA["l0"])
+        manager.load_state_dict(state)
+    assert is_as_found()
+    manager.on_step_begin()
+    assert not is_as_found(), "gates are sampled"
+    loss_of(mlp, 0).backward()
+    manager.on_before_optimizer_step()
+    manager.on_step_end()  # no optimizer stepped
+    assert is_as_found()
+    manager.on_step_begin()
+    manager.state_dict()  # ends the step
+    assert is_as_found()
+    train(mlp, optimizer, manager, range(1))
+    latent = latent_of(manager, "0.weight")
+    assert latent.gates is not None
+    assert torch.equal(mlp.get_parameter("0.weight"), latent.tensor * latent.gates)
+    assert not torch.equal(mlp.get_parameter("0.weight"), latent.tensor)
+    before = [parameter.detach().clone() for parameter in mlp.parameters()]
+    manager.on_step_begin()
+    manager.on_before_optimizer_step()
+    manager.on_step_end()
+    assert all(map(torch.equal, before, mlp.parameters())), "gates of an evaluation are back"
+
+
+@pytest.mark.parametrize("when", ["before the step", "within it"])
+def test_what_others_write_is_taken_up_through_the_gates_that_showed_it(when: str, mlp: nn.Module) -> None:
+    """New gates are sampled after somebody has written to one weight: it alone is another one then."""
+    manager, optimizer = start(mlp, CRITERIA["l0"])
+    train(mlp, optimizer, manager, range(3))
+    if when == "within it":
+        manager.on_step_begin()
+    latent = latent_of(manager, "0.weight")
+    assert latent.gates is not None
+    before, gates, weight = latent.tensor.clone(), latent.gates, mlp.get_parameter("0.weight")
+    place = tuple(((gates > 0.2) & (gates < 0.9) & (weight != 0)).nonzero()[0])
+    weight.data[place] = 3.0
+    if when == "before the step":
+        manager.on_step_begin()
+    else:
+        manager.on_step_end()
+        manager.state_dict()  # the step is broken off
+    wanted = before.clone()
+    wanted[place] = 3.0 / gates[place]
+    torch.testing.assert_close(latent.tensor, wanted)
+
+
+def test_the_noise_of_a_controller_begins_with_the_first_step() -> None:
+    controller = Controller(reaction=10.0)
+    assert controller.blended(4.0) == 4.0
+    assert controller.noise == 0.0, "until the step has happened"
+    controller.noise = 4.0
+    assert controller.blended(1.0) == pytest.approx(0.98 * 4 + 0.02)
+
+
+def test_a_controller_reacts_in_a_tenth_of_its_window(mlp: nn.Module) -> None:
+    fields = {"window": "{begin: 40, end: 90}", "total_steps": 100, "scope": "global"}
+    run = run_of(start(mlp, CRITERIA["soft"], **fields)[0])
+    assert isinstance(run, GatedRun)
+    assert [controller.reaction for controller in run.steering.controllers] == [5.0]
+    run = run_of(start(mlp, CRITERIA["soft"])[0])
+    assert isinstance(run, GatedRun)
+    assert [controller.reaction for controller in run.steering.controllers] == [1.0] * 3, "a step at least"

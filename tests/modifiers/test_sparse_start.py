@@ -59,3 +59,15 @@ def test_one_shot_needs_no_steps(mlp: nn.Module) -> None:
     manager = Manager(recipe(**fields)).apply(mlp, adamw(mlp))
     assert zeros(mlp, "0.weight") == round(0.6 * 512)
     manager.finalize()
+
+
+def test_only_zeros_that_are_there_when_it_begins_cannot_come_back(mlp: nn.Module) -> None:
+    """A weight that is zero by chance later on is ranked as any other; random scores do not see that it is."""
+    half_sparse(mlp)
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=0.0)
+    fields = {"sparsity": "{from: existing, to: 0.75, curve: linear}", "window": "{begin: 0, end: 10, every: 5}"}
+    manager = Manager(recipe(criterion="random", **fields)).apply(mlp, optimizer, total_steps=STEPS)
+    with torch.no_grad():
+        mlp.get_parameter("0.weight").zero_()
+    train(mlp, optimizer, manager, range(5))
+    assert manager.sparsity == pytest.approx(0.625, abs=0.002)

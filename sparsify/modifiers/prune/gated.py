@@ -79,11 +79,11 @@ class GatedRun(LearnedRun):
             gates, slopes = gates.masked_fill(forced, 1.0), slopes.masked_fill(forced, 0.0)
         self.slopes[name] = slopes
         for part in self.scores[name].bundle.parts:
-            self.masks.latent(part.weight).set_gate(part, gates, sampled=sampled)
+            self.masks.set_gate(part.weight, part, gates, sampled=sampled)
 
     def _no_gate(self, name: str) -> None:
         for part in self.scores[name].bundle.parts:
-            self.masks.latent(part.weight).set_gate(None, None, sampled=False)
+            self.masks.set_gate(part.weight, None, None, sampled=False)
 
     def _slopes(self, bundle: str) -> Tensor | None:
         return self.slopes.get(bundle)

@@ -37,7 +37,7 @@ class PruneRun(Run):
         self.existing: dict[str, int] = {}
         """By bundle: weights that were pruned, in whole groups, when the window opened."""
         self.done = -1
-        """The step of the last update made."""
+        """The step of the last update made; that of the window's end also where it was made later."""
         self.alive = False
         """Whether latent weights are held: from the beginning of the stage to the end of the window."""
 
@@ -71,7 +71,7 @@ class PruneRun(Run):
         if self.alive:
             self._expose()
         self._make(step)
-        self.done = step
+        self.done = min(step, self.plan.window.end)
         if step >= self.plan.window.end:
             self._let_go()
 
@@ -199,7 +199,8 @@ class PruneRun(Run):
         return state
 
     def check_state(self, state: StateReader, step: int) -> None:
-        done, window = state.integer("done", -1, step), self.plan.window
+        window = self.plan.window
+        done = state.integer("done", -1, min(step, window.end))  # beyond it, another window's end was meant
         alive = self.plan.latent and self.plan.stage.begin <= step and done < window.end
         if state.flag("alive") != alive:
             raise state.fail("alive", f"expected {str(alive).lower()} at step {step}")
