@@ -80,10 +80,9 @@ class Latent:
 
     @torch.no_grad()
     def swap_out(self) -> None:
-        """Take over what the optimizer made of W; it must be shown next."""
-        self.tensor.copy_(self.weight.tensor)
-        if self.fixed is not None:
-            project_(self.tensor, self.fixed)
+        """Take over what the optimizer made of W; it must be shown next. What is fixed is zero in the model, too."""
+        now = self.weight.tensor
+        self.tensor.copy_(now if self.fixed is None else project_(now, self.fixed))
         self.exposed, self.stale, self.shown = True, True, None
 
     @torch.no_grad()
