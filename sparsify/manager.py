@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.density import Density, measure
-from sparsify.errors import HookError
-from sparsify.layers import Named, Weight, unwrap
+from sparsify.errors import HookError, StateError
+from sparsify.layers import Named, Places, Weight, unwrap
 from sparsify.masking.project import project_
 from sparsify.masking.store import MaskStore
 from sparsify.modifiers.contract import Run, Session
@@ -117,6 +117,7 @@ class Manager:
         self._session = Session(self._model, optimizers, self._masks, evaluate, bindings)
         self._runs = self._started()
         self._trained = _trained(plan, optimizers)
+        self._places = Places(self._model, [w for each in plan.modifiers for w in (*each.masked, *each.touches)])
         self._transaction.attach(
             optimizers, scaler, refuses_closures=self._refuses_closures, repair=lambda: self._show(ours=True)
         )
@@ -195,10 +196,13 @@ class Manager:
         """Call before the first forward of an optimizer step; again before it is over does nothing."""
         self._transaction.expect("on_step_begin", "idle", "open", "ready")
         self._refuse_strays()
+        self._refuse_replaced()
         if self._transaction.phase == "ready":
             if self._transaction.stepped:
                 self._complete()
                 raise HookError("on_step_end() was not called after optimizer.step(): evaluation saw unmasked weights")
+            if self._transaction.moved:
+                self._refuse_second_run()
             self._roll_back()
         if self._transaction.phase == "open" and not self._transaction.paused:
             return
@@ -232,6 +236,7 @@ class Manager:
         self._refuse_autocast("on_before_optimizer_step")
         if accumulating(self._given):
             return
+        self._refuse_replaced()
         if transaction.phase == "ready":
             self._once_more()
         if transaction.paused and any(run.samples(self.step) for run in self._runs):
@@ -242,7 +247,7 @@ class Manager:
             raise HookError(_ONCE)
         try:
             self._follow_parameters()
-            self._masks.notice()
+            written = self._masks.notice()
             transaction.unscale()
             transaction.observed(weight.parameter.grad for weight in weights)
             self._count_gradients(readers)
@@ -256,16 +261,22 @@ class Manager:
             self._roll_back()
             raise
         planned = [*self._plan.modifiers]
-        transaction.ready([w.parameter for modifier in planned for w in (*modifier.masked, *modifier.touches)])
+        watched = [w.parameter for modifier in planned for w in (*modifier.masked, *modifier.touches)]
+        transaction.ready(watched, written=written)
 
     def _once_more(self) -> None:
         """`on_before_optimizer_step` is called again in one transaction: fine where no optimizer stepped."""
         if self._transaction.stepped:
             self._complete()
             raise HookError("on_step_end() was not called after optimizer.step()")
-        if self._transaction.inside_closure and self._refuses_closures():
-            raise HookError("a closure was run twice in one optimizer.step(), the second time over latent weights")
+        self._refuse_second_run()
         self._roll_back()
+
+    def _refuse_second_run(self) -> None:
+        """Raise HookError where an optimizer runs its closure again (L-BFGS), over weights that it has moved."""
+        if self._transaction.inside_closure and self._refuses_closures():
+            self._transaction.leave_closure()
+            raise HookError("a closure was run twice in one optimizer.step(), the second time over latent weights")
 
     def clip_grad_norm_(self, max_norm: float, **options: Any) -> Tensor:
         """Clip the norm of the masked gradients of the optimizers' parameters; return the norm before.
@@ -311,6 +322,7 @@ class Manager:
         """
         transaction = self._transaction
         transaction.expect("finalize", "idle", "open", "ready")
+        self._refuse_replaced()
         self._settle()
         back = revived(self._masks)
         if not back:
@@ -351,12 +363,21 @@ class Manager:
 
     @torch.no_grad()
     def project(self, model: nn.Module) -> None:
-        """Write the masks in force into another model of the same names, such as an average of weights."""
+        """Write the masks in force into another model of the same names, such as an average of weights.
+
+        Raises StateError, and changes nothing, for a model that lacks a masked parameter or has it in another shape.
+        """
         self._transaction.expect("project", "idle", "open", "final", "detached")
+        if not isinstance(model, nn.Module):
+            raise StateError(f"project() takes a model, got {type(model).__name__}")
         named = Named(model)
-        for masked in self._masks:
-            parameter = named.get(masked.weight)
-            project_(parameter.detach(), masked.mask.to(parameter.device))
+        found = [(masked, named.get(masked.weight).detach()) for masked in self._masks]
+        for masked, tensor in found:
+            if tensor.shape != masked.mask.shape:
+                name, shapes = masked.weight.parameter_name, (list(tensor.shape), list(masked.mask.shape))
+                raise StateError(f"{name} is {shapes[0]} in the model given to project(), its mask {shapes[1]}")
+        for masked, tensor in found:
+            project_(tensor, masked.mask.to(tensor.device))
 
     # ------------------------------------------------------------------ state
 
@@ -368,6 +389,7 @@ class Manager:
         """
         self._transaction.expect("state_dict", "idle", "open", "ready", "final")
         if self._transaction.phase != "final":
+            self._refuse_replaced()
             self._settle()
             self._masks.notice()
         return state_of(self._plan, self._transaction.clock, self._masks, self._runs)
@@ -477,6 +499,11 @@ class Manager:
     def _refuse_strays(self) -> None:
         if stray := self._transaction.take_stray():
             raise HookError(stray)
+
+    def _refuse_replaced(self) -> None:
+        """Raise HookError where a weight is not in the model any more, or has another shape."""
+        if wrong := self._places.wrong():
+            raise HookError(f"{wrong}: change the model before apply()")
 
     def _refuse_autocast(self, hook: str) -> None:
         kinds = {"cpu"} | {parameter.device.type for parameter in self._model.parameters()} - {"meta"}

@@ -74,11 +74,17 @@ class Transaction:
         self._inside = False
         self._depth = 0
         """How many calls of `step` are under way: one class's may call another's."""
+        self._hooked = False
+        """Whether a hook of ours was called since the last call of `step` began."""
         self._unscaled = False
         self._observed: weakref.ref[Tensor] | None = None
         """A gradient that was observed in this transaction already."""
         self._watched: Sequence[Tensor] = ()
-        self._versions = 0
+        self._versions = (0, 0)
+        self._made: Sequence[tuple[Tensor, weakref.ref[Tensor]]] = ()
+        """The gradients that were there when it was made ready, by parameter."""
+        self._written = False
+        """Whether somebody had written to the weights between two hooks before."""
         self._bare: Sequence[Tensor] = ()
         """What had no gradient when it was made ready."""
         self._late = False
@@ -120,16 +126,21 @@ class Transaction:
     # ------------------------------------------------------------------ the way of a step
 
     def open(self) -> None:
-        """Begin."""
+        """Begin; maybe inside a closure that an optimizer runs."""
+        inside, depth = self._inside, self._depth
         self._forget()
+        self._inside, self._depth, self._hooked = inside, depth, True
         self.phase = "open"
 
-    def ready(self, watched: Sequence[Tensor]) -> None:
-        """Gradients are done with: the optimizers may step now. `watched` are parameters that they would change."""
-        self._watched, self._versions = watched, _versions(watched)
+    def ready(self, watched: Sequence[Tensor], *, written: bool = False) -> None:
+        """Gradients are done with: the optimizers may step now. `watched` are parameters that they would change.
+
+        `written` says that somebody else had changed them since they were shown.
+        """
+        self._watched, self._versions, self._written = watched, _versions(watched), written
+        self._made = [(each, weakref.ref(each.grad)) for each in watched if each.grad is not None]
         self._bare, self._late = [each for each in watched if each.grad is None], False
-        if not self._inside:
-            self._depth = 0  # a step that raised has not come back
+        self._hooked = True
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
         self.phase = "ready"
 
@@ -162,6 +173,7 @@ class Transaction:
 
     def _forget(self) -> None:
         self._observed, self._watched, self._infinite = None, (), []
+        self._made, self._written = (), False
         self._bare, self._late = (), False
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
         self._unscaled = self._inside = self.paused = False
@@ -212,7 +224,7 @@ class Transaction:
 
         `written` says that somebody has changed latent weights.
         """
-        if written or _versions(self._watched) != self._versions:
+        if written or self.moved:
             return f"the weights were changed, but not by {self._names()}: step the optimizer that apply() was given"
         gradients = [p.grad for p in parameters_of(self.optimizers) if p.grad is not None]
         self._missed += 1 if gradients else 1 / PATIENCE  # without gradients nobody knows: they may have been infinite
@@ -268,25 +280,50 @@ class Transaction:
 
         One that calls the hooks itself, after its backward, is served: the transaction is not ready yet.
         """
+        raised = self._hooked and self._inside  # a call with a closure that has not come back
+        if self._hooked:  # or one that runs its closure itself, then its base class's step: only the innermost counts
+            self._depth, self._hooked = 0, False
         self._depth += 1
         given = any(map(callable, (*arguments, *options.values())))
-        if given and self.phase == "ready" and self._refuses_closures():
+        first = self.phase == "ready" and self._depth == 1 and not self.stepped
+        if first and self._perturbed() and self._refuses_closures():
+            self._depth = 0
+            raise HookError(
+                "the weights were written to before optimizer.step() on both sides of a backward (as SAM does): "
+                "latent weights, and gradients that are read, cannot follow"
+            )
+        if given and not raised and self.phase == "ready" and self._refuses_closures():
             raise HookError(
                 "optimizer.step() got a closure, which would take latent weights for those of the model and make new "
                 "gradients: call on_before_optimizer_step() inside it, after its backward"
             )
         self._inside = self._inside or given
 
+    def _perturbed(self) -> bool:
+        """Whether the gradients belong to other weights than the optimizer is about to change."""
+        if not self.moved:
+            return False
+        return self._written or any(each.grad is not None and each.grad is not made() for each, made in self._made)
+
+    @property
+    def moved(self) -> bool:
+        """Whether somebody has written to the weights since they were made ready."""
+        return _versions(self._watched) != self._versions
+
     @property
     def inside_closure(self) -> bool:
         """Whether an optimizer is running a closure."""
         return self._inside
 
+    def leave_closure(self) -> None:
+        """The closure that an optimizer runs is about to raise."""
+        self._inside, self._depth = False, 0
+
     def _after(self, index: int) -> Callable[[Any, Any, Any], None]:
         def after_step(optimizer: Any, arguments: Any, options: Any) -> None:
             """Learn that the step happened; a fused optimizer is called for a skipped step too, and says so here."""
-            self._depth = max(self._depth - 1, 0)
-            if self._depth:
+            outermost, self._depth = self._depth == 1, max(self._depth - 1, 0)
+            if not outermost:
                 return
             self._inside = False
             found = getattr(optimizer, "found_inf", None)
@@ -302,9 +339,9 @@ class Transaction:
         return after_step
 
 
-def _versions(tensors: Sequence[Tensor]) -> int:
-    """Return a number that changes when one of the tensors is written to (but through `.data`)."""
-    return sum(tensor._version for tensor in tensors)
+def _versions(tensors: Sequence[Tensor]) -> tuple[int, int]:
+    """Return numbers that change when one of the tensors is written to (but through `.data`), or given other data."""
+    return sum(tensor._version for tensor in tensors), sum(tensor.data_ptr() for tensor in tensors)
 
 
 def _values(gradient: Tensor) -> Tensor:

@@ -104,6 +104,11 @@ class Latent:
                 "move or convert the model before apply()"
             )
 
+    @property
+    def fits(self) -> bool:
+        """Whether the parameter still has the shape that it had."""
+        return self.weight.tensor.shape == self.tensor.shape
+
     def changed(self) -> bool:
         """Whether somebody else has written to the weight since it was shown."""
         return self.shown is not None and checksum(self.weight.tensor) != self.shown
