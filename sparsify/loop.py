@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsify.errors import HookError
-from sparsify.layers import Weight
+from sparsify.layers import Places, Weight
 from sparsify.masking.store import MaskStore
 from sparsify.modifiers.contract import Run, Session
 from sparsify.optimizers import accumulating, parameters_of
@@ -31,6 +31,7 @@ class Loop:
         self._trained = _trained(plan, session.optimizers)
         planned = [weight for modifier in plan.modifiers for weight in (*modifier.masked, *modifier.touches)]
         self._planned = list({id(weight.parameter): weight for weight in planned}.values())
+        self._places = Places(session.model, self._planned)
 
     def new_runs(self) -> list[Run]:
         """Return new runs of the plan's modifiers."""
@@ -49,10 +50,13 @@ class Loop:
         """Begin a step, unless one is under way."""
         self.transaction.expect("on_step_begin", "idle", "open", "ready")
         self._refuse_strays()
+        self.refuse_replaced()
         if self.transaction.phase == "ready":
             if self.transaction.stepped:
                 self.complete()
                 raise HookError("on_step_end() was not called after optimizer.step(): evaluation saw unmasked weights")
+            if self.transaction.moved:
+                self._refuse_second_run()
             self._roll_back()
         if self.transaction.phase == "open" and not self.transaction.paused:
             return
@@ -81,6 +85,7 @@ class Loop:
         self._refuse_autocast("on_before_optimizer_step")
         if accumulating(self.given):
             return
+        self.refuse_replaced()
         if transaction.phase == "ready":
             self._once_more()
         if transaction.paused and any(run.samples(self.step) for run in self.runs):
@@ -91,7 +96,7 @@ class Loop:
             raise HookError(_ONCE)
         try:
             self._follow_parameters()
-            self.masks.notice()
+            written = self.masks.notice()
             transaction.unscale()
             transaction.observed(weight.parameter.grad for weight in weights)
             self._count_gradients(readers)
@@ -104,16 +109,21 @@ class Loop:
         except BaseException:
             self._roll_back()
             raise
-        transaction.ready([weight.parameter for weight in self._planned])
+        transaction.ready([weight.parameter for weight in self._planned], written=written)
 
     def _once_more(self) -> None:
         """`on_before_optimizer_step` is called again in one transaction: fine where no optimizer stepped."""
         if self.transaction.stepped:
             self.complete()
             raise HookError("on_step_end() was not called after optimizer.step()")
-        if self.transaction.inside_closure and self.refuses_closures():
-            raise HookError("a closure was run twice in one optimizer.step(), the second time over latent weights")
+        self._refuse_second_run()
         self._roll_back()
+
+    def _refuse_second_run(self) -> None:
+        """Raise HookError where an optimizer runs its closure again (L-BFGS), over weights that it has moved."""
+        if self.transaction.inside_closure and self.refuses_closures():
+            self.transaction.leave_closure()
+            raise HookError("a closure was run twice in one optimizer.step(), the second time over latent weights")
 
     def end(self) -> None:
         """End the step: completed, skipped, or still open where nothing happened."""
@@ -219,6 +229,11 @@ class Loop:
     def _refuse_strays(self) -> None:
         if stray := self.transaction.take_stray():
             raise HookError(stray)
+
+    def refuse_replaced(self) -> None:
+        """Raise HookError where a weight is not in the model any more, or has another shape."""
+        if wrong := self._places.wrong():
+            raise HookError(f"{wrong}: change the model before apply()")
 
     def _refuse_autocast(self, hook: str) -> None:
         kinds = {"cpu"} | {parameter.device.type for parameter in self.session.model.parameters()} - {"meta"}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.density import Density, measure
-from sparsify.errors import HookError
+from sparsify.errors import HookError, StateError
 from sparsify.guard import watch
 from sparsify.layers import Named, unwrap
 from sparsify.loop import Loop
@@ -233,6 +233,7 @@ class Manager:
         """
         transaction = self._transaction
         transaction.expect("finalize", "idle", "open", "ready")
+        self._loop.refuse_replaced()
         self._loop.settle()
         back = revived(self._masks)
         if not back:
@@ -270,12 +271,21 @@ class Manager:
 
     @torch.no_grad()
     def project(self, model: nn.Module) -> None:
-        """Write the masks in force into another model of the same names, such as an average of weights."""
+        """Write the masks in force into another model of the same names, such as an average of weights.
+
+        Raises StateError, and changes nothing, for a model that lacks a masked parameter or has it in another shape.
+        """
         self._transaction.expect("project", "idle", "open", "final", "detached")
+        if not isinstance(model, nn.Module):
+            raise StateError(f"project() takes a model, got {type(model).__name__}")
         named = Named(model)
-        for masked in self._masks:
-            parameter = named.get(masked.weight)
-            project_(parameter.detach(), masked.mask.to(parameter.device))
+        found = [(masked, named.get(masked.weight).detach()) for masked in self._masks]
+        for masked, tensor in found:
+            if tensor.shape != masked.mask.shape:
+                name, shapes = masked.weight.parameter_name, (list(tensor.shape), list(masked.mask.shape))
+                raise StateError(f"{name} is {shapes[0]} in the model given to project(), its mask {shapes[1]}")
+        for masked, tensor in found:
+            project_(tensor, masked.mask.to(tensor.device))
 
     # ------------------------------------------------------------------ state
 
@@ -287,6 +297,7 @@ class Manager:
         """
         self._transaction.expect("state_dict", "idle", "open", "ready", "final")
         if self._transaction.phase != "final":
+            self._loop.refuse_replaced()
             self._loop.settle()
             self._masks.notice()
         return state_of(self._plan, self._transaction.clock, self._masks, self._runs)

@@ -78,7 +78,11 @@ class Transaction:
         self._observed: weakref.ref[Tensor] | None = None
         """A gradient that was observed in this transaction already."""
         self._watched: Sequence[Tensor] = ()
-        self._versions = 0
+        self._versions = (0, 0)
+        self._made: Sequence[tuple[Tensor, weakref.ref[Tensor]]] = ()
+        """The gradients that were there when it was made ready, by parameter."""
+        self._written = False
+        """Whether somebody had written to the weights between two hooks before."""
         self._bare: Sequence[Tensor] = ()
         """What had no gradient when it was made ready."""
         self._late = False
@@ -128,9 +132,13 @@ class Transaction:
         self._forget()
         self.phase = "open"
 
-    def ready(self, watched: Sequence[Tensor]) -> None:
-        """Gradients are done with: the optimizers may step now. `watched` are parameters that they would change."""
-        self._watched, self._versions = watched, _versions(watched)
+    def ready(self, watched: Sequence[Tensor], *, written: bool = False) -> None:
+        """Gradients are done with: the optimizers may step now. `watched` are parameters that they would change.
+
+        `written` says that somebody else had changed them since they were shown.
+        """
+        self._watched, self._versions, self._written = watched, _versions(watched), written
+        self._made = [(each, weakref.ref(each.grad)) for each in watched if each.grad is not None]
         self._bare, self._late = [each for each in watched if each.grad is None], False
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
         self.phase = "ready"
@@ -155,15 +163,16 @@ class Transaction:
             self._missed = 0.0
         self._forget()
         self.clock.count(completed=completed)
-        self.phase = "idle"
+        self.phase, self._inside = "idle", False
 
     def abandon(self) -> None:
         """End without an attempt, as if the step had never begun."""
         self._forget()
-        self.phase = "idle"
+        self.phase, self._inside = "idle", False
 
     def _forget(self) -> None:
         self._observed, self._watched, self._infinite = None, (), []
+        self._made, self._written = (), False
         self._bare, self._late = (), False
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
         self._unscaled = self.paused = False
@@ -213,7 +222,7 @@ class Transaction:
 
         `written` says that somebody has changed latent weights.
         """
-        if written or _versions(self._watched) != self._versions:
+        if written or self.moved:
             return f"the weights were changed, but not by {self._names()}: step the optimizer that apply() was given"
         gradients = [p.grad for p in parameters_of(self.optimizers) if p.grad is not None]
         self._missed += 1 if gradients else 1 / PATIENCE  # without gradients nobody knows: they may have been infinite
@@ -269,14 +278,36 @@ class Transaction:
 
         One that calls the hooks itself, after its backward, is served: the transaction is not ready yet.
         """
+        first = self.phase == "ready" and not self.stepped and id(optimizer) not in self._entered
         self._entered.add(id(optimizer))
+        if first and self._perturbed() and self._refuses_closures():
+            raise HookError(
+                "the weights were written to before optimizer.step() on both sides of a backward (as SAM does): "
+                "latent weights, and gradients that are read, cannot follow"
+            )
         given = any(map(callable, (*arguments, *options.values())))
-        if given and self.phase == "ready" and self._refuses_closures():
+        again = self._inside  # a call with a closure that has not come back: it raised
+        if given and not again and self.phase == "ready" and self._refuses_closures():
             raise HookError(
                 "optimizer.step() got a closure, which would take latent weights for those of the model and make new "
                 "gradients: call on_before_optimizer_step() inside it, after its backward"
             )
         self._inside = given
+
+    def _perturbed(self) -> bool:
+        """Whether the gradients belong to other weights than the optimizer is about to change."""
+        if not self.moved:
+            return False
+        return self._written or any(each.grad is not None and each.grad is not made() for each, made in self._made)
+
+    @property
+    def moved(self) -> bool:
+        """Whether somebody has written to the weights since they were made ready."""
+        return _versions(self._watched) != self._versions
+
+    def leave_closure(self) -> None:
+        """The closure that an optimizer runs is about to raise."""
+        self._inside = False
 
     @property
     def inside_closure(self) -> bool:
@@ -303,9 +334,9 @@ class Transaction:
         return after_step
 
 
-def _versions(tensors: Sequence[Tensor]) -> int:
-    """Return a number that changes when one of the tensors is written to (but through `.data`)."""
-    return sum(tensor._version for tensor in tensors)
+def _versions(tensors: Sequence[Tensor]) -> tuple[int, int]:
+    """Return numbers that change when one of the tensors is written to (but through `.data`), or given other data."""
+    return sum(tensor._version for tensor in tensors), sum(tensor.data_ptr() for tensor in tensors)
 
 
 def _values(gradient: Tensor) -> Tensor:

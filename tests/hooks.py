@@ -139,7 +139,7 @@ class Loop:
             if which is None or which == index:
                 try:
                     optimizer.step()
-                except MemoryError:
+                except (MemoryError, HookError):
                     self.clean = False
         if phase != "ready" or (which is not None and len(self.optimizers) > 1) or self.stepped:
             self.clean = False

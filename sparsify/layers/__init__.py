@@ -1,15 +1,18 @@
 """Which parameters can be pruned, and how each is seen."""
 
-from sparsify.layers.kinds import aliases, all_weights, unsuitable, weights
+from sparsify.layers.kinds import aliases, all_weights, computed, unsuitable, weights
+from sparsify.layers.places import Places
 from sparsify.layers.weight import Geometry, Weight, merged, row_span, shared_rows
 from sparsify.layers.wrappers import Named, plain, unwrap
 
 __all__ = [
     "Geometry",
     "Named",
+    "Places",
     "Weight",
     "aliases",
     "all_weights",
+    "computed",
     "merged",
     "plain",
     "row_span",

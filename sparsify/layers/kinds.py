@@ -10,23 +10,37 @@ from torch import Tensor, nn
 from sparsify.layers.weight import CONVOLUTIONS, Layout, Weight
 
 
+def layouts(module: nn.Module) -> dict[str, Layout]:
+    """Return how the weights of a module's kind are stored, by attribute; empty for kinds without any."""
+    if isinstance(module, nn.MultiheadAttention):
+        return dict.fromkeys(("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"), "linear")
+    if isinstance(module, nn.Linear):
+        return {"weight": "linear"}
+    if isinstance(module, CONVOLUTIONS):
+        return {"weight": "conv"}
+    if isinstance(module, nn.Embedding):
+        return {"weight": "embedding"}
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers' GPT-2 layer
+        return {"weight": "transposed"}
+    return {}
+
+
 def weights(name: str, module: nn.Module) -> Iterator[Weight]:
     """Yield the prunable parameters that `module` itself holds (not those of its children)."""
-    layouts: dict[str, Layout] = {}
-    if isinstance(module, nn.MultiheadAttention):
-        layouts = dict.fromkeys(("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"), "linear")
-    elif isinstance(module, nn.Linear):
-        layouts = {"weight": "linear"}
-    elif isinstance(module, CONVOLUTIONS):
-        layouts = {"weight": "conv"}
-    elif isinstance(module, nn.Embedding):
-        layouts = {"weight": "embedding"}
-    elif type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers' GPT-2 layer
-        layouts = {"weight": "transposed"}
-    for attribute, layout in layouts.items():
+    for attribute, layout in layouts(module).items():
         parameter = module._parameters.get(attribute)
         if isinstance(parameter, nn.Parameter) and parameter.is_floating_point():
             yield Weight(f"{name}.{attribute}" if name else attribute, module, attribute, layout)
+
+
+def computed(model: nn.Module) -> list[str]:
+    """Return the names of weights that are no parameters but made from some (weight_norm, torch's own pruning)."""
+    return [
+        f"{name}.{attribute}" if name else attribute
+        for name, module in model.named_modules()
+        for attribute in layouts(module)
+        if attribute not in module._parameters and (attribute in vars(module) or hasattr(type(module), attribute))
+    ]
 
 
 def all_weights(model: nn.Module, *, embeddings: bool = False) -> list[Weight]:

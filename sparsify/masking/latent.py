@@ -91,10 +91,9 @@ class Latent:
 
     @torch.no_grad()
     def swap_out(self) -> None:
-        """Take over what the optimizer made of W; it must be shown next."""
-        self.tensor.copy_(self.weight.tensor)
-        if self.fixed is not None:
-            project_(self.tensor, self.fixed)
+        """Take over what the optimizer made of W; it must be shown next. What is fixed is zero in the model, too."""
+        now = self.weight.tensor
+        self.tensor.copy_(now if self.fixed is None else project_(now, self.fixed))
         self.exposed, self.stale, self.shown = True, True, None
 
     @torch.no_grad()
@@ -122,6 +121,11 @@ class Latent:
                 f"{self.weight.name} was {kinds[0]} when its latent weight was taken, and is {kinds[1]} now: "
                 "move or convert the model before apply()"
             )
+
+    @property
+    def fits(self) -> bool:
+        """Whether the parameter still has the shape that it had."""
+        return self.weight.tensor.shape == self.tensor.shape
 
     def changed(self) -> bool:
         """Whether somebody else has written to the weight since it was shown."""

@@ -82,20 +82,23 @@ class MaskStore(Masks):
             if latent.stale:
                 latent.show(self.of(weight))
 
-    def notice(self, *, ours: bool = False) -> None:
-        """Take up what others have written to latent weights since they were shown; unasked where it is `ours`.
+    def notice(self, *, ours: bool = False) -> bool:
+        """Take up what others have written to latent weights since they were shown; return whether there was anything.
 
-        Raises HookError where several processes train, for they would go different ways.
+        Unasked where it is `ours`. Raises HookError where several processes train, for they would go different ways.
         """
+        found = False
         for latent in self._latents.values():
             latent.check(latent.weight.parameter)
             if latent.changed():
+                found = True
                 if not ours and _processes() > 1:
                     raise HookError(
                         f"{latent.weight.name} was written to after apply() in one of several processes: wrap the "
                         "model in DDP, and load weights, before apply()"
                     )
                 latent.take_up(self.of(latent.weight))
+        return found
 
     def swap_in(self) -> None:
         """Write the latent weights into the model, for the optimizer."""
@@ -143,7 +146,7 @@ class MaskStore(Masks):
                     project_(part.tensor, part.region(masked.near()))
                 masked.stale = False
         for name, latent in self._latents.items():
-            if latent.stale and name not in skip:
+            if latent.stale and name not in skip and latent.fits:
                 latent.show(self.of(latent.weight))
 
     @property
@@ -189,7 +192,9 @@ class MaskStore(Masks):
                 project_(region, visible)
 
     def _plain(self, masked: Masked) -> Iterator[Weight]:
-        """Yield the rows of a masked parameter that have no latent weight."""
+        """Yield the rows of a masked parameter that have no latent weight; none of one that has another shape now."""
+        if masked.weight.parameter.shape != masked.mask.shape:
+            return
         spans = [row_span(masked.weight)]
         for latent in self._inside.get(masked.weight.parameter_name, ()):
             spans = [part for span in spans for part in outside(span, row_span(latent.weight))]

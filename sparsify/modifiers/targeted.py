@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sparsify.layers import Weight, aliases, unsuitable
+from sparsify.layers import Weight, aliases, computed, unsuitable
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.contract import Modifier
 from sparsify.patterns import Pattern
@@ -41,6 +41,11 @@ class Targeted(Modifier):
                 path.append(problem.index)
             context.problem(problem.message, *path)
         _note_ties(context, weights)
+        if made := computed(context.model):
+            context.notes.append(
+                f"{context.key}: {_some(made)}: computed from other parameters (weight_norm, torch.nn.utils.prune, …), "
+                "so no recipe acts on them"
+            )
         return weights
 
     def cut(self, context: PlanContext, weights: Sequence[Weight], pattern: Pattern) -> list[Bundle]:

@@ -8,6 +8,7 @@ from torch import nn
 
 from sparsify import Manager
 from tests.loop import STEPS, WEIGHTS, adamw, recipe, train, zeros
+from tests.models import build
 
 
 def half_sparse(model: nn.Module) -> nn.Module:
@@ -71,3 +72,34 @@ def test_only_zeros_that_are_there_when_it_begins_cannot_come_back(mlp: nn.Modul
         mlp.get_parameter("0.weight").zero_()
     train(mlp, optimizer, manager, range(5))
     assert manager.sparsity == pytest.approx(0.625, abs=0.002)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "movement"])
+def test_zeros_stay_under_latent_weights_before_the_window_opens(criterion: str, mlp: nn.Module) -> None:
+    before = {name: half_sparse(mlp).get_parameter(name) == 0 for name in WEIGHTS}
+    optimizer = adamw(mlp)
+    fields = {"sparsity": "{from: existing, to: 0.75}", "window": "{begin: 4, end: 10}"}
+    manager = Manager(recipe(criterion=criterion, masking="latent", **fields)).apply(mlp, optimizer, total_steps=STEPS)
+    for step in range(STEPS):
+        train(mlp, optimizer, manager, range(step, step + 1))
+        assert all(bool((mlp.get_parameter(name)[zero] == 0).all()) for name, zero in before.items()), step
+    assert manager.finalize().targeted.sparsity == 0.75
+
+
+@pytest.mark.parametrize("masking", ["", "latent"])
+def test_biases_that_begin_at_zero_are_not_pruned(masking: str) -> None:
+    """As in a model that was just made; those of heads that are zero already are."""
+    model = build("bert")
+    attention = model.get_submodule("bert.encoder.layer.0.attention.self")
+    parts = [attention.get_submodule(name) for name in ("query", "key", "value")]
+    rows = parts[0].weight.shape[0] // 4
+    with torch.no_grad():
+        for part in parts:
+            part.bias.zero_()
+            part.weight[:rows] = 0
+        model.get_parameter("bert.encoder.layer.0.attention.output.dense.weight")[:, :rows] = 0
+    fields = {"sparsity": "{from: existing, to: 0.5}", "window": "{begin: 0, end: 4}", "pattern": "head"}
+    manager = Manager(recipe(targets="attention", masking=masking, **fields)).apply(model, adamw(model), total_steps=8)
+    for part in parts:
+        mask = next(each.mask for each in manager._masks if each.weight.parameter is part.bias)
+        assert mask.tolist() == [False] * rows + [True] * (len(mask) - rows)

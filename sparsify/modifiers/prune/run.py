@@ -57,8 +57,16 @@ class PruneRun(Run):
             self.masks.hold(weight)
         if self.ramp is not None and self.ramp.from_ == EXISTING:
             for weight in self.plan.weights:
-                self.masks.latent(weight).fix(weight.tensor != 0)
+                self.masks.latent(weight).fix(self._not_zero(weight))
         self.alive = True
+
+    def _not_zero(self, weight: Weight) -> Tensor:
+        """Return what counts as alive with `from: existing`: a bias does, even at zero, unless its row is empty."""
+        alive = weight.tensor != 0
+        for matrix in self.plan.weights if weight.layout == "bias" else ():
+            if matrix.bias() == weight:
+                alive |= matrix.cube(matrix.tensor).flatten(1).any(1)
+        return alive
 
     def due(self, step: int) -> bool:
         """Whether an update is due; the last one also later, if it could not be made in time."""
@@ -120,7 +128,7 @@ class PruneRun(Run):
         for weight in self.plan.weights:
             mask = self.masks.latent(weight).fixed if self.alive else self.masks.of(weight)
             if self.done < 0 and not self.alive and self.ramp is not None and self.ramp.from_ == EXISTING:
-                alive = weight.tensor != 0
+                alive = self._not_zero(weight)
                 mask = alive if mask is None else mask & alive
             if mask is not None:
                 found[weight.name] = mask
