@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify import Manager, Recipe
+from sparsify import HookError, Manager, Recipe
 from sparsify.errors import ScoreError, SparsifyError
 
 STEPS = 6
