@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify import HookError, Manager, PlanError, Recipe
+from sparsify import HookError, Manager, PlanError, Recipe, SparsityError, StateError
+from sparsify.modifiers.contract import Run
 from sparsify.transaction import PATIENCE
 from tests.loop import STEPS, WEIGHTS, adamw, latent_of, loss_of, recipe, train, zeros
 
@@ -179,3 +180,94 @@ def test_weights_without_a_target_count_as_they_are(mlp: nn.Module) -> None:
     train(mlp, optimizer, manager, range(STEPS))
     assert zeros(mlp, "0.weight")
     assert manager.target == pytest.approx((zeros(mlp, "0.weight") + 128) / (512 + 256))
+
+
+def test_a_run_enters_and_leaves_its_stage_once(mlp: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, int, int]] = []
+    for name in ("enter", "leave"):
+        monkeypatch.setattr(Run, name, lambda self, step, name=name: told.append((name, self.plan.stage.begin, step)))
+    one = '[{type: penalty, targets: "*", norm: l2, strength: 0.01}]'
+    text = f"version: 1\nstages:\n  - {{name: a, length: 5, modifiers: {one}}}\n  - {{name: b, modifiers: {one}}}\n"
+    optimizer = adamw(mlp)
+    manager = Manager(Recipe.parse(text)).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(STEPS))
+    assert told == [("enter", 0, 0), ("leave", 0, 5), ("enter", 5, 5), ("leave", 5, STEPS)]
+
+
+def silent_step(model: nn.Module, optimizer: torch.optim.Optimizer, manager: Manager) -> None:
+    manager.on_step_begin()
+    optimizer.zero_grad()
+    manager.on_before_optimizer_step()
+    optimizer.step()
+    manager.on_step_end()
+
+
+def test_gradients_may_be_missing_now_and_then_but_not_always(mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe(criterion="movement")).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(4))
+    silent_step(mlp, optimizer, manager)
+    silent_step(mlp, optimizer, manager)
+    manager.finalize(partial=True)
+    manager = Manager(recipe(criterion="movement")).apply(mlp, optimizer, total_steps=STEPS)
+    silent_step(mlp, optimizer, manager)
+    silent_step(mlp, optimizer, manager)
+    with pytest.raises(SparsityError, match="main/prune needs the gradients of its weights, and never found any"):
+        manager.finalize(partial=True)
+
+
+def test_what_others_write_last_is_kept_and_saved(mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe(masking="latent")).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(5))
+    weight = mlp[0].weight
+    place, other = (tuple(each) for each in (weight != 0).nonzero()[:2])
+    weight.data[place] = 3.0
+    saved = manager.state_dict()["modifiers"]["main/prune"]["latent"]["0.weight"]
+    assert float(saved[place]) == 3.0
+    weight.data[other] = 4.0
+    manager.finalize(partial=True)
+    assert [float(weight.detach()[each]) for each in (place, other)] == [3.0, 4.0]
+
+
+def test_a_state_of_other_values_under_the_same_zeros_is_refused(mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(5))
+    state = manager.state_dict()
+    mlp[2].weight.data *= 1.5
+    with pytest.raises(StateError, match=r"the weights of 2\.weight are not those that this state was saved with"):
+        manager.load_state_dict(state)
+    manager.load_state_dict(state, verify_weights=False)
+
+
+@pytest.mark.parametrize(
+    ("owners", "message"),
+    [
+        ([[0, 20, "main/prune"], [12, 32, "main/prune"]], "rows 12 to 32 have two owners"),
+        ([[0, 32, "main/other"]], "rows 0 to 32 have two owners, or one that is not here"),
+        ([], "nobody owns the mask"),
+        ([[0, 33, "main/prune"]], "rows that the parameter lacks"),
+    ],
+)
+def test_owners_that_cannot_be_are_refused(owners: list[list[object]], message: str, mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(5))
+    state = manager.state_dict()
+    state["masks"]["0.weight"]["owners"] = owners
+    with pytest.raises(StateError, match=message):
+        manager.load_state_dict(state)
+
+
+def test_a_state_of_the_last_step_is_taken_up(mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(STEPS))
+    state = manager.state_dict()
+    for key, value, message in (("attempts", STEPS - 1, "fewer attempts"), ("step", STEPS + 1, ".")):
+        wrong = {**state, "clock": {**state["clock"], key: value}}
+        with pytest.raises(StateError, match=message):
+            manager.load_state_dict(wrong)
+    manager.load_state_dict(state)
+    manager.finalize()
