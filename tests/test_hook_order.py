@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sparsify import HookError, Manager, PlanError, Recipe
+from sparsify.errors import ScoreError
 from sparsify.masking.latent import Latent
 from tests.loop import STEPS, WEIGHTS, adamw, loss_of, recipe, train
 
@@ -267,3 +268,22 @@ def test_latent_weights_are_written_once_a_step(mlp: nn.Module, monkeypatch: pyt
         shown.clear()
         train(mlp, optimizer, manager, range(step, step + 1))
         assert sorted(shown) == sorted(WEIGHTS)
+
+
+def test_a_step_whose_update_fails_has_happened(mlp: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(3))
+    (run,) = manager._runs
+
+    def fails(step: int) -> None:
+        assert step == 4
+        raise ScoreError("the scores hold NaN values")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "update", fails)
+        with pytest.raises(ScoreError):
+            train(mlp, optimizer, manager, range(3, 4))
+    assert manager.step == 4
+    train(mlp, optimizer, manager, range(4, STEPS))
+    manager.finalize()

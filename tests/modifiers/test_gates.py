@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsify import Manager, Recipe
+from sparsify import Manager, Recipe, RecipeError
 from sparsify.masking import budget
 from sparsify.modifiers.prune.controller import GAIN, LEAST, LIMIT, SMALL, Controller
 from sparsify.modifiers.prune.gated import GatedRun
@@ -474,3 +474,48 @@ def test_a_controller_reacts_in_a_tenth_of_its_window(mlp: nn.Module) -> None:
     run = run_of(start(mlp, CRITERIA["soft"])[0])
     assert isinstance(run, GatedRun)
     assert [controller.reaction for controller in run.steering.controllers] == [1.0] * 3, "a step at least"
+
+
+def test_every_step_has_gates_of_its_own(mlp: nn.Module) -> None:
+    """From seed, step and name: the same once more, and others in the next step though the scores stay."""
+    manager, optimizer = start(
+        mlp, "{type: hard-concrete, learning_rate: 1e-9}", torch.optim.SGD(mlp.parameters(), lr=0.0)
+    )
+    sampled: list[Tensor] = []
+    for step in range(2):
+        manager.on_step_begin()
+        gate = latent_of(manager, "0.weight").gate
+        assert gate is not None
+        sampled.append(gate.clone())
+        manager.on_step_end()
+        manager.on_step_begin()
+        assert torch.equal(latent_of(manager, "0.weight").gate, gate)
+        manager.on_step_end()
+        train(mlp, optimizer, manager, range(step, step + 1))
+    assert float((sampled[0] - sampled[1]).abs().mean()) > 0.01
+
+
+def test_plain_sgd_is_told_how_far_at_the_rate_of_this_step(mlp: nn.Module) -> None:
+    """A pressure of 1 moves a score by 0.01 in a step, whatever the learning rate is by then."""
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=0.1)
+    manager, _ = start(mlp, "{type: soft-movement, optimizer: sgd, learning_rate: 0.5}", optimizer, targets='"0"')
+    run = run_of(manager)
+    assert isinstance(run, GatedRun)
+    run.steering.controllers[0].pressure = 0.5
+    optimizer.param_groups[0]["lr"] = 0.025
+    manager.on_step_begin()
+    (mlp[0].weight.sum() * 0).backward()
+    manager.on_before_optimizer_step()
+    scores = run.scores["0.weight"].values
+    before, open_ = scores.detach().clone(), scores.detach().sigmoid()
+    optimizer.step()
+    manager.on_step_end()
+    moved = before - scores.detach()
+    torch.testing.assert_close(moved, 0.5 * 0.01 * open_ * (1 - open_) / (0.1 * 0.9), rtol=1e-3, atol=1e-6)
+
+
+def test_only_gates_that_are_sampled_refuse_two_of_four(mlp: nn.Module) -> None:
+    fields = {"pattern": '"2:4"', "sparsity": "0.5", "targets": '["0", "2"]'}
+    start(mlp, "soft-movement", **fields)
+    with pytest.raises(RecipeError, match="sampled one by one, which never makes 2:4"):
+        start(mlp, "hard-concrete", **fields)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sparsify import HookError, Manager, Plan, PlanError, Recipe
+from sparsify.criteria import Criterion
 from tests.learning import start
 from tests.loop import STEPS, loss_of, recipe
 
@@ -96,3 +97,12 @@ def test_the_plan_warns_of_a_zero_start_in_a_short_run(mlp: nn.Module) -> None:
     assert not notes("{type: movement, init: zero}", 100_000)
     assert "scores cannot travel the" in notes("soft-movement", 100)
     assert not notes("soft-movement", 2000)
+
+
+@pytest.mark.parametrize("criterion", ["soft-movement", "hard-concrete"])
+def test_the_way_of_scores_is_measured_at_half_their_rate(criterion: str, mlp: nn.Module) -> None:
+    need = abs(Criterion.parse(criterion).distance())  # type: ignore[attr-defined]
+    for times, noted in ((1.5, True), (1.9, True), (2.1, False)):
+        written = f"{{type: {criterion}, learning_rate: {times * need / 100}}}"
+        plan = Plan.of(recipe(criterion=written, window="{begin: 10, end: 100}"), mlp, total_steps=120)
+        assert ("scores cannot travel" in " ".join(plan.notes)) == noted

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from sparsify import Manager
+from sparsify.modifiers.prune.gated import GatedRun
+from sparsify.modifiers.prune.learned import LearnedRun
 from sparsify.modifiers.prune.rates import Rate
 from tests.learning import CRITERIA, run_of, start
 from tests.loop import STEPS, WEIGHTS, loss_of, recipe, train
@@ -97,6 +99,10 @@ def test_a_factor_is_the_rate_now_by_the_first() -> None:
     assert rate.initial == 0.2, "a scheduler that has begun already says where"
 
 
+def noises_of(run: LearnedRun) -> list[float]:
+    return [controller.noise for controller in run.steering.controllers] if isinstance(run, GatedRun) else []
+
+
 @pytest.mark.parametrize("criterion", [*CRITERIA.values()], ids=list(CRITERIA))
 def test_scores_of_an_optimizer_that_skips_do_not_move(criterion: str, mlp: nn.Module) -> None:
     """One of two optimizers finds gradients that are not finite, so the scaler lets it skip; the other steps."""
@@ -107,6 +113,7 @@ def test_scores_of_an_optimizer_that_skips_do_not_move(criterion: str, mlp: nn.M
     run = run_of(manager)
     for step, bad in enumerate((False, True, False)):
         before = {name: scores.values.detach().clone() for name, scores in run.scores.items()}
+        noises = noises_of(run)
         bias = mlp[0].bias.detach().clone()
         manager.on_step_begin()
         mlp.zero_grad()
@@ -121,6 +128,7 @@ def test_scores_of_an_optimizer_that_skips_do_not_move(criterion: str, mlp: nn.M
         assert manager.step == step + 1
         assert torch.equal(mlp[0].bias, bias) == bad
         moved = {name: not torch.equal(scores.values, before[name]) for name, scores in run.scores.items()}
+        assert noises_of(run) == noises or not bad, "nothing is learned of a step that is half done"
         assert moved == {"0.weight": not bad, "2.weight": True, "4.weight": True}
 
 

@@ -48,7 +48,7 @@ class PruneRun(Run):
     # ------------------------------------------------------------------ when
 
     def enter(self, step: int) -> None:
-        if self.plan.latent and not self.alive and self.done < self.plan.window.end:
+        if self.plan.latent and not self.alive:
             self._hold()
 
     def _hold(self) -> None:
