@@ -49,6 +49,8 @@ class Manager:
         self._attached: nn.Module | None = None
         self._masks = MaskStore()
         self._runs: list[Run] = []
+        self._interrupted = False
+        """Whether an update was broken off (Ctrl-C, out of memory), so that it must be made again before anything else."""
         self._without: dict[str, int] = {}
         """By modifier that needs gradients: steps in a row without any."""
 
@@ -195,6 +197,7 @@ class Manager:
     def on_step_begin(self, batch: Any = None) -> None:
         """Call before the first forward of an optimizer step; again before it is over does nothing."""
         self._transaction.expect("on_step_begin", "idle", "open", "ready")
+        self._make_up()
         self._refuse_strays()
         self._refuse_replaced()
         if self._transaction.phase == "ready":
@@ -422,6 +425,7 @@ class Manager:
             elif run.plan.stage.begin <= self.step:
                 run.enter(self.step)
         self._masks.refresh()
+        self._interrupted = False
 
     # ------------------------------------------------------------------ inside
 
@@ -434,6 +438,7 @@ class Manager:
             for run in self._runs:
                 run.commit(self.step, skipped)
         finally:
+            self._interrupted = True
             self._transaction.close(completed=True)
             self._update(self.step)
         silent = next((key for key, steps in self._without.items() if steps >= PATIENCE), None)
@@ -447,6 +452,7 @@ class Manager:
         """
         waiting = [self._latent_names(run) if run.due(step) else set() for run in self._runs]
         errors: list[Exception] = []
+        self._interrupted = True
         try:
             self._masks.project(skip=set().union(*waiting))
             for index, run in enumerate(self._runs):
@@ -459,8 +465,11 @@ class Manager:
                 except Exception as error:
                     errors.append(error)
                 self._masks.refresh(skip=set().union(*waiting[index + 1 :]))
-        finally:
             self._masks.refresh()
+        except BaseException:
+            self._masks.project()
+            raise
+        self._interrupted = False
         if errors:
             raise errors[0]
 
@@ -482,16 +491,24 @@ class Manager:
         self._transaction.abandon()
 
     def _settle(self) -> None:
-        """End a step that an exception, or a forgotten hook, has left under way."""
+        """End a step, or an update, that an exception or a forgotten hook has left under way."""
+        self._make_up()
         if self._transaction.phase == "ready" and self._transaction.stepped:
             self._complete()
         elif self._transaction.phase in ("open", "ready"):
             self._abandon()
 
+    def _make_up(self) -> None:
+        """Make an update again that was broken off."""
+        if self._interrupted:
+            self._update(self.step)
+
     def _show(self, *, ours: bool) -> None:
         """Have the model seen under its masks after its weights were written to."""
+        self._interrupted = True
         self._masks.notice(ours=ours)
         self._masks.project()
+        self._interrupted = False
 
     def _refuses_closures(self) -> bool:
         return self._masks.latents > 0 or any(run.needs_gradients(self.step) for run in self._runs)
