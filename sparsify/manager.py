@@ -50,7 +50,7 @@ class Manager:
         self._masks = MaskStore()
         self._runs: list[Run] = []
         self._interrupted = False
-        """Whether an update was broken off (Ctrl-C, out of memory), so that it must be made again before anything else."""
+        """Whether an update was broken off (Ctrl-C, out of memory): it is made again before anything else."""
         self._without: dict[str, int] = {}
         """By modifier that needs gradients: steps in a row without any."""
 
