@@ -26,6 +26,8 @@ class Loop:
         self.runs = self.new_runs()
         self.without: dict[str, int] = {}
         """By modifier that needs gradients: steps in a row without any."""
+        self.interrupted = False
+        """Whether an update was broken off (Ctrl-C, out of memory), so that it must be made again before anything."""
         self.with_gradients: set[str] = set()
         """Modifiers that needed gradients, and have found some."""
         self._trained = _trained(plan, session.optimizers)
@@ -49,6 +51,7 @@ class Loop:
     def begin(self, batch: Any) -> None:
         """Begin a step, unless one is under way."""
         self.transaction.expect("on_step_begin", "idle", "open", "ready")
+        self._make_up()
         self._refuse_strays()
         self.refuse_replaced()
         if self.transaction.phase == "ready":
@@ -157,6 +160,7 @@ class Loop:
             for run in self.runs:
                 run.commit(self.step, skipped)
         finally:
+            self.interrupted = True
             self.transaction.close(completed=True)
             self.update(self.step)
         silent = next((key for key, steps in self.without.items() if steps >= PATIENCE), None)
@@ -170,6 +174,7 @@ class Loop:
         """
         waiting = [self._latent_names(run) if run.due(step) else set() for run in self.runs]
         errors: list[Exception] = []
+        self.interrupted = True
         try:
             self.masks.project(skip=set().union(*waiting))
             for index, run in enumerate(self.runs):
@@ -182,8 +187,11 @@ class Loop:
                 except Exception as error:
                     errors.append(error)
                 self.masks.refresh(skip=set().union(*waiting[index + 1 :]))
-        finally:
             self.masks.refresh()
+        except BaseException:
+            self.masks.project()
+            raise
+        self.interrupted = False
         if errors:
             raise errors[0]
 
@@ -212,16 +220,24 @@ class Loop:
         self.transaction.detach("detached")
 
     def settle(self) -> None:
-        """End a step that an exception, or a forgotten hook, has left under way."""
+        """End a step, or an update, that an exception or a forgotten hook has left under way."""
+        self._make_up()
         if self.transaction.phase == "ready" and self.transaction.stepped:
             self.complete()
         elif self.transaction.phase in ("open", "ready"):
             self.abandon()
 
+    def _make_up(self) -> None:
+        """Make an update again that was broken off."""
+        if self.interrupted:
+            self.update(self.step)
+
     def show(self, *, ours: bool) -> None:
         """Have the model seen under its masks after its weights were written to."""
+        self.interrupted = True
         self.masks.notice(ours=ours)
         self.masks.project()
+        self.interrupted = False
 
     def refuses_closures(self) -> bool:
         return self.masks.latents > 0 or any(run.needs_gradients(self.step) for run in self.runs)

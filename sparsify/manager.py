@@ -330,6 +330,7 @@ class Manager:
             elif run.plan.stage.begin <= self.step:
                 run.enter(self.step)
         self._masks.refresh()
+        self._loop.interrupted = False
 
 
 def _take_over(model: nn.Module, plan: Plan) -> None:

@@ -47,8 +47,8 @@ class Clock:
 
     def count(self, *, completed: bool) -> None:
         """Count an attempt."""
-        self.step += completed
         self.attempts += 1
+        self.step += completed
         if self.epoch_attempts is not None:
             self.epoch_attempts += 1
 
@@ -159,11 +159,11 @@ class Transaction:
 
     def close(self, *, completed: bool) -> None:
         """End: an optimizer step was made, or skipped."""
+        self.phase, self._inside = "idle", False  # first: an interrupted end must not be made twice
+        self.clock.count(completed=completed)
         if completed:
             self._missed = 0.0
         self._forget()
-        self.clock.count(completed=completed)
-        self.phase, self._inside = "idle", False
 
     def abandon(self) -> None:
         """End without an attempt, as if the step had never begun."""

@@ -56,7 +56,8 @@ class MaskStore(Masks):
         held = now.clone() if tensor is None else now.clone().copy_(tensor)
         latent = Latent(weight, held, fixed, exposed=tensor is None, stale=True)
         self._latents[weight.name] = latent
-        self._inside.setdefault(weight.parameter_name, []).append(latent)
+        others = [each for each in self._inside.get(weight.parameter_name, ()) if each.weight.name != weight.name]
+        self._inside[weight.parameter_name] = [*others, latent]
 
     @property
     def latents(self) -> int:
@@ -77,10 +78,15 @@ class MaskStore(Masks):
     def drop(self, weights: Iterable[Weight]) -> None:
         """Show latent weights a last time and let go of them: what is masked from now on is lost."""
         for weight in weights:
-            latent = self._latents.pop(weight.name)
-            self._inside[weight.parameter_name].remove(latent)
+            latent = self._latents.get(weight.name)
+            if latent is None:  # let go of before, by an update that was interrupted
+                continue
             if latent.stale:
                 latent.show(self.of(weight))
+            self._inside[weight.parameter_name] = [
+                each for each in self._inside[weight.parameter_name] if each is not latent
+            ]
+            del self._latents[weight.name]
 
     def notice(self, *, ours: bool = False) -> bool:
         """Take up what others have written to latent weights since they were shown; return whether there was anything.

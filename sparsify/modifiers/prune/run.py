@@ -50,6 +50,7 @@ class PruneRun(Run):
     def enter(self, step: int) -> None:
         if self.plan.latent and not self.alive:
             self._hold()
+            self.alive = True
 
     def _hold(self) -> None:
         """Keep the weights aside. With `from: existing`, their zeros cannot come back."""
@@ -58,7 +59,6 @@ class PruneRun(Run):
         if self.ramp is not None and self.ramp.from_ == EXISTING:
             for weight in self.plan.weights:
                 self.masks.latent(weight).fix(self._not_zero(weight))
-        self.alive = True
 
     def _not_zero(self, weight: Weight) -> Tensor:
         """Return what counts as alive with `from: existing`: a bias does, even at zero, unless its row is empty."""
@@ -75,6 +75,8 @@ class PruneRun(Run):
 
     def update(self, step: int) -> None:
         if not self.due(step):
+            if self.alive and self.done >= self.plan.window.end:  # the last update was interrupted
+                self._let_go()
             return
         if self.alive:
             self._expose()
