@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify import Manager
-from tests.loop import STEPS, WEIGHTS, adamw, recipe, train, zeros
+from sparsify import Manager, Recipe
+from sparsify.modifiers.prune.learned import LearnedRun
+from tests.loop import STEPS, WEIGHTS, adamw, latent_of, recipe, train, zeros
 
 
 def half_sparse(model: nn.Module) -> nn.Module:
@@ -71,3 +72,28 @@ def test_only_zeros_that_are_there_when_it_begins_cannot_come_back(mlp: nn.Modul
         mlp.get_parameter("0.weight").zero_()
     train(mlp, optimizer, manager, range(5))
     assert manager.sparsity == pytest.approx(0.625, abs=0.002)
+
+
+@pytest.mark.parametrize("second", ["criterion: movement", "masking: latent"])
+def test_what_an_earlier_stage_pruned_does_not_come_back_from_latent_weights(second: str, mlp: nn.Module) -> None:
+    """However large its score, or what somebody makes of the latent weight."""
+    text = f"""version: 1
+stages:
+  - {{name: a, length: 4, modifiers: [{{type: prune, targets: "*", sparsity: {{to: 0.5, curve: one-shot}}}}]}}
+  - {{name: b, modifiers: [{{type: prune, targets: "*", {second}, sparsity: {{to: 0.6, curve: constant}},
+     window: {{begin: 2, end: 6}}}}]}}
+"""
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=0.1, momentum=0.9)
+    manager = Manager(Recipe.parse(text)).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(5))
+    gone = {name: mlp.get_parameter(name) == 0 for name in WEIGHTS}
+    run = manager._runs[1]
+    for name, zero in gone.items():
+        assert int(zero.sum()) == zero.numel() // 2
+        latent_of(manager, name).tensor[zero] = 9.0
+        if isinstance(run, LearnedRun):
+            run.scores[name].values.data[zero] = 1e3
+    train(mlp, optimizer, manager, range(5, STEPS))
+    assert manager.finalize().targeted.sparsity == pytest.approx(0.6, abs=0.002)
+    for name, zero in gone.items():
+        assert not bool(mlp.get_parameter(name)[zero].any())
