@@ -271,3 +271,77 @@ def test_a_state_of_the_last_step_is_taken_up(mlp: nn.Module) -> None:
             manager.load_state_dict(wrong)
     manager.load_state_dict(state)
     manager.finalize()
+
+
+@pytest.mark.parametrize("masking", ["project", "latent"])
+def test_another_optimizer_is_noticed_at_once(masking: str, mlp: nn.Module) -> None:
+    manager = Manager(recipe(masking=masking)).apply(mlp, adamw(mlp), total_steps=STEPS)
+    manager.on_step_begin()
+    loss_of(mlp, 0).backward()
+    manager.on_before_optimizer_step()
+    adamw(mlp).step()
+    with pytest.raises(HookError, match="the weights were changed, but not by the AdamW given to apply"):
+        manager.on_step_end()
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_what_others_write_between_steps_is_trained_on(within: bool, mlp: nn.Module) -> None:
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=0.0)
+    manager = Manager(recipe(masking="latent")).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(4))
+    if within:
+        manager.on_step_begin()
+    place = tuple((mlp[0].weight != 0).nonzero()[0])
+    mlp[0].weight.data[place] = 3.0
+    train(mlp, optimizer, manager, range(4, 6))
+    assert float(mlp[0].weight.detach()[place]) == float(latent_of(manager, "0.weight").tensor[place]) == 3.0
+
+
+def test_a_wrong_value_of_a_modifier_is_refused(mlp: nn.Module) -> None:
+    optimizer = adamw(mlp)
+    manager = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(5))
+    state = manager.state_dict()
+    state["modifiers"]["main/prune"]["done"] = 6
+    with pytest.raises(StateError, match="done"):
+        manager.load_state_dict(state)
+
+
+def test_after_a_stray_step_the_model_is_under_its_masks(mlp: nn.Module) -> None:
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=0.1, momentum=0.9)
+    manager = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(5))
+    before = zeros(mlp, "0.weight")
+    loss_of(mlp, 5).backward()
+    optimizer.step()
+    assert zeros(mlp, "0.weight") == before > 0
+
+
+def test_detaching_keeps_a_step_that_happened(mlp: nn.Module) -> None:
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=0.1)
+    manager = Manager(recipe(masking="latent")).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(5))
+    kept = mlp[0].weight.detach().clone()
+    manager.on_step_begin()
+    optimizer.zero_grad()
+    loss_of(mlp, 5).backward()
+    manager.on_before_optimizer_step()
+    optimizer.step()
+    stepped = mlp[0].weight.detach().clone()
+    manager.detach()
+    assert torch.equal(mlp[0].weight, stepped * (kept != 0))
+    assert not torch.equal(mlp[0].weight, kept)
+
+
+def test_a_step_is_skipped_only_where_all_optimizers_were_meant_to(mlp: nn.Module) -> None:
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (mlp[0], mlp[2:])]
+    manager = Manager(recipe()).apply(mlp, optimizers, total_steps=STEPS)
+    for bad, attempts in (((0,), 0), ((0, 2), 1)):
+        manager.on_step_begin()
+        mlp.zero_grad()
+        loss_of(mlp, 0).backward()
+        for index in bad:
+            mlp[index].bias.grad[0] = torch.inf
+        manager.on_before_optimizer_step()
+        manager.on_step_end()
+        assert manager.state_dict()["clock"]["attempts"] == attempts

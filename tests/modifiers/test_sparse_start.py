@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+<<<<<<< HEAD
 from sparsify import Manager
 from tests.loop import STEPS, WEIGHTS, adamw, recipe, train, zeros
 from tests.models import build
+=======
+from sparsify import Manager, Recipe
+from sparsify.modifiers.prune.learned import LearnedRun
+from tests.loop import STEPS, WEIGHTS, adamw, latent_of, recipe, train, zeros
+>>>>>>> wt-mutants
 
 
 def half_sparse(model: nn.Module) -> nn.Module:
@@ -74,6 +80,7 @@ def test_only_zeros_that_are_there_when_it_begins_cannot_come_back(mlp: nn.Modul
     assert manager.sparsity == pytest.approx(0.625, abs=0.002)
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("criterion", ["magnitude", "movement"])
 def test_zeros_stay_under_latent_weights_before_the_window_opens(criterion: str, mlp: nn.Module) -> None:
     before = {name: half_sparse(mlp).get_parameter(name) == 0 for name in WEIGHTS}
@@ -103,3 +110,28 @@ def test_biases_that_begin_at_zero_are_not_pruned(masking: str) -> None:
     for part in parts:
         mask = next(each.mask for each in manager._masks if each.weight.parameter is part.bias)
         assert mask.tolist() == [False] * rows + [True] * (len(mask) - rows)
+=======
+@pytest.mark.parametrize("second", ["criterion: movement", "masking: latent"])
+def test_what_an_earlier_stage_pruned_does_not_come_back_from_latent_weights(second: str, mlp: nn.Module) -> None:
+    """However large its score, or what somebody makes of the latent weight."""
+    text = f"""version: 1
+stages:
+  - {{name: a, length: 4, modifiers: [{{type: prune, targets: "*", sparsity: {{to: 0.5, curve: one-shot}}}}]}}
+  - {{name: b, modifiers: [{{type: prune, targets: "*", {second}, sparsity: {{to: 0.6, curve: constant}},
+     window: {{begin: 2, end: 6}}}}]}}
+"""
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=0.1, momentum=0.9)
+    manager = Manager(Recipe.parse(text)).apply(mlp, optimizer, total_steps=STEPS)
+    train(mlp, optimizer, manager, range(5))
+    gone = {name: mlp.get_parameter(name) == 0 for name in WEIGHTS}
+    run = manager._runs[1]
+    for name, zero in gone.items():
+        assert int(zero.sum()) == zero.numel() // 2
+        latent_of(manager, name).tensor[zero] = 9.0
+        if isinstance(run, LearnedRun):
+            run.scores[name].values.data[zero] = 1e3
+    train(mlp, optimizer, manager, range(5, STEPS))
+    assert manager.finalize().targeted.sparsity == pytest.approx(0.6, abs=0.002)
+    for name, zero in gone.items():
+        assert not bool(mlp.get_parameter(name)[zero].any())
+>>>>>>> wt-mutants
