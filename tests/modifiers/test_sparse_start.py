@@ -6,15 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-<<<<<<< HEAD
-from sparsify import Manager
-from tests.loop import STEPS, WEIGHTS, adamw, recipe, train, zeros
-from tests.models import build
-=======
 from sparsify import Manager, Recipe
 from sparsify.modifiers.prune.learned import LearnedRun
 from tests.loop import STEPS, WEIGHTS, adamw, latent_of, recipe, train, zeros
->>>>>>> wt-mutants
+from tests.models import build
 
 
 def half_sparse(model: nn.Module) -> nn.Module:
@@ -80,7 +75,6 @@ def test_only_zeros_that_are_there_when_it_begins_cannot_come_back(mlp: nn.Modul
     assert manager.sparsity == pytest.approx(0.625, abs=0.002)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("criterion", ["magnitude", "movement"])
 def test_zeros_stay_under_latent_weights_before_the_window_opens(criterion: str, mlp: nn.Module) -> None:
     before = {name: half_sparse(mlp).get_parameter(name) == 0 for name in WEIGHTS}
@@ -110,7 +104,8 @@ def test_biases_that_begin_at_zero_are_not_pruned(masking: str) -> None:
     for part in parts:
         mask = next(each.mask for each in manager._masks if each.weight.parameter is part.bias)
         assert mask.tolist() == [False] * rows + [True] * (len(mask) - rows)
-=======
+
+
 @pytest.mark.parametrize("second", ["criterion: movement", "masking: latent"])
 def test_what_an_earlier_stage_pruned_does_not_come_back_from_latent_weights(second: str, mlp: nn.Module) -> None:
     """However large its score, or what somebody makes of the latent weight."""
@@ -134,4 +129,3 @@ stages:
     assert manager.finalize().targeted.sparsity == pytest.approx(0.6, abs=0.002)
     for name, zero in gone.items():
         assert not bool(mlp.get_parameter(name)[zero].any())
->>>>>>> wt-mutants
