@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,6 +16,21 @@ CRITERIA = ["magnitude", "movement", "soft-movement", "hard-concrete"]
 MICRO = 3
 
 
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its settings for the whole process: those of other tests must not be ours, nor ours theirs."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    reset()
+    yield
+    reset()
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_everything_inside_accumulate(mlp: nn.Module, criterion: str) -> None:
     from accelerate import Accelerator
