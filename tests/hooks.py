@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify import HookError, Manager, Recipe
+from sparsify import HookError, Manager, Recipe, StateError
 from sparsify.errors import ScoreError, SparsifyError
 
 STEPS = 6
@@ -214,7 +214,12 @@ class Loop:
         states, history, clean = self.saved[:-2], self.saved[-2], self.saved[-1]
         for part, state in zip((self.model, *self.optimizers), states[:-1], strict=True):
             part.load_state_dict(copy.deepcopy(state))
-        self.manager.load_state_dict(copy.deepcopy(states[-1]))
+        try:
+            self.manager.load_state_dict(copy.deepcopy(states[-1]))
+        except StateError:  # saved after somebody had written under masks: refused, in one sentence
+            assert not clean
+            self.saved, self.clean = None, False
+            return
         self.history, self.clean, self.ready, self.stepped = list(history), clean, None, False
         self.zero()
 
