@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsify.errors import HookError
-from sparsify.layers import Places, Weight
+from sparsify.layers import Places
 from sparsify.masking.store import MaskStore
 from sparsify.modifiers.contract import Run, Session
 from sparsify.optimizers import accumulating, parameters_of
@@ -30,9 +30,10 @@ class Loop:
         """Whether an update was broken off (Ctrl-C, out of memory), so that it must be made again before anything."""
         self.with_gradients: set[str] = set()
         """Modifiers that needed gradients, and have found some."""
-        self._trained = _trained(plan, session.optimizers)
         planned = [weight for modifier in plan.modifiers for weight in (*modifier.masked, *modifier.touches)]
         self._planned = list({id(weight.parameter): weight for weight in planned}.values())
+        held = {id(parameter) for parameter in parameters_of(session.optimizers)}
+        self._trained = [weight for weight in self._planned if id(weight.parameter) in held]
         self._places = Places(session.model, self._planned)
 
     def new_runs(self) -> list[Run]:
@@ -50,7 +51,6 @@ class Loop:
 
     def begin(self, batch: Any) -> None:
         """Begin a step, unless one is under way."""
-        self.transaction.expect("on_step_begin", "idle", "open", "ready")
         self._make_up()
         self._refuse_strays()
         self.refuse_replaced()
@@ -83,7 +83,6 @@ class Loop:
     def before(self) -> None:
         """Make everything ready for the optimizers."""
         transaction = self.transaction
-        transaction.expect("on_before_optimizer_step", "open", "ready")
         self._refuse_strays()
         self._refuse_autocast("on_before_optimizer_step")
         if accumulating(self.given):
@@ -131,7 +130,6 @@ class Loop:
     def end(self) -> None:
         """End the step: completed, skipped, or still open where nothing happened."""
         transaction = self.transaction
-        transaction.expect("on_step_end", "idle", "open", "ready")
         self._refuse_strays()
         self._refuse_autocast("on_step_end")
         if transaction.phase != "ready":
@@ -282,10 +280,3 @@ _SILENT = (
     f"needs the gradients of its weights, and found none in {PATIENCE} steps: call on_before_optimizer_step() after "
     "backward() and before they are set to None; an optimizer that steps within backward() cannot be served"
 )
-
-
-def _trained(plan: Plan, optimizers: Sequence[torch.optim.Optimizer]) -> list[Weight]:
-    """Return the weights of a plan that the optimizers train."""
-    held = {id(parameter) for parameter in parameters_of(optimizers)}
-    every = (weight for modifier in plan.modifiers for weight in (*modifier.masked, *modifier.touches))
-    return list({id(weight.parameter): weight for weight in every if id(weight.parameter) in held}.values())

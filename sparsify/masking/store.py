@@ -138,9 +138,7 @@ class MaskStore(Masks):
     def project(self, skip: Collection[str] = ()) -> None:
         """Write zeros into all weights that have no latent one, and show those that are latent and not in `skip`."""
         for masked in self:
-            for part in self._plain(masked):
-                project_(part.tensor, part.region(masked.near()))
-            masked.stale = False
+            masked.stale = True
         self.refresh(skip)
 
     @torch.no_grad()
