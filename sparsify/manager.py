@@ -50,6 +50,7 @@ class Manager:
         self._transaction = Transaction()
         self._attached: nn.Module | None = None
         self._masks = MaskStore()
+        self._snapshots: dict[str, Any] = {}
 
     @classmethod
     def from_recipe(cls, path_or_name: str | Path, **variables: Any) -> Manager:
@@ -64,16 +65,17 @@ class Manager:
         `apply` does it where it was not done: only a loop that loads a state into the model first needs it.
         """
         self._transaction.expect("attach", "new")
-        for stage in self.recipe.resolve().staged():
-            for modifier in stage.modifiers:
-                modifier.restructure(unwrap(model))
+        modifiers = dict(self.recipe.resolve().keyed())
+        self._snapshots = {key: modifier.snapshot(unwrap(model)) for key, modifier in modifiers.items()}
+        for modifier in modifiers.values():
+            modifier.restructure(unwrap(model))
         self._attached = unwrap(model)
         return self
 
     def again(self) -> Manager:
         """Return a new manager for another training of the same model: its structure is not changed twice."""
         other = Manager(self.recipe)
-        other._attached = self._attached
+        other._attached, other._snapshots = self._attached, self._snapshots
         return other
 
     def apply(
@@ -111,20 +113,36 @@ class Manager:
         check_optimizers(unwrap(model), optimizers)
         self._plan = replace(plan, notes=(*plan.notes, *untrained(plan, optimizers)))
         self._model, self._masks = unwrap(model), MaskStore()
-        session = Session(self._model, optimizers, self._masks, evaluate, bindings)
-        loop = self._loop = Loop(self._plan, session, given, self._transaction)
-        _take_over(self._model, plan)
-        self._transaction.attach(
-            optimizers, scaler, refuses_closures=loop.refuses_closures, repair=lambda: loop.show(ours=True)
+        transaction = self._transaction
+        session = Session(
+            self._model,
+            optimizers,
+            self._masks,
+            evaluate,
+            bindings,
+            snapshots=self._snapshots,
+            keep=transaction.keep,
+            step=lambda: transaction.clock.step,
+            scale=transaction.scale,
         )
         try:
+            loop = self._loop = Loop(self._plan, session, given, transaction)
+            _take_over(self._model, plan)
+            transaction.attach(
+                optimizers, scaler, refuses_closures=loop.refuses_closures, repair=lambda: loop.show(ours=True)
+            )
             loop.update(0)
         except BaseException:
-            self._transaction.detach("new")
+            transaction.detach("new")
             raise
-        self._transaction.keep(watch(self._model, loop))
+        transaction.keep(watch(self._model, loop))
         _APPLIED.setdefault(self._model, weakref.WeakSet()).add(self)
         return self
+
+    @property
+    def loss_modifiers(self) -> list[str]:
+        """The keys of the modifiers for which `on_loss` must be called."""
+        return [key for key, modifier in self.recipe.resolve().keyed() if modifier.changes_loss()]
 
     @property
     def _runs(self) -> list[Run]:
@@ -136,6 +154,13 @@ class Manager:
         if self._transaction.phase == "new":
             raise HookError("there is no plan before apply(); Plan.of(recipe, model, …) makes one without it")
         return self._plan
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that was given to `apply`, without wrappers such as DDP."""
+        if self._transaction.phase == "new":
+            raise HookError("there is no model before apply()")
+        return self._model
 
     @property
     def step(self) -> int:

@@ -18,11 +18,12 @@ SHOWN = 3
 
 def check_bindings(recipe: Recipe, bindings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the bindings, all declared and all required ones there. Raises PlanError."""
+    known = recipe.needs()
     for name in bindings:
-        if name not in recipe.bindings:
-            hint = did_you_mean(name, recipe.bindings) or " (the recipe declares no bindings)"
+        if name not in known:
+            hint = did_you_mean(name, known) or " (the recipe declares no bindings)"
             raise PlanError(f"apply() got an unknown binding {name!r}{hint}")
-    for name, binding in recipe.bindings.items():
+    for name, binding in known.items():
         if binding.required and bindings.get(name) is None:
             wanted = f" ({binding.description})" if binding.description else ""
             raise PlanError(f"the recipe needs {name!r}{wanted}: give it as apply(…, {name}=…)")

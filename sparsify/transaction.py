@@ -271,6 +271,11 @@ class Transaction:
         )
         self._unscaled = True
 
+    def scale(self) -> float:
+        """Return what the gradients of this step were multiplied by, if `apply` was given the scaler."""
+        scaler = self._scaler
+        return float(scaler.get_scale()) if scaler is not None and scaler.is_enabled() else 1.0
+
     # ------------------------------------------------------------------ hooks of the optimizers
 
     def _before_step(self, optimizer: Any, arguments: Any, options: Any) -> None:

@@ -4,6 +4,7 @@ on_init_end            structure, before any checkpoint is loaded; we come first
 on_train_begin         the folder is locked; apply; after a resume, our state from the same checkpoint
 on_step_begin          manager.on_step_begin
 (the Trainer clips)    manager.on_before_optimizer_step, then clipping, over masked gradients
+(each forward)         manager.on_loss, by a hook on the model, where the recipe distils
 on_optimizer_step      manager.on_step_end
 on_log                 sparsity and target beside the loss, for whatever logger the Trainer has
 on_save                our state, then the marker that makes the checkpoint whole
@@ -22,7 +23,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from sparsify import Density, HookError, Manager, PlanError, Recipe, StateError, checkpoint, lock
-from sparsify.integrations.transformers import best, checkpoints, states
+from sparsify.integrations.transformers import best, checkpoints, loss, states
 from sparsify.integrations.transformers.surroundings import Clipping, come_first, trainer_of, watch
 
 
@@ -67,6 +68,9 @@ class SparsifyCallback(TrainerCallback):
         self._used = False
         self._clipping: Clipping | None = None
         self._lock: lock.FolderLock | None = None
+        self._loss: Any = None
+        """The handle of the hook that gives losses to the manager."""
+
         self._masked = False
         """Whether the gradients of this step are masked already."""
 
@@ -83,7 +87,7 @@ class SparsifyCallback(TrainerCallback):
         if model is not self._model:
             self.manager.attach(model)
             self._model = model
-        if (trainer := trainer_of(self)) is not None:
+        if (trainer := trainer_of(self, args)) is not None:
             come_first(trainer, self)
             watch(trainer, self._break_off)
 
@@ -115,6 +119,8 @@ class SparsifyCallback(TrainerCallback):
         parts = self._resumed(args, state) if state.global_step else None
         self.run = states.agreed(self.run)
         self._reserve(args, state, resumed=parts is not None)
+        for key in self.manager.loss_modifiers:
+            loss.refuse(args, trainer_of(self, args), key)
         self.manager.apply(
             model,
             optimizer,
@@ -131,7 +137,9 @@ class SparsifyCallback(TrainerCallback):
             best.find_again(state, Path(args.output_dir), self.run)
         self._note_reached(state)
         self._forget_early_best(state)
-        if (trainer := trainer_of(self)) is not None:
+        if self.manager.loss_modifiers:
+            self._loss = loss.attach(self.manager.model, self.manager)
+        if (trainer := trainer_of(self, args)) is not None:
             watch(trainer, self._break_off)
             self._clipping = Clipping(trainer, self._clip)
 
@@ -237,7 +245,9 @@ class SparsifyCallback(TrainerCallback):
             self._clipping.end()
         if self._lock is not None:
             self._lock.release()
-        self._clipping = self._lock = None
+        if self._loss is not None:
+            self._loss.remove()
+        self._clipping = self._lock = self._loss = None
         self.manager.detach()
 
     def _note_reached(self, state: Any) -> None:

@@ -1,4 +1,4 @@
-"""The Trainer around our callback, which it hands to no callback: found on the stack, watched, and asked to clip later.
+"""The Trainer around our callback (it hands itself to none): found by its arguments, watched, and asked to clip later.
 
 `trainer.train` still is the Trainer's own, but tells us if an exception leaves it. `accelerator.clip_grad_norm_` masks
 the gradients before it clips them, in our trainings; in all others it is itself. `args.max_grad_norm` is never changed.
@@ -7,24 +7,32 @@ the gradients before it clips them, in our trainings; in all others it is itself
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 
-def trainer_of(callback: TrainerCallback) -> Any | None:
-    """Return the Trainer whose event `callback` is handling, read off the stack; None where there is none."""
-    frame = sys._getframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        callbacks = getattr(getattr(owner, "callback_handler", None), "callbacks", None)
-        if isinstance(callbacks, list) and any(other is callback for other in callbacks):
-            return owner
-        frame = frame.f_back
+def trainer_of(callback: TrainerCallback, args: Any) -> Any | None:
+    """Return the Trainer that has `callback` among its callbacks and `args` as its arguments; None where there is none.
+
+    A Trainer hands itself to no callback. It is found among the objects that hold its arguments.
+    """
+    for trainer in _holders(args):
+        if isinstance(trainer, Trainer) and any(other is callback for other in trainer.callback_handler.callbacks):
+            return trainer
     return None
+
+
+def _holders(value: Any) -> Iterator[Any]:
+    """Yield the objects of which `value` is an attribute, and others that hold it."""
+    for holder in gc.get_referrers(value):
+        if isinstance(holder, dict):  # the attributes of an object, where they have a dict of their own
+            yield from gc.get_referrers(holder)
+        else:
+            yield holder
 
 
 def come_first(trainer: Any, callback: TrainerCallback) -> None:

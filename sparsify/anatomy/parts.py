@@ -95,6 +95,11 @@ class Layer:
     others: tuple[tuple[str, Weight], ...]
     """(role, weight); the role is empty for weights that only belong to the layer."""
 
+    @property
+    def origin(self) -> int:
+        """Its place in the stack before any layer was dropped."""
+        return self.index
+
     def roles(self) -> Iterator[tuple[str, Weight]]:
         """Yield (role, weight) of everything in the layer that can be pruned."""
         for attention in self.attentions:

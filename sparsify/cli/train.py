@@ -73,6 +73,9 @@ def train(
         str | None, _text("--recipe", "RECIPE", "By path or name; without one, training is dense.")
     ] = None,
     sets: Sets = None,
+    teacher: Annotated[
+        str | None, _text("--teacher", "NAME_OR_DIR", "The trained model that a recipe with `distill` learns from.")
+    ] = None,
     epochs: Epochs = 3.0,
     batch_size: Annotated[int, _number("--batch-size", "Rows in a batch, on each device.")] = 32,
     accumulate: Annotated[int, _number("--accumulate", "Batches for one optimizer step.")] = 1,
@@ -163,6 +166,7 @@ def train(
         bf16=bf16,
         log_to=tuple(log_to or ()),
         keep_checkpoints=keep_checkpoints,
+        teacher=teacher,
     )
     console = out()
     try:

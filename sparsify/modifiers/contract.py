@@ -7,7 +7,7 @@ weight is read). With the model's weights it starts a `Run`, the only thing that
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -39,6 +39,21 @@ class Session:
 
     bindings: Mapping[str, Any] | None = None
     """The objects that the recipe declares and `apply` was given."""
+
+    snapshots: Mapping[str, Any] = field(default_factory=dict)
+    """What `Modifier.snapshot` has returned, by the key of the modifier."""
+
+    shared: dict[Any, Any] = field(default_factory=dict)
+    """What lives as long as the training, though runs are made anew when a state is loaded: a teacher."""
+
+    keep: Callable[[Any], None] = lambda handle: None
+    """Has the handle of a hook removed when the training is over."""
+
+    step: Callable[[], int] = lambda: 0
+    """Completed optimizer steps."""
+
+    scale: Callable[[], float] = lambda: 1.0
+    """What a GradScaler has multiplied the gradients of this step by."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +192,18 @@ class Modifier(Family):
     def findings(cls, found: Mapping[str, Any]) -> list[str]:
         """Return, in sentences, what the `report` of a run of this type says; nothing of another type's."""
         return []
+
+    def bindings(self) -> dict[str, str]:
+        """Return the objects that `apply` must be given for it: name, and what is expected."""
+        return {}
+
+    def changes_loss(self) -> bool:
+        """Whether its run needs `on_loss`."""
+        return False
+
+    def snapshot(self, model: nn.Module) -> Any:
+        """Return what it needs of the model as it is before anything changes; its runs find it in the session."""
+        return None
 
     def restructure(self, model: nn.Module) -> None:
         """Change what the model is made of, once, before it is planned, wrapped, or given a saved state."""

@@ -13,6 +13,8 @@ from sparsify.modifiers.plans import ModifierPlan, TensorPlan
 
 def rows(modifier: ModifierPlan) -> list[tuple[str, ...]]:
     """Return (tensor or block, shape or groups, target, expected non-zeros) as text, the sum last."""
+    if not modifier.tensors:
+        return []
     named = partial(_target, unknown=modifier.unknown)
     bundles = [list(tensors) for _, tensors in groupby(modifier.tensors, lambda tensor: tensor.bundle)]
     otherwise = "competes" if modifier.nonzeros is not None else "unknown"
@@ -33,7 +35,9 @@ def title(modifier: ModifierPlan) -> str:
     window = modifier.window
     facts = ", ".join(f"{key} {value}" for key, value in modifier.facts.items())
     when = f"step {window.begin}"
-    if window.end > window.begin:
+    if not modifier.tensors:
+        when = f"steps {window.begin} to {window.end}"
+    elif window.end > window.begin:
         when = f"steps {window.begin} to {window.end}, every {window.every} ({window.count()} updates)"
     return f"{modifier.key}: {facts}; {when}"
 
@@ -43,7 +47,7 @@ def text(headline: str, modifiers: Sequence[ModifierPlan], notes: Sequence[str])
     lines = [headline]
     for modifier in modifiers:
         table = rows(modifier)
-        widths = [max(len(row[column]) for row in table) for column in range(4)]
+        widths = [max((len(row[column]) for row in table), default=0) for column in range(4)]
         lines.append(title(modifier))
         lines += [
             "  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table
@@ -62,11 +66,15 @@ def tables(headline: str, modifiers: Sequence[ModifierPlan], notes: Sequence[str
 
     yield plain(headline, "bold")
     for modifier in modifiers:
+        lines = rows(modifier)
+        if not lines:
+            yield plain(title(modifier), "cyan")
+            continue
         table = Table(title=plain(title(modifier)), title_justify="left", title_style="cyan")
         table.add_column("tensor or block", overflow="fold")
         for column in ("shape or groups", "target", "expected non-zeros"):
             table.add_column(column, justify="right")
-        *body, total = rows(modifier)
+        *body, total = lines
         for row in body:
             table.add_row(*map(plain, row))
         table.add_section()

@@ -216,6 +216,21 @@ class Recipe(Spec):
         """Return the stages; top-level `modifiers` are one stage called `main`."""
         return self.stages or (Stage(name=ONLY_STAGE, modifiers=self.modifiers),)
 
+    def keyed(self) -> Iterator[tuple[str, Modifier]]:
+        """Yield every modifier with its key, `stage/name`, in order."""
+        for stage in self.staged():
+            for modifier, name in zip(stage.modifiers, stage.names(), strict=True):
+                yield f"{stage.name}/{name}", modifier
+
+    def needs(self) -> dict[str, Binding]:
+        """Return the objects that `apply` takes by name: those that the recipe declares, and those of its modifiers."""
+        needed = {
+            name: Binding(description=description)
+            for _, modifier in self.keyed()
+            for name, description in modifier.bindings().items()
+        }
+        return {**needed, **self.bindings}
+
     def canonical(self) -> str:
         """Return what the recipe *does* as canonical JSON: stages with every default written out.
 

@@ -9,12 +9,13 @@ from typing import Any
 from sparsify.criteria import Criterion
 from sparsify.durations import PATTERN
 from sparsify.modifiers import Modifier
+from sparsify.modifiers.distill.terms import Term
 from sparsify.patterns import Pattern
 from sparsify.recipe.about import About, Result
 from sparsify.recipe.recipe import Recipe, Stage
 from sparsify.recipe.schema import recipe_schema
 from sparsify.recipe.variables import Binding, Variable
-from sparsify.schedules import Curve, Ramp, Window
+from sparsify.schedules import Curve, Factor, Ramp, Window
 from sparsify.scopes import Scope
 from sparsify.spec import Family, Spec
 
@@ -28,9 +29,10 @@ writes this page). [The recipe language](recipes.md) tells how they go together.
 `${…}`. A **duration** is `500 steps`, `2.5 epochs`, `10%`, or a whole number of steps.
 """
 
-PLAIN: tuple[type[Spec], ...] = (Recipe, Stage, Ramp, Window, Variable, Binding, About, Result)
+PLAIN: tuple[type[Spec], ...] = (Recipe, Stage, Ramp, Window, Factor, Variable, Binding, About, Result)
 FAMILIES: tuple[tuple[str, type[Family]], ...] = (
     ("Modifiers", Modifier),
+    ("Terms", Term),
     ("Criteria", Criterion),
     ("Patterns", Pattern),
     ("Scopes", Scope),
@@ -114,7 +116,8 @@ def _one(form: Schema) -> str:
     if "$ref" in form:
         name = form["$ref"].rpartition("/")[2]
         title = next((title for title, family in FAMILIES if family.__name__ == name), name)
-        return f"[{name.lower()}](#{title.lower()})"
+        member = next((tag for tag, member in Term.members().items() if member.__name__ == name), None)
+        return f"[{member or name.lower()}](#{(member or title).lower()})"
     if "const" in form:
         return f"`{json.dumps(form['const'])}`"
     if "enum" in form:

@@ -44,6 +44,19 @@ class Level(Spec):
         return or_number(schema, handler, NUMBER)
 
 
+class Factor(Level):
+    """A number of 0 or more. A bare number is constant; `{from: x, to: y}` changes over the window."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_number(cls, data: Any) -> Any:
+        return {"from": data, "to": data} if is_number(data) else data
+
+    def label(self) -> str:
+        """Return it in a few words."""
+        return f"{self.to:g}" if self.from_ == self.to else f"{self.from_:g} to {self.to:g}"
+
+
 class Threshold(Level):
     """A threshold on σ(score): it rises to a value strictly between 0 and 1."""
 

@@ -36,6 +36,7 @@ from sparsify.train.model import freeze
 from sparsify.train.processes import refuse_several
 from sparsify.train.settings import Record, Settings
 from sparsify.train.task import Prepared, Task, prepare
+from sparsify.train.teacher import load_teacher, name_of_binding
 
 TASKS: dict[str, Task] = {task.name: task for task in (text.TASK, image.TASK)}
 LOGS = 200
@@ -85,6 +86,10 @@ def _run(
         prepared.notes.append(f"{frozen:,} parameters are frozen")
     per_epoch = prepared.steps(asked)
     total = math.ceil(asked.epochs * per_epoch)
+    binding = name_of_binding(recipe, asked.teacher)
+    bindings = {}
+    if binding is not None and asked.teacher is not None:
+        bindings[binding] = load_teacher(asked.teacher, asked.task, prepared.labels, prepared.processor)
     plan = Plan.of(recipe, prepared.model, total_steps=total, steps_per_epoch=per_epoch) if recipe else None
     described = {"name": recipe.name, "sha256": plan.recipe.sha256} if recipe and plan else None
     record = Record(before.run if before else new_run(), asked.to_dict(), described, prepared.data)
@@ -112,7 +117,11 @@ def _run(
             settings.write(directory, record)
             (directory / REPORT).unlink(missing_ok=True)
 
-    sparsifier = SparsifyCallback(recipe, run=record.run, allow_changed_recipe=allow_changed_recipe) if recipe else None
+    sparsifier = (
+        SparsifyCallback(recipe, bindings=bindings, run=record.run, allow_changed_recipe=allow_changed_recipe)
+        if recipe
+        else None
+    )
     return _train(asked, prepared, directory, arguments, console, sparsifier, Keeper(record.run, begun), checkpoint)
 
 

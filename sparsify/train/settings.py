@@ -42,6 +42,7 @@ class Settings:
     bf16: bool = False
     log_to: tuple[str, ...] = ()
     keep_checkpoints: bool = False
+    teacher: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON would give them back."""

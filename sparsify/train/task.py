@@ -64,6 +64,7 @@ class Prepared:
     evaluation: Any
     collate: Any
     processor: Any
+    labels: Labels
     notes: list[str]
     data: dict[str, Any]
     """Rows and classes, for the record."""
@@ -97,6 +98,7 @@ def prepare(task: Task, settings: Settings) -> Prepared:
         evaluation=encoded.evaluation,
         collate=encoded.collate,
         processor=encoded.processor,
+        labels=labels,
         notes=[*_described(train, evaluation, labels), *notes],
         data={
             "train_rows": len(train.classes),

@@ -56,6 +56,11 @@ KINDS = {
     "lock": Kind(f"type: prune, {ON}, criterion: existing, window: {{once}}", prunes=False, first=False),
     "fill": Kind("type: fill, begin: {at}", prunes=False, first=False),
     "penalty": Kind(f"type: penalty, {ON}, norm: l2, strength: 0.1, window: {{window}}", prunes=False, first=False),
+    "distill": Kind(
+        "type: distill, teacher: self, logits: {{}}, hidden: {{loss: squarehead}}, begin: {at}",
+        prunes=False,
+        first=False,
+    ),
 }
 FIRSTS = [name for name, kind in KINDS.items() if kind.first]
 
@@ -101,7 +106,8 @@ class Training:
         while self.manager.step < until:
             self.manager.on_step_begin()
             self.optimizer.zero_grad()
-            output_of(self.model, self.inputs).square().mean().backward()
+            outputs = self.model(**self.inputs)
+            self.manager.on_loss(first_of(outputs).square().mean(), outputs, self.inputs).backward()
             self.manager.on_before_optimizer_step()
             self.optimizer.step()
             self.manager.on_step_end()
@@ -121,8 +127,8 @@ class Training:
         return self
 
 
-def output_of(model: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-    return next(iter(model(**inputs).values()))  # type: ignore[no-any-return]
+def first_of(outputs: Any) -> torch.Tensor:
+    return next(iter(outputs.values()))  # type: ignore[no-any-return]
 
 
 def matrices(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

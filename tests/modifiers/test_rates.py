@@ -11,7 +11,7 @@ from torch import nn
 from sparsify import Manager
 from sparsify.modifiers.prune.gated import GatedRun
 from sparsify.modifiers.prune.learned import LearnedRun
-from sparsify.modifiers.prune.rates import Rate
+from sparsify.modifiers.rate import Rate
 from tests.learning import CRITERIA, run_of, start
 from tests.loop import STEPS, WEIGHTS, loss_of, recipe, train
 

@@ -12,8 +12,9 @@ from sparsify.criteria.learned import Learned
 from sparsify.masking.learned import Scores
 from sparsify.modifiers.contract import Session
 from sparsify.modifiers.prune.plan import PrunePlan
-from sparsify.modifiers.prune.rates import Rate, rates
+from sparsify.modifiers.prune.rates import rates
 from sparsify.modifiers.prune.run import PruneRun
+from sparsify.modifiers.rate import Rate
 from sparsify.optimizers import check_moments, minimising, moments, restore_moments
 from sparsify.state_reader import StateReader
 

@@ -12,7 +12,7 @@ from sparsify.criteria.learned import Gated
 from sparsify.masking.learned import Scores, mean_square
 from sparsify.modifiers.prune.controller import REACTION, STRIDE, Controller
 from sparsify.modifiers.prune.plan import PrunePlan
-from sparsify.modifiers.prune.rates import Rate
+from sparsify.modifiers.rate import Rate
 from sparsify.scopes.base import Arena
 from sparsify.state_reader import StateReader
 

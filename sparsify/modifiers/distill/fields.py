@@ -1,0 +1,88 @@
+"""The fields of `distill`, and what must hold among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sparsify.durations import Duration, PositiveDuration
+from sparsify.modifiers.contract import Modifier
+from sparsify.modifiers.distill.terms import AttentionTerm, HiddenTerm, LogitsTerm, Term
+from sparsify.schedules import Factor
+from sparsify.schedules.window import backwards
+from sparsify.spec import fail_at
+
+SELF = "self"
+"""The teacher that is the model itself, as it is before anything is changed."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+DistillTerm = LogitsTerm | HiddenTerm | AttentionTerm
+
+
+@dataclass(frozen=True)
+class NamedTerm:
+    """A term, the name that its values have in reports, and where it stands in the recipe."""
+
+    name: str
+    path: tuple[str | int, ...]
+    term: DistillTerm
+
+
+class DistillFields(Modifier):
+    """What a recipe writes."""
+
+    teacher: Name = "teacher"
+    """The binding that holds the teacher: a module, a folder, or the name of a model, given to `apply(teacher=…)` or
+    `--teacher`. `self` is the model itself, as it is before anything is changed."""
+
+    logits: LogitsTerm | None = None
+    """Distil the outputs."""
+
+    hidden: HiddenTerm | None = None
+    """Distil what comes out of layers."""
+
+    attention: AttentionTerm | None = None
+    """Distil attention probabilities."""
+
+    terms: Annotated[tuple[Term, ...], Field(strict=False)] = ()
+    """More terms, each with its `type`, where one kind occurs twice."""
+
+    hardness: Factor | None = None
+    """h: the loss is (1 − h) · task + h · distillation. Left out: task + distillation."""
+
+    begin: Duration = Field(default=Duration(0), json_schema_extra={"default": "0 steps"})
+    """When it begins, counted from the beginning of the stage."""
+
+    end: PositiveDuration | None = None
+    """When it ends; by default with the stage."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if not self.named():
+            message = "nothing to distil: write `logits: {}`, `hidden: {}`, `attention: {}`, or a list of `terms`"
+            raise fail_at("Distill", (), message, None)
+        if self.hardness is not None:
+            for key, value in (("from", self.hardness.from_), ("to", self.hardness.to)):
+                if value > 1:
+                    raise fail_at("Distill", ("hardness", key), f"hardness lies between 0 and 1, got {value:g}", value)
+        for key, message in backwards(self.begin, self.end):
+            raise fail_at("Distill", (key,), message, None)
+        return self
+
+    def named(self) -> list[NamedTerm]:
+        """Return all terms, in order, each with a name of its own."""
+        found: list[NamedTerm] = []
+        places: list[tuple[tuple[str | int, ...], DistillTerm | None]] = [
+            (("logits",), self.logits),
+            (("hidden",), self.hidden),
+            (("attention",), self.attention),
+            *((("terms", index), cast(DistillTerm, term)) for index, term in enumerate(self.terms)),
+        ]
+        for path, term in places:
+            if term is not None:
+                number = 1 + sum(each.term.type == term.type for each in found)
+                found.append(NamedTerm(term.type if number == 1 else f"{term.type}-{number}", path, term))
+        return found

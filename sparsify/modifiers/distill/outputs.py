@@ -1,0 +1,84 @@
+"""The logits among what a model returns, and how far the student's are from the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsify.errors import HookError
+from sparsify.modifiers.distill import losses
+from sparsify.modifiers.distill.positions import attended, labelled, mean_over
+from sparsify.modifiers.distill.terms import LogitsTerm
+
+SPANS = ("start_logits", "end_logits")
+"""The two heads of question answering: each is a distribution over positions."""
+
+
+def logits_of(outputs: Any) -> dict[str, Tensor]:
+    """Return the logits by name; those of question answering are two. Raises HookError where there are none.
+
+    `outputs` is a mapping with `logits` (or `start_logits` and `end_logits`), a tensor, or a tuple, of which the first
+    tensor with two dimensions or more counts.
+    """
+    if isinstance(outputs, Tensor):
+        return {"logits": outputs}
+    if isinstance(outputs, Mapping):
+        for names in (("logits",), SPANS):
+            found = {name: outputs[name] for name in names if isinstance(outputs.get(name), Tensor)}
+            if len(found) == len(names):
+                return found
+        raise HookError(f"no logits among the outputs of the model, which are {', '.join(map(str, outputs))}")
+    if isinstance(outputs, (tuple, list)):
+        tensors = [part for part in outputs if isinstance(part, Tensor) and part.dim() >= 2]
+        if tensors:
+            return {"logits": tensors[0]}
+    raise HookError(f"no logits among the outputs of the model, a {type(outputs).__name__}")
+
+
+def logits_loss(term: LogitsTerm, student: Any, teacher: Any, inputs: Mapping[str, Any], *, shifted: bool) -> Tensor:
+    """Return how far the student's logits are from the teacher's: the mean over valid positions, float32.
+
+    `[batch, classes]`: one position a row; `[batch, positions, classes]`: padding and labels of −100 are left out;
+    start and end logits `[batch, positions]`: distributions over the positions that are not padding, their mean.
+    Raises HookError for logits of other shapes.
+    """
+    mine, theirs = logits_of(student), logits_of(teacher)
+    if mine.keys() != theirs.keys():
+        raise HookError(f"the model returns {', '.join(mine)}, the teacher {', '.join(theirs)}")
+    parts = [_one(term, name, mine[name], theirs[name], inputs, shifted) for name in mine]
+    return torch.stack(parts).mean()
+
+
+def _one(
+    term: LogitsTerm, name: str, student: Tensor, teacher: Tensor, inputs: Mapping[str, Any], shifted: bool
+) -> Tensor:
+    if student.shape != teacher.shape:
+        raise HookError(f"the model's {name} are {list(student.shape)}, the teacher's {list(teacher.shape)}")
+    if student.dim() not in (2, 3):
+        raise HookError(
+            f"{name} of shape {list(student.shape)} cannot be distilled; expected [batch, classes] or "
+            "[batch, positions, classes]"
+        )
+    valid = None
+    if name in SPANS:
+        real = attended(inputs, student.shape)
+        if real is not None:
+            student, teacher = (logits.float().masked_fill(~real, -torch.inf) for logits in (student, teacher))
+    else:
+        places = student.shape[:-1]
+        valid = labelled(inputs.get("labels"), places, shifted=shifted)
+        if valid is None and student.dim() == 3:
+            decoder = "decoder_input_ids" in inputs or "decoder_attention_mask" in inputs
+            valid = attended(inputs, places, decoder=decoder)
+    return mean_over(_each(term, student, teacher), valid)
+
+
+def _each(term: LogitsTerm, student: Tensor, teacher: Tensor) -> Tensor:
+    if term.loss == "kl":
+        return losses.kl(student, teacher, term.temperature)
+    if term.loss == "jsd":
+        return losses.jsd(student, teacher, term.temperature, 0.5 if term.beta is None else term.beta)
+    return losses.mse(student, teacher) if term.loss == "mse" else losses.cosine(student, teacher)

@@ -1,0 +1,130 @@
+"""The teacher: where it comes from, whether it fits the student, and what it makes of a batch."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsify.bits import fingerprint
+from sparsify.errors import PlanError
+from sparsify.layers import unwrap
+from sparsify.modifiers.distill.recorder import Arguments, Recorder, Seen
+from sparsify.pretrained import load
+
+UNSEEN = ("num_items_in_batch", "start_positions", "end_positions", "next_sentence_label", "output_router_logits")
+"""What the student is given to make a loss of, and a teacher does without."""
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """Return a copy of a model for evaluation, with its weights of now. Raises PlanError for what cannot be copied."""
+    try:
+        other = copy.deepcopy(unwrap(model))
+    except Exception as error:  # whatever a module holds
+        raise PlanError(f"the model cannot be copied, to be its own teacher: {error}") from None
+    return other.requires_grad_(False).eval()
+
+
+def resolve(given: Any, name: str) -> nn.Module:
+    """Return the module that a binding stands for: itself, or loaded from a folder or by name. Raises PlanError."""
+    if isinstance(given, nn.Module):
+        return unwrap(given)
+    if isinstance(given, (str, PathLike)):
+        return load(str(given)).requires_grad_(False)
+    raise PlanError(f"{name} must be a module, a folder, or the name of a model, got a {type(given).__name__}")
+
+
+def check_fits(teacher: nn.Module, student: nn.Module, name: str) -> None:
+    """Raise PlanError for a teacher that is the student itself, or that reads or says something else."""
+    mine = {id(parameter) for parameter in student.parameters()}
+    if teacher is student or any(id(parameter) in mine for parameter in teacher.parameters()):
+        raise PlanError(f"{name} shares weights with the model that is trained; write `teacher: self` for a copy of it")
+    own: Any = getattr(student, "config", None)
+    other: Any = getattr(teacher, "config", None)
+    for key, what in (("vocab_size", "reads other tokens"), ("image_size", "reads images of another size")):
+        one, two = getattr(own, key, None), getattr(other, key, None)
+        if isinstance(one, int) and isinstance(two, int) and one != two:
+            raise PlanError(f"{name} {what} than the model ({key} {two}, not {one}): both see the same inputs")
+    if not _is_classifier(student):
+        return
+    labels = [_labels(config) for config in (own, other)]
+    if None not in labels and labels[0] != labels[1]:
+        raise PlanError(
+            f"{name} has the labels {labels[1]}, the model {labels[0]}: they must be the same, in this order"
+        )
+
+
+def _is_classifier(model: nn.Module) -> bool:
+    return type(model).__name__.endswith("Classification")
+
+
+def _labels(config: Any) -> list[str] | None:
+    named = getattr(config, "id2label", None)
+    return [str(named[key]) for key in sorted(named)] if isinstance(named, Mapping) else None
+
+
+def checksum_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return a hash of tensors by name, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        floating = tensor if tensor.is_floating_point() else tensor.double()
+        digest.update(f"{name} {tuple(tensor.shape)} {fingerprint(floating)}\n".encode())
+    return digest.hexdigest()
+
+
+class Teacher:
+    """A model that is asked, and never trained. It is part of no optimizer, and of no module of the user's."""
+
+    def __init__(self, model: nn.Module, recorder: Recorder, student: nn.Module) -> None:
+        self.model, self.recorder = model, recorder
+        device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
+        model.to(device)
+        model.eval()
+        self.checksum = checksum_of_tensors(self.weights())
+        self._names = _accepted(model)
+        self._student = inspect.signature(student.forward)
+        self._keeps_labels = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return parameters and buffers by name, each once."""
+        named = [*self.model.named_parameters(), *self.model.named_buffers()]
+        return {name: tensor.detach() for name, tensor in named}
+
+    @torch.no_grad()
+    def restore(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Take up weights that were checked."""
+        for name, tensor in self.weights().items():
+            tensor.copy_(weights[name])
+        self.checksum = checksum_of_tensors(self.weights())
+
+    @torch.no_grad()
+    def ask(self, arguments: Arguments) -> Seen:
+        """Return what the teacher makes of the arguments of the student's forward."""
+        if self.model.training:  # somebody has called train() on it
+            self.model.eval()
+        positional, named = self._fitting(arguments)
+        self.recorder.clear()
+        self.model(*positional, **named)
+        return self.recorder.take()
+
+    def _fitting(self, arguments: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        positional, named = arguments
+        if self._names is None:
+            return positional, named
+        bound = self._student.bind_partial(*positional)
+        whole = {**bound.arguments, **named} if positional else named
+        unseen = UNSEEN if self._keeps_labels else (*UNSEEN, "labels")
+        return (), {key: value for key, value in whole.items() if key in self._names and key not in unseen}
+
+
+def _accepted(model: nn.Module) -> set[str] | None:
+    """Return the names of what a model of transformers takes; None for other modules, which are given everything."""
+    if getattr(model, "config", None) is None or not hasattr(model, "config_class"):
+        return None
+    return set(inspect.signature(model.forward).parameters)

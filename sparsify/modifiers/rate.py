@@ -1,0 +1,32 @@
+"""A learning rate of our own follows one of the user's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(eq=False)
+class Rate:
+    """The learning rate of one parameter group of the user's."""
+
+    optimizer: torch.optim.Optimizer
+    group: int
+    """Its index."""
+
+    initial: float = 0.0
+    """At the beginning of its schedule."""
+
+    factor: float = 1.0
+    """Its value in the step that is under way ÷ `initial`; 1 where nothing is followed, or it started at 0."""
+
+    def begin(self) -> None:
+        """Note where the schedule begins."""
+        group = self.optimizer.param_groups[self.group]
+        self.initial = float(group.get("initial_lr", group["lr"]))
+
+    def read(self, *, follow: bool) -> None:
+        """Take over the value of the step that is under way."""
+        now = float(self.optimizer.param_groups[self.group]["lr"])
+        self.factor = now / self.initial if follow and self.initial > 0 else 1.0
