@@ -14,7 +14,13 @@ class Track:
 
     window: StepWindow
     points: tuple[tuple[int, float], ...] = ()
-    """Empty where the sparsity depends on the weights, as with a lock."""
+    """Empty where the sparsity depends on the weights, as with a lock, or where there is none."""
+
+    words: str = "the zeros that are there"
+    """What it does, where there are no points."""
+
+    lasts: bool = True
+    """Whether it goes on acting after its window."""
 
     def at(self, step: float) -> float | None:
         """Return the sparsity after `step` steps; None before the first update."""

@@ -70,7 +70,7 @@ def in_text(found: Timeline, width: int = 60) -> list[str]:
     lines = []
     for name, track in found.tracks:
         bars = "".join(_bar(track, (column + 0.5) * found.total / width) for column in range(width))
-        last = f" {track.points[-1][1]:.0%}" if track.points else " (the zeros that are there)"
+        last = f" {track.points[-1][1]:.0%}" if track.points else f" ({track.words})"
         lines.append(f"{name:<{longest}} |{bars}|{last}")
     quarters = [f"{quarter * 25}%" for quarter in range(5)]
     axis = "".join(f"{label:<{width // 4}}" for label in quarters)
@@ -83,7 +83,8 @@ def in_text(found: Timeline, width: int = 60) -> list[str]:
 
 def _bar(track: Track, step: float) -> str:
     if not track.points:
-        return "·" if step < track.window.begin else "─"
+        over = not track.lasts and step >= track.window.end
+        return "·" if step < track.window.begin or over else "─"
     value = track.at(step)
     return "·" if value is None else BARS[min(round(value * (len(BARS) - 1)), len(BARS) - 1)]
 
@@ -104,7 +105,9 @@ def draw(found: Timeline, title: str) -> bytes:
                 values = [value for _, value in track.points] + [track.points[-1][1]]
                 axes.step(steps, values, where="post", color=colour, label=name)
             else:
-                axes.axvline(100 * window.begin / found.total, color=colour, linestyle=":", label=f"{name} (lock)")
+                axes.axvline(
+                    100 * window.begin / found.total, color=colour, linestyle=":", label=f"{name} ({track.words})"
+                )
         for name, begin in found.stages[:MOST_DRAWN] if len(found.stages) > 1 else ():
             axes.axvline(100 * begin / found.total, color=GREY, linewidth=0.8)
             axes.text(100 * begin / found.total + 0.5, 1.02, name, color=GREY, fontsize=9)

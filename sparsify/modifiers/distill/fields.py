@@ -11,8 +11,10 @@ from typing_extensions import Self
 from sparsify.durations import Duration, PositiveDuration
 from sparsify.modifiers.contract import Modifier
 from sparsify.modifiers.distill.terms import AttentionTerm, HiddenTerm, LogitsTerm, Term
-from sparsify.schedules import Factor
-from sparsify.schedules.window import backwards
+from sparsify.modifiers.span import Span
+from sparsify.modifiers.track import Track
+from sparsify.schedules import Factor, Window
+from sparsify.schedules.window import StepWindow, backwards
 from sparsify.spec import fail_at
 
 SELF = "self"
@@ -71,6 +73,16 @@ class DistillFields(Modifier):
         for key, message in backwards(self.begin, self.end):
             raise fail_at("Distill", (key,), message, None)
         return self
+
+    def durations(self) -> list[Duration]:
+        return [self.begin, *([self.end] if self.end is not None else [])]
+
+    def window(self, span: Span) -> StepWindow:
+        """Return when it acts. Raises ClockError."""
+        return span.window(Window(begin=self.begin, end=self.end))
+
+    def track(self, span: Span, most: int) -> Track | None:
+        return Track(self.window(span), words="distils", lasts=False)
 
     def named(self) -> list[NamedTerm]:
         """Return all terms, in order, each with a name of its own."""

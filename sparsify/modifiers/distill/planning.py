@@ -15,7 +15,6 @@ from sparsify.modifiers.distill.plan import DistillPlan
 from sparsify.modifiers.distill.recorder import without_maps
 from sparsify.modifiers.distill.terms import AttentionTerm, LayerTerm, LogitsTerm
 from sparsify.modifiers.span import ClockError
-from sparsify.schedules import Window
 
 
 def plan_of(spec: DistillFields, context: PlanContext) -> DistillPlan | None:
@@ -23,7 +22,7 @@ def plan_of(spec: DistillFields, context: PlanContext) -> DistillPlan | None:
     for path, message in _problems(spec, context):
         context.problem(message, *path)
     try:
-        window = context.span.window(Window(begin=spec.begin, end=spec.end))
+        window = spec.window(context.span)
     except ClockError as error:
         context.problem(str(error), *([error.key] if error.key in ("begin", "end") else []))
         return None

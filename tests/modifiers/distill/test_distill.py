@@ -583,3 +583,10 @@ def test_the_plan_shows_it() -> None:
     )
     assert "main/distill: teacher teacher, logits kl at temperature 2, weight 1, hidden mse, weight 0.5" in text
     assert "hardness 0.9; steps 0 to 4" in text
+
+
+def test_the_timeline_shows_when() -> None:
+    from sparsify.report.timeline import in_text, timeline
+
+    (line, *_) = in_text(timeline(recipe("logits: {}, begin: 25%, end: 50%"), total=100), width=8)
+    assert line == "distill |··──····| (distils)"
