@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,8 @@ from torch import Tensor, nn
 from sparsify.density import Density, measure
 from sparsify.errors import HookError, StateError
 from sparsify.guard import watch
-from sparsify.layers import Named, unwrap
+from sparsify.layers import unwrap
 from sparsify.loop import Loop
-from sparsify.masking.project import project_
 from sparsify.masking.store import MaskStore
 from sparsify.modifiers.contract import Run, Session
 from sparsify.optimizers import clip_, innermost, several
@@ -36,7 +36,8 @@ from sparsify.preflight import check_bindings, check_optimizers, check_weights, 
 from sparsify.recipe import Recipe
 from sparsify.state import read_state, state_of
 from sparsify.target import sparsity_wanted
-from sparsify.transaction import Transaction
+from sparsify.transaction import AT_WORK, Transaction
+from sparsify.viewing import project_into, sparse_copy
 
 _APPLIED: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[Manager]] = weakref.WeakKeyDictionary()
 """The managers that are at work on each model."""
@@ -291,10 +292,19 @@ class Manager:
 
         For a training that broke off and is not continued with this manager. Calling it again does nothing.
         """
-        if self._transaction.phase in ("idle", "open", "ready"):
+        if self._transaction.phase in AT_WORK:
             self._loop.detach()
 
-    @torch.no_grad()
+    def sparse_copy(self) -> AbstractContextManager[None]:
+        """Within it the model is the sparse one that it is about to become, where a method trains dense weights.
+
+        Those methods (`masking: admm`) keep a sparse copy until their window ends; evaluate it, and save it, in here.
+        Afterwards the dense weights are back, bit by bit. Elsewhere the model is sparse anyway, and nothing happens.
+        Raises HookError within a step that is about to be made.
+        """
+        self._transaction.expect("sparse_copy", "idle", "open", "final", "detached")
+        return sparse_copy(self._transaction, self._runs if self._transaction.phase in AT_WORK else [])
+
     def project(self, model: nn.Module) -> None:
         """Write the masks in force into another model of the same names, such as an average of weights.
 
@@ -303,14 +313,7 @@ class Manager:
         self._transaction.expect("project", "idle", "open", "final", "detached")
         if not isinstance(model, nn.Module):
             raise StateError(f"project() takes a model, got {type(model).__name__}")
-        named = Named(model)
-        found = [(masked, named.get(masked.weight).detach()) for masked in self._masks]
-        for masked, tensor in found:
-            if tensor.shape != masked.mask.shape:
-                name, shapes = masked.weight.parameter_name, (list(tensor.shape), list(masked.mask.shape))
-                raise StateError(f"{name} is {shapes[0]} in the model given to project(), its mask {shapes[1]}")
-        for masked, tensor in found:
-            project_(tensor, masked.mask.to(tensor.device))
+        project_into(model, self._masks)
 
     # ------------------------------------------------------------------ state
 
@@ -362,7 +365,7 @@ def _take_over(model: nn.Module, plan: Plan) -> None:
     """Detach managers that were left at work on the same weights; end the broken-off steps of others."""
     ours = {id(weight.parameter) for modifier in plan.modifiers for weight in (*modifier.masked, *modifier.touches)}
     for other in list(_APPLIED.get(model, ())):
-        if other._transaction.phase not in ("idle", "open", "ready"):
+        if other._transaction.phase not in AT_WORK:
             continue
         theirs = {id(weight.parameter) for modifier in other._plan.modifiers for weight in modifier.masked}
         if ours & theirs:

@@ -21,16 +21,20 @@ from torch import Tensor
 from sparsify.errors import HookError
 from sparsify.optimizers import parameters_of
 
-Phase = Literal["new", "idle", "open", "ready", "final", "detached"]
+Phase = Literal["new", "idle", "open", "ready", "shown", "final", "detached"]
 
 PATIENCE = 8
 """Transactions in a row without a step of our optimizers, though gradients were finite, before it is an error."""
+
+AT_WORK: tuple[Phase, ...] = ("idle", "open", "ready")
+"""Between `apply` and the end."""
 
 _WHERE: dict[Phase, str] = {
     "new": "before apply()",
     "idle": "outside a step: call on_step_begin() first",
     "open": "before on_before_optimizer_step()",
     "ready": "between on_before_optimizer_step() and on_step_end()",
+    "shown": "within sparse_copy(): leave it first",
     "final": "after finalize()",
     "detached": "after detach(), or after another manager was applied to the same weights",
 }

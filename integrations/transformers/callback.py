@@ -24,7 +24,7 @@ from transformers import TrainerCallback
 
 from sparsify import Density, HookError, Manager, PlanError, Recipe, StateError, checkpoint, lock
 from sparsify.integrations.transformers import best, checkpoints, loss, states
-from sparsify.integrations.transformers.surroundings import Clipping, come_first, trainer_of, watch
+from sparsify.integrations.transformers.surroundings import Clipping, Within, come_first, trainer_of, watch
 
 
 class SparsifyCallback(TrainerCallback):
@@ -67,6 +67,7 @@ class SparsifyCallback(TrainerCallback):
         self._model: Any = None
         self._used = False
         self._clipping: Clipping | None = None
+        self._evaluating: Within | None = None
         self._lock: lock.FolderLock | None = None
         self._loss: Any = None
         """The handle of the hook that gives losses to the manager."""
@@ -142,6 +143,7 @@ class SparsifyCallback(TrainerCallback):
         if (trainer := trainer_of(self, args)) is not None:
             watch(trainer, self._break_off)
             self._clipping = Clipping(trainer, self._clip)
+            self._evaluating = Within(trainer, "evaluate", self.manager.sparse_copy)
 
     def _resumed(self, args: Any, state: Any) -> dict[str, Any]:
         """Return our part of the checkpoint that the Trainer has resumed from; take over the name of its run."""
@@ -241,13 +243,14 @@ class SparsifyCallback(TrainerCallback):
 
     def _break_off(self) -> None:
         """Give back what the training had: the model under its masks, the Trainer's clipping, the folder."""
-        if self._clipping is not None:
-            self._clipping.end()
+        for stand_in in (self._clipping, self._evaluating):
+            if stand_in is not None:
+                stand_in.end()
         if self._lock is not None:
             self._lock.release()
         if self._loss is not None:
             self._loss.remove()
-        self._clipping = self._lock = self._loss = None
+        self._clipping = self._evaluating = self._lock = self._loss = None
         self.manager.detach()
 
     def _note_reached(self, state: Any) -> None:

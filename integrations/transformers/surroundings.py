@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor
@@ -79,6 +80,30 @@ def _is_watched(trainer: Any, name: str, broken_off: Callable[[], None]) -> bool
             return True
         now = now.before
     return False
+
+
+class Within:
+    """Stands for a method of a Trainer, which runs within a context of ours while a training lasts."""
+
+    def __init__(self, trainer: Any, name: str, context: Callable[[], AbstractContextManager[None]]) -> None:
+        self.trainer, self.name, self.context = trainer, name, context
+        self.before: Callable[..., Any] | None = trainer.__dict__.get(name)
+        functools.update_wrapper(self, getattr(trainer, name))
+        setattr(trainer, name, self)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        with self.context():
+            if self.before is not None:
+                return self.before(*arguments, **options)
+            return getattr(type(self.trainer), self.name)(self.trainer, *arguments, **options)
+
+    def end(self) -> None:
+        """Give the Trainer its own back. Again: nothing."""
+        if self.trainer.__dict__.get(self.name) is self:
+            if self.before is None:
+                delattr(self.trainer, self.name)
+            else:
+                setattr(self.trainer, self.name, self.before)
 
 
 class Clipping:

@@ -138,6 +138,10 @@ class Run:
         """Return the step of the last update that the sparsity depends on."""
         return 0
 
+    def sparse_copy(self) -> Iterator[tuple[Weight, Tensor]]:
+        """Yield what weights that are dense by intent are about to become; nothing where the model is sparse."""
+        yield from ()
+
     # ------------------------------------------------------------------ what was asked for, what was found
 
     def wanted(self, step: int) -> Iterator[Wanted]:
@@ -182,7 +186,7 @@ class Modifier(Family):
         return []
 
     def track(self, span: Span, most: int) -> Track | None:
-        """Return its sparsity over a stage, with at most `most` points; None where it makes none.
+        """Return when it acts in a stage, and its sparsity in at most `most` points; None where nothing is to be shown.
 
         Raises ClockError for a window that does not fit into the stage.
         """

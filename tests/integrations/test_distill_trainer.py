@@ -36,7 +36,7 @@ class Rows(torch.utils.data.Dataset):
 
 def trainer(folder: Path, *callbacks: Any, kind: type[Trainer] = Trainer, model: Any = None, **more: Any) -> Trainer:
     options: dict[str, Any] = {"gradient_accumulation_steps": 2, "max_grad_norm": 0.0, "save_strategy": "no"}
-    passed = {key: more.pop(key) for key in ("compute_loss_func",) if key in more}
+    passed = {key: more.pop(key) for key in ("compute_loss_func", "eval_dataset") if key in more}
     args = TrainingArguments(
         str(folder),
         per_device_train_batch_size=4,

@@ -52,6 +52,7 @@ KINDS = {
     ),
     "soft movement": Kind(f"type: prune, {ON}, criterion: soft-movement, {RAMP}"),
     "hard concrete": Kind(f"type: prune, {ON}, criterion: hard-concrete, {RAMP}"),
+    "admm": Kind(f"type: prune, {ON}, masking: admm, {RAMP}"),
     "one shot": Kind(f"type: prune, {ON}, sparsity: {{{{to: {{to}}, curve: one-shot}}}}, window: {{once}}"),
     "lock": Kind(f"type: prune, {ON}, criterion: existing, window: {{once}}", prunes=False, first=False),
     "fill": Kind("type: fill, begin: {at}", prunes=False, first=False),

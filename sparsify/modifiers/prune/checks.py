@@ -20,6 +20,7 @@ def conflicts(prune: PruneFields) -> Iterator[Conflict]:
     yield from _amount(prune)
     yield from _limits(prune)
     yield from _axes(prune)
+    yield from _admm(prune)
     yield from _gates(prune)
 
 
@@ -53,20 +54,34 @@ def _axes(prune: PruneFields) -> Iterator[Conflict]:
         )
     if scope.by_row and not pattern.by_row:
         yield "scope", f"the scope {scope.type!r} ranks what is inside a row; a {pattern.type} is not"
-    if criterion.learned and prune.masking == "project":
+    if criterion.learned and prune.masking in ("project", "admm"):
         yield "masking", f"the scores of {criterion.type!r} need latent weights to learn from: leave `masking` out"
-    if criterion.keeps_zeros and prune.masking == "latent":
+    if criterion.keeps_zeros and prune.masking in ("latent", "admm"):
         yield (
             "masking",
             f"the criterion {criterion.type!r} keeps its mask: nothing could come back; leave `masking` out",
         )
 
 
+def _admm(prune: PruneFields) -> Iterator[Conflict]:
+    """What `masking: admm` asks for."""
+    if not prune.dense:
+        return
+    if prune.criterion.type != "magnitude":
+        yield "criterion", f"admm ranks weights by their magnitude, not by {prune.criterion.type!r}: leave it out"
+    if prune.penalty is not None and prune.penalty.to is None:
+        yield "penalty", "admm has a λ of its own: write `penalty: 0.01`, or leave it out"
+    if prune.penalty is not None and prune.penalty.roles:
+        yield "penalty", "the λ of admm is the same for all roles: leave `roles` out"
+    if prune.sparsity is not None and prune.sparsity.curve.once:
+        yield "sparsity", f"admm needs time: the curve {prune.sparsity.curve.type!r} leaves it none"
+
+
 def _gates(prune: PruneFields) -> Iterator[Conflict]:
     """What only criteria with gates take, and what they do not."""
     criterion = prune.criterion
     if not isinstance(criterion, Gated):
-        for key in ("threshold", "penalty", "finish"):
+        for key in ("threshold", "finish", *(() if prune.dense else ("penalty",))):
             if getattr(prune, key) is not None:
                 yield key, f"the criterion {criterion.type!r} has no gates: it takes no `{key}`"
         return

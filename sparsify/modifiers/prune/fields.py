@@ -34,15 +34,17 @@ class PruneFields(Targeted):
     window: Window = Window()
     """When."""
 
-    masking: Literal["project", "latent"] | None = None
+    masking: Literal["project", "latent", "admm"] | None = None
     """What happens to pruned weights. `project` sets them to zero after every step; `latent` keeps them aside, alive,
-    and lets them come back until the window ends. Learned scores need `latent`; `project` is the default otherwise."""
+    and lets them come back until the window ends; `admm` trains dense weights that are pulled towards a sparse copy,
+    and takes that at the end of the window. Learned scores need `latent`; `project` is the default otherwise."""
 
     threshold: Threshold | None = None
     """Of `soft-movement`: the threshold on σ(score) over the window; by default from 0 to 0.1 along the cubic curve."""
 
     penalty: Penalty | None = None
-    """Of criteria with gates: what pushes scores down. Left out, λ is steered so that `sparsity` is reached."""
+    """Of criteria with gates: what pushes scores down. Left out, λ is steered so that `sparsity` is reached.
+    Of `masking: admm`: λ, which pulls weights towards the sparse copy; 0.01 where it is left out."""
 
     finish: Literal["exact", "threshold"] | None = None
     """Of criteria with gates: at the end of the window, keep exactly the budget of `sparsity` (the default where it is
@@ -61,7 +63,14 @@ class PruneFields(Targeted):
         """Whether the window ends with exactly the budget."""
         return self.finish == "exact" or (self.finish is None and self.sparsity is not None)
 
+    @property
+    def dense(self) -> bool:
+        """Whether the model is dense until the window ends."""
+        return self.masking == "admm"
+
     def unfit(self, weight: Weight) -> str | None:
+        if self.dense and not weight.parameter.requires_grad:
+            return "is frozen, so nothing can pull it towards a sparse copy"
         if self.criterion.learned and not weight.parameter.requires_grad:
             return "is frozen, so its scores cannot be learned"
-        return whole_gradients(weight) if self.latent else None
+        return whole_gradients(weight) if self.latent or self.dense else None

@@ -58,8 +58,9 @@ def resolve(prune: PruneFields, context: PlanContext) -> PrunePlan | None:
         "pattern": prune.pattern.label(),
         "scope": prune.scope.label(),
         "curve": prune.sparsity.curve.label() if prune.sparsity else "constant",
+        **({"masking": "admm, dense until the window ends"} if prune.dense else {}),
     }
-    if strength is not None:
+    if strength is not None and not prune.dense:
         facts["curve"] = f"λ to {strength.level.to:g}"
     weights = tuple(part.weight for bundle in bundles for part in bundle.parts)
     biases = own_biases(bundles) if prune.biases == "with-rows" else {}
@@ -81,7 +82,7 @@ def resolve(prune: PruneFields, context: PlanContext) -> PrunePlan | None:
         biases=biases,
         latent=prune.latent,
         holds=(context.span.begin, window.end) if prune.latent else None,
-        touches=weights if prune.criterion.learned else (),
+        touches=weights if prune.criterion.learned or prune.dense else (),
         unknown="by the threshold" if prune.criterion.gated else "existing zeros",
         starts=prune.sparsity.at(0.0) if prune.sparsity and prune.sparsity.from_ != EXISTING else None,
         reaches=target,

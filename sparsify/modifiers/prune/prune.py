@@ -11,6 +11,7 @@ from typing_extensions import Self
 from sparsify.durations import Duration
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.contract import Session
+from sparsify.modifiers.prune.admm import AdmmRun
 from sparsify.modifiers.prune.checks import conflicts
 from sparsify.modifiers.prune.fields import PruneFields
 from sparsify.modifiers.prune.gated import GatedRun
@@ -57,5 +58,5 @@ class Prune(PruneFields):
         return resolve(self, context)
 
     def make_run(self, plan: Any, session: Session) -> PruneRun:
-        kind = GatedRun if self.criterion.gated else LearnedRun if self.criterion.learned else PruneRun
-        return kind(plan, session)
+        learned = GatedRun if self.criterion.gated else LearnedRun if self.criterion.learned else PruneRun
+        return (AdmmRun if self.dense else learned)(plan, session)

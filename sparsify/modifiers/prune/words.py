@@ -20,6 +20,9 @@ def sentences(prune: PruneFields) -> list[str]:
     lines.append(f"How much: {_amount(prune)}")
     lines.append(f"When: {_when(prune)}")
     lines += _learning(prune.criterion) if isinstance(prune.criterion, Learned) else []
+    if prune.dense:
+        lines.append("Until the window ends the model is dense, and pulled towards a sparse copy; then it becomes it.")
+        return lines
     lines.append("Pruned weights are exactly zero outside the optimizer's step; their gradients are dropped in it.")
     if prune.latent:
         lines.append("They are kept aside, and may come back until the window ends.")
