@@ -48,6 +48,9 @@ CURVES = Curve.samples()
 LATENT = {"linear", "exponential"}
 """With these curves, scores that are not learned are tried with latent masking."""
 
+DENSE = {"cosine"}
+"""With these, magnitude is tried with ADMM."""
+
 RANKED = [axes for axes in AXES if not axes[0].keeps_zeros or axes[2] == TensorScope()]
 IN_TURN = [
     (axes, kind, CURVES[number % len(CURVES)]) for number, (axes, kind) in enumerate(itertools.product(RANKED, KINDS))
@@ -74,6 +77,7 @@ def recipe_of(axes: Axes, kind: Kind, curve: Curve) -> Recipe:
     criterion, pattern, scope = axes
     most = min(0.7, pattern.most(), scope.highest(), kind.most(pattern))
     latent = not criterion.learned and not criterion.keeps_zeros and curve.type in LATENT
+    admm = criterion.type == "magnitude" and curve.type in DENSE
     ramp = None if criterion.keeps_zeros else Ramp(from_=0.1 * most, to=most, curve=curve)
     once = criterion.keeps_zeros or curve.once
     window = {"begin": int(not criterion.keeps_zeros)} if once else {"begin": 1, "end": 5, "every": 2}
@@ -84,7 +88,7 @@ def recipe_of(axes: Axes, kind: Kind, curve: Curve) -> Recipe:
         scope=scope,
         sparsity=ramp,
         window=Window.model_validate(window),
-        masking="latent" if latent else None,
+        masking="latent" if latent else "admm" if admm else None,
     )
     return Recipe(version=1, modifiers=(spec,))
 
