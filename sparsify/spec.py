@@ -144,7 +144,7 @@ class Family(Spec):
         return {"type": text} if cls.model_fields["type"].default == text else None
 
     @classmethod
-    def bare(cls) -> bool:
+    def needs_no_field(cls) -> bool:
         """Whether the bare type is enough: every other field has a default."""
         return not any(field.is_required() for field in cls.model_fields.values())
 
@@ -152,8 +152,8 @@ class Family(Spec):
     def samples(cls) -> list[Self]:
         """Return an instance of every member that needs no field, and one of every example."""
         members = cls.members().values()
-        bare = [member.parse({"type": tag}) for tag, member in cls.members().items() if member.bare()]
-        return bare + [member.model_validate(fields, by_alias=True) for member in members for fields in member.examples]
+        plain = [member.parse({"type": tag}) for tag, member in cls.members().items() if member.needs_no_field()]
+        return plain + [member.model_validate(fields, by_alias=True) for member in members for fields in member.examples]
 
     def label(self) -> str:
         """Return a few words for people: the type, and the fields that are not at their default."""
@@ -242,7 +242,7 @@ def _build(member: type[Family]) -> None:
     """Raise SparsifyError, naming the class, unless a plug-in's member can be described, and built where it is bare."""
     try:
         member.model_json_schema()
-        if member.bare():
+        if member.needs_no_field():
             member.model_validate({"type": member.model_fields["type"].default}, by_alias=True)
     except Exception as error:
         text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)

@@ -87,7 +87,7 @@ class Transaction:
         """The gradients that were there when it was made ready, by parameter."""
         self._written = False
         """Whether somebody had written to the weights between two hooks before."""
-        self._bare: Sequence[Tensor] = ()
+        self._without_gradient: Sequence[Tensor] = ()
         """What had no gradient when it was made ready."""
         self._late = False
         """Whether some of it has one when an optimizer steps."""
@@ -143,7 +143,7 @@ class Transaction:
         """
         self._watched, self._versions, self._written = watched, _versions(watched), written
         self._made = [(each, weakref.ref(each.grad)) for each in watched if each.grad is not None]
-        self._bare, self._late = [each for each in watched if each.grad is None], False
+        self._without_gradient, self._late = [each for each in watched if each.grad is None], False
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
         self.phase = "ready"
 
@@ -177,7 +177,7 @@ class Transaction:
     def _forget(self) -> None:
         self._observed, self._watched, self._infinite = None, (), []
         self._made, self._written = (), False
-        self._bare, self._late = (), False
+        self._without_gradient, self._late = (), False
         self._steps, self._skips = [0] * len(self.optimizers), [False] * len(self.optimizers)
         self._unscaled = self.paused = False
 
@@ -335,7 +335,7 @@ class Transaction:
                 self._skips[index] = True
             elif self.phase == "ready":
                 self._steps[index] += 1
-                self._late = self._late or any(each.grad is not None for each in self._bare)
+                self._late = self._late or any(each.grad is not None for each in self._without_gradient)
             else:
                 self._stray = True
                 self._repair()

@@ -105,8 +105,8 @@ def _define(family: type[Family], definitions: Schema) -> str:
     if name not in definitions:
         definitions[name] = {}
         members = family.members()
-        bare = [tag for tag, member in members.items() if member.bare()]
-        choices: list[Schema] = [{"enum": bare}] if bare else []
+        plain = [tag for tag, member in members.items() if member.needs_no_field()]
+        choices: list[Schema] = [{"enum": plain}] if plain else []
         choices += [
             {"type": "string", "pattern": member.text_pattern} for member in members.values() if member.text_pattern
         ]

@@ -9,9 +9,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from typing_extensions import Self
 
-from sparsify.schedules.bare import is_number, or_number
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
+from sparsify.schedules.shorthand import is_number, or_number
 from sparsify.spec import Spec, fail_at
 
 NUMBER: dict[str, Any] = {"type": "number", "minimum": 0}

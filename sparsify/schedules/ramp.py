@@ -11,9 +11,9 @@ from pydantic_core import CoreSchema
 from typing_extensions import Self
 
 from sparsify.errors import did_you_mean
-from sparsify.schedules.bare import is_number, or_number
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
+from sparsify.schedules.shorthand import is_number, or_number
 from sparsify.spec import Spec, fail, fail_at
 
 EXISTING: Literal["existing"] = "existing"

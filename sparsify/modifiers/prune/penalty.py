@@ -10,10 +10,10 @@ from pydantic_core import CoreSchema
 from typing_extensions import Self
 
 from sparsify.durations import Duration, PositiveDuration
-from sparsify.schedules.bare import is_number, or_number
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
 from sparsify.schedules.level import NUMBER, Level, NotNegative
+from sparsify.schedules.shorthand import is_number, or_number
 from sparsify.schedules.window import backwards
 from sparsify.spec import Spec, fail_at
 

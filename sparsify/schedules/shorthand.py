@@ -1,4 +1,4 @@
-"""Specs for which a recipe may write a bare number: what JSON Schema is told of it."""
+"""Values that may be written as a number: the shorthand, and its JSON Schema."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def or_number(schema: CoreSchema, handler: GetJsonSchemaHandler, number: dict[st
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a bare number."""
+    """Whether a value is a number, and no truth value."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
