@@ -153,7 +153,9 @@ class Family(Spec):
         """Return an instance of every member that needs no field, and one of every example."""
         members = cls.members().values()
         plain = [member.parse({"type": tag}) for tag, member in cls.members().items() if member.needs_no_field()]
-        return plain + [member.model_validate(fields, by_alias=True) for member in members for fields in member.examples]
+        return plain + [
+            member.model_validate(fields, by_alias=True) for member in members for fields in member.examples
+        ]
 
     def label(self) -> str:
         """Return a few words for people: the type, and the fields that are not at their default."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self
 
 from sparsify.durations import Duration, PositiveDuration
@@ -15,12 +15,24 @@ from sparsify.modifiers.span import Span
 from sparsify.modifiers.track import Track
 from sparsify.schedules import Factor, Window
 from sparsify.schedules.window import StepWindow, backwards
-from sparsify.spec import fail_at
+from sparsify.spec import fail, fail_at, full_match
 
 SELF = "self"
 """The teacher that is the model itself, as it is before anything is changed."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
+
+
+def _binding(value: Any) -> Any:
+    if isinstance(value, str) and full_match(NAME, value) is None:
+        raise fail(
+            f"{value!r} is no name of a binding: the recipe names the teacher (`teacher: teacher`), and "
+            "apply(teacher=…) or --teacher says which model it is"
+        )
+    return value
+
+
+Name = Annotated[str, Field(pattern=NAME), BeforeValidator(_binding)]
 DistillTerm = LogitsTerm | HiddenTerm | AttentionTerm
 
 
