@@ -25,6 +25,8 @@ from tests.recipe.test_recipe import FULL
 ROOT = Path(__file__).parents[2]
 
 BEYOND_A_SCHEMA = {
+    "distill-nothing", "distill-hardness", "distill-beta", "distill-temperature", "distill-backwards", "distill-layers",
+    "admm-criterion", "admm-penalty",
     "layers-backwards", "scope-floor-above-ceiling", "scope-ceiling-below-target", "row-scope-columns", "lock-n-m",
     "sparsity-falls", "existing-with-sparsity", "missing-sparsity", "modifier-without-fields",
     "nm-keeps-all", "nm-more-than-all", "nm-too-sparse",
@@ -109,6 +111,9 @@ modifiers:
   - {type: penalty, targets: f, strength: 0.1, norm: l2}
   - {type: penalty, targets: f, strength: {from: 1, to: 0}, pattern: row}
   - {type: fill, start: noise, begin: 90%}
+  - {type: distill, logits: {temperature: 2, weight: {from: 1, to: 0}}, hidden: {layers: [[0, 5]]}, hardness: 0.9, end: 50%}
+  - {type: distill, teacher: self, terms: [{type: logits, loss: jsd, beta: 0.5}, {type: attention, loss: kl}]}
+  - {type: prune, targets: g, sparsity: {to: 0.9, curve: constant}, masking: admm, penalty: 0.01, window: {end: 80%}}
 """
 
 
