@@ -97,6 +97,14 @@ class Latent:
         self.exposed, self.stale, self.shown = True, True, None
 
     @torch.no_grad()
+    def replace(self, value: Tensor) -> None:
+        """Take another W; what is fixed stays zero. It must be shown next."""
+        self.tensor.copy_(value)
+        if self.fixed is not None:
+            project_(self.tensor, self.fixed)
+        self.exposed, self.stale, self.shown = False, True, None
+
+    @torch.no_grad()
     def expose(self) -> None:
         """Have the model hold W, to be ranked."""
         if not self.exposed:

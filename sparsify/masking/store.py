@@ -132,6 +132,27 @@ class MaskStore(Masks):
         for weight in weights:
             self._latents[weight.name].expose()
 
+    @torch.no_grad()
+    def dense(self, parameter: Tensor) -> Tensor:
+        """Return a copy of a parameter, with its latent weights as they are without their masks."""
+        whole = parameter.detach().clone()
+        for latent in self._of(parameter):
+            latent.weight.region(whole).copy_(latent.weight.tensor if latent.exposed else latent.tensor)
+        return whole
+
+    @torch.no_grad()
+    def put(self, parameter: Tensor, value: Tensor) -> None:
+        """Write a value into a parameter and its latent weights; what is pruned stays pruned. `refresh` must follow."""
+        parameter.detach().copy_(value)
+        for latent in self._of(parameter):
+            latent.replace(latent.weight.region(value))
+        for masked in self:
+            if masked.weight.parameter is parameter:
+                masked.stale = True
+
+    def _of(self, parameter: Tensor) -> Iterator[Latent]:
+        return (latent for latent in self._latents.values() if latent.weight.parameter is parameter)
+
     # ------------------------------------------------------------------ what the model sees
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ ONLY_PYDANTIC = (
     "`sparsity` given where the criterion keeps the existing zeros, or missing where it does not",
     "which of `threshold`, `penalty`, `finish` and `masking` go with the criterion; a threshold between 0 and 1",
     "the roles that a penalty names",
-    "that `distill` has a term, which fields go with its loss, a hardness of at most 1, pairs of layers that are there twice",
+    "that `distill` has a term, which fields go with its loss, a hardness of at most 1, pairs of layers written twice",
     "regular expressions in selectors, which RE2 must accept",
     "the steps of a multistep curve, which must rise",
     "two stages of one name, two stages without a length, lengths in percent beyond 100 %",

@@ -57,6 +57,7 @@ KINDS = {
     "lock": Kind(f"type: prune, {ON}, criterion: existing, window: {{once}}", prunes=False, first=False),
     "fill": Kind("type: fill, begin: {at}", prunes=False, first=False),
     "penalty": Kind(f"type: penalty, {ON}, norm: l2, strength: 0.1, window: {{window}}", prunes=False, first=False),
+    "rewind": Kind("type: rewind, every: 2", prunes=False, first=False),
     "distill": Kind(
         "type: distill, teacher: self, logits: {{}}, hidden: {{loss: squarehead}}, begin: {at}",
         prunes=False,
