@@ -1,4 +1,4 @@
-"""Lottery tickets on scikit-learn's digits: what the ticket, a random mask, and the ticket's mask over new weights reach.
+"""Lottery tickets on scikit-learn's digits: the ticket, a random mask, and the ticket's mask over new weights.
 
 A network of 64-300-100-10 is trained under the recipe `lottery-ticket`. The mask of every round is then trained three
 times for as long as a round takes: over the weights that the ticket began with, over those with a random mask of the
