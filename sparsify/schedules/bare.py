@@ -1,4 +1,4 @@
-"""Specs for which a recipe may write a bare number: what JSON Schema is told of it."""
+"""Specs for which a recipe may write something shorter, such as a number: what JSON Schema is told of it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 
-def or_number(schema: CoreSchema, handler: GetJsonSchemaHandler, number: dict[str, Any]) -> JsonSchemaValue:
-    """Return the schema of a spec that may be written as a number of the schema `number`."""
+def or_bare(schema: CoreSchema, handler: GetJsonSchemaHandler, bare: dict[str, Any]) -> JsonSchemaValue:
+    """Return the schema of a spec that may be written as something of the schema `bare`."""
     spec = handler(schema)
     fields = handler.resolve_ref_schema(spec)
     shape = dict(fields)
     fields.clear()
-    fields.update({"anyOf": [number, shape]})
+    fields.update({"anyOf": [bare, shape]})
     return spec
 
 

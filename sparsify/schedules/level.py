@@ -9,7 +9,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from typing_extensions import Self
 
-from sparsify.schedules.bare import is_number, or_number
+from sparsify.schedules.bare import is_number, or_bare
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
 from sparsify.spec import Spec, fail_at
@@ -41,7 +41,7 @@ class Level(Spec):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return or_number(schema, handler, NUMBER)
+        return or_bare(schema, handler, NUMBER)
 
 
 class Factor(Level):

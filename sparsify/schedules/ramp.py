@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema
 from typing_extensions import Self
 
 from sparsify.errors import did_you_mean
-from sparsify.schedules.bare import is_number, or_number
+from sparsify.schedules.bare import is_number, or_bare
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
 from sparsify.spec import Spec, fail, fail_at
@@ -77,4 +77,4 @@ class Ramp(Spec):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return or_number(schema, handler, _RANGE)
+        return or_bare(schema, handler, _RANGE)

@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema
 from typing_extensions import Self
 
 from sparsify.durations import Duration, PositiveDuration
-from sparsify.schedules.bare import is_number, or_number
+from sparsify.schedules.bare import is_number, or_bare
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
 from sparsify.schedules.level import NUMBER, Level, NotNegative
@@ -68,7 +68,7 @@ class Penalty(Spec):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return or_number(schema, handler, NUMBER)
+        return or_bare(schema, handler, NUMBER)
 
     @property
     def level(self) -> Level | None:
