@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsify.attaching import Attached, attach, restructures, settled
 from sparsify.density import Density, measure
 from sparsify.errors import HookError, StateError
 from sparsify.guard import watch
@@ -34,7 +35,7 @@ from sparsify.outcome import Outcome, revived
 from sparsify.plan import Plan
 from sparsify.preflight import check_bindings, check_optimizers, check_weights, untrained
 from sparsify.recipe import Recipe
-from sparsify.state import read_state, state_of
+from sparsify.state import changes_of, read_state, state_of
 from sparsify.target import sparsity_wanted
 from sparsify.transaction import AT_WORK, Transaction
 from sparsify.viewing import project_into, sparse_copy
@@ -49,9 +50,8 @@ class Manager:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self._transaction = Transaction()
-        self._attached: nn.Module | None = None
+        self._attached: Attached | None = None
         self._masks = MaskStore()
-        self._snapshots: dict[str, Any] = {}
 
     @classmethod
     def from_recipe(cls, path_or_name: str | Path, **variables: Any) -> Manager:
@@ -60,23 +60,24 @@ class Manager:
 
     # ------------------------------------------------------------------ before training
 
-    def attach(self, model: nn.Module) -> Manager:
+    def attach(self, model: nn.Module, *, state: Mapping[str, Any] | None = None, **bindings: Any) -> Manager:
         """Make the changes of structure that the recipe asks for, before any saved state is loaded; return self.
 
-        `apply` does it where it was not done: only a loop that loads a state into the model first needs it.
+        `apply` does it where it was not done: only a loop that compiles or wraps the model, or loads a state into it,
+        needs it first. Where data decide which layers stay, `bindings` has them (`calibration=…`); or `state`, a saved
+        state of this manager's training, says what was decided, and nothing is measured. Again on the same model it
+        does nothing. Raises PlanError, and StateError for such a state; the model is not changed then.
         """
         self._transaction.expect("attach", "new")
-        modifiers = dict(self.recipe.resolve().keyed())
-        self._snapshots = {key: modifier.snapshot(unwrap(model)) for key, modifier in modifiers.items()}
-        for modifier in modifiers.values():
-            modifier.restructure(unwrap(model))
-        self._attached = unwrap(model)
+        if self._attached is None or self._attached.model is not unwrap(model):
+            earlier = changes_of(state) if state is not None else {}
+            self._attached = attach(self.recipe, model, earlier, bindings)
         return self
 
     def again(self) -> Manager:
         """Return a new manager for another training of the same model: its structure is not changed twice."""
         other = Manager(self.recipe)
-        other._attached, other._snapshots = self._attached, self._snapshots
+        other._attached = self._attached
         return other
 
     def apply(
@@ -99,17 +100,21 @@ class Manager:
         given, it is asked before and after a modifier cuts the model at once, as at the end of gates, and the report
         says what that did. `bindings` are the objects that the recipe declares (`teacher=…`).
 
-        A manager that was applied to the same weights before, and not finalized, is detached. Raises PlanError; no
-        weight is changed then.
+        Parameters of layers that are dropped leave the optimizers. A manager that was applied to the same weights
+        before, and not finalized, is detached. Raises PlanError; no weight is changed then.
         """
         if self._transaction.phase != "new":
             raise HookError("apply() was called before; make a new Manager for another model")
         given = several(optimizer)
         optimizers = [innermost(each) for each in given]
-        bindings = check_bindings(self.recipe, bindings)
-        if self._attached is not unwrap(model):
-            self.attach(model)
-        plan = Plan.of(self.recipe, model, total_steps=total_steps, steps_per_epoch=steps_per_epoch, epochs=epochs)
+        bindings = check_bindings(self.recipe, bindings, settled(self.recipe, model))
+        clock = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch, "epochs": epochs}
+        if restructures(self.recipe):
+            Plan.of(self.recipe, model, **clock)  # what is wrong is said before anything changes
+        attached = self.attach(model, **bindings)._attached
+        assert attached is not None
+        attached.release(optimizers)
+        plan = Plan.of(self.recipe, model, **clock)
         check_weights(plan)
         check_optimizers(unwrap(model), optimizers)
         self._plan = replace(plan, notes=(*plan.notes, *untrained(plan, optimizers)))
@@ -121,7 +126,7 @@ class Manager:
             self._masks,
             evaluate,
             bindings,
-            snapshots=self._snapshots,
+            snapshots=attached.snapshots,
             keep=transaction.keep,
             step=lambda: transaction.clock.step,
             scale=transaction.scale,

@@ -41,6 +41,19 @@ def parameters_of(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[Tenso
     return (parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"])
 
 
+def forget(optimizers: Iterable[torch.optim.Optimizer], parameters: Iterable[Tensor]) -> None:
+    """Take parameters out of groups and state, in place: all groups stay, empty ones too, as schedulers count them."""
+    gone = {id(parameter) for parameter in parameters}
+    for optimizer in optimizers if gone else ():
+        for group in optimizer.param_groups:
+            stays = [id(parameter) not in gone for parameter in group["params"]]
+            for name in ("params", "param_names"):
+                if name in group and not all(stays):
+                    group[name][:] = [value for value, kept in zip(group[name], stays, strict=True) if kept]
+        for parameter in [each for each in optimizer.state if id(each) in gone]:
+            del optimizer.state[parameter]
+
+
 def refuse_other_weights(optimizer: torch.optim.Optimizer) -> None:
     """Raise PlanError for an optimizer that keeps another copy of the weights, which no mask would reach."""
     pair = all(callable(getattr(optimizer, name, None)) for name in ("train", "eval"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,15 +16,15 @@ from sparsify.recipe import Recipe
 SHOWN = 3
 
 
-def check_bindings(recipe: Recipe, bindings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the bindings, all declared and all required ones there. Raises PlanError."""
+def check_bindings(recipe: Recipe, bindings: Mapping[str, Any], settled: Collection[str] = ()) -> dict[str, Any]:
+    """Return the bindings, all declared and all required ones there but those that are settled. Raises PlanError."""
     known = recipe.needs()
     for name in bindings:
         if name not in known:
             hint = did_you_mean(name, known) or " (the recipe declares no bindings)"
             raise PlanError(f"apply() got an unknown binding {name!r}{hint}")
     for name, binding in known.items():
-        if binding.required and bindings.get(name) is None:
+        if binding.required and bindings.get(name) is None and name not in settled:
             wanted = f" ({binding.description})" if binding.description else ""
             raise PlanError(f"the recipe needs {name!r}{wanted}: give it as apply(…, {name}=…)")
     return dict(bindings)

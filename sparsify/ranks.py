@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def count() -> int:
     """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the first of those that train together, or the only one."""
+    return count() == 1 or dist.get_rank() == 0
 
 
 def mean_(tensor: Tensor) -> Tensor:
@@ -17,3 +27,22 @@ def mean_(tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
         tensor.div_(processes)
     return tensor
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """Return what `make` gives in the first process, in all of them; it is not called in the others.
+
+    What it raises there is raised everywhere.
+    """
+    if count() == 1:
+        return make()
+    found: list[Any] = [None, None]
+    if is_first():
+        try:
+            found[0] = make()
+        except Exception as error:
+            found[1] = error
+    dist.broadcast_object_list(found, src=0)
+    if found[1] is not None:
+        raise found[1]
+    return found[0]  # type: ignore[no-any-return]

@@ -154,11 +154,13 @@ def _layer_range(value: Any) -> str:
     return text
 
 
+LAYERS: dict[str, Any] = {"anyOf": [*_RANGES["anyOf"], {"type": "array", "minItems": 1, "items": _RANGES}]}
+
 Layers = Annotated[
     tuple[Annotated[str, BeforeValidator(_layer_range)], ...],
     Field(strict=False, min_length=1),
     BeforeValidator(lambda value: value if isinstance(value, (list, tuple)) else (value,)),
-    WithJsonSchema({"anyOf": [*_RANGES["anyOf"], {"type": "array", "minItems": 1, "items": _RANGES}]}),
+    WithJsonSchema(LAYERS),
 ]
 """A layer, a range of layers with both ends, or a list of them; counted from 0 in every stack."""
 

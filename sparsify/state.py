@@ -21,9 +21,13 @@ from sparsify.masking.store import MaskStore
 from sparsify.modifiers.contract import Run
 from sparsify.plan import Plan
 from sparsify.state_reader import StateReader
+from sparsify.structure.change import Change
 from sparsify.transaction import Clock
 
 FORMAT = 2
+
+STRUCTURE = "structure"
+"""What was changed of the model's structure; states from before there was such a thing lack it."""
 
 PARTS = ("format", "sparsify", "recipe", "sha256", "clock", "stage", "modifiers", "masks", "weights")
 
@@ -53,6 +57,7 @@ def state_of(plan: Plan, clock: Clock, masks: MaskStore, runs: Sequence[Run]) ->
             "steps_per_epoch": plan.steps_per_epoch,
         },
         "stage": plan.stage_at(clock.step),
+        STRUCTURE: {key: change.to_state() for key, change in plan.changes.items()},
         "modifiers": {run.key: run.state_dict() for run in runs},
         "masks": {
             masked.weight.parameter_name: {
@@ -76,9 +81,10 @@ def read_state(
         raise StateError(f"not a manager's state: it lacks {', '.join(missing)}")
     if reader.integer("format") != FORMAT:
         raise StateError(f"the state has format {reader.integer('format')}, this sparsify reads {FORMAT}")
-    reader.exactly(PARTS)
+    reader.within((*PARTS, STRUCTURE))
     for key in ("sparsify", "recipe", "sha256", "stage"):
         reader.text(key)
+    _check_structure(_changes(reader), plan)
     clock = _clock(reader.part("clock"), plan)
     if not allow_changed_recipe:
         _check_same(reader, plan)
@@ -91,6 +97,32 @@ def read_state(
         _check_weights(weights, known, masks)
     modifiers = _modifiers(reader.part("modifiers"), runs, clock.step, allow_changed=allow_changed_recipe)
     return Saved(clock, masks, modifiers)
+
+
+def changes_of(state: Any) -> dict[str, Change]:
+    """Return what a saved state says of the model's structure, by the key of the modifier. Raises StateError."""
+    reader = StateReader(state)
+    if "modifiers" not in reader:
+        raise StateError("not a manager's state: it lacks modifiers")
+    return _changes(reader)
+
+
+def _changes(saved: StateReader) -> dict[str, Change]:
+    if STRUCTURE not in saved:
+        return {}
+    part = saved.part(STRUCTURE)
+    return {key: Change.from_state(part.part(key)) for key in part}
+
+
+def _check_structure(saved: Mapping[str, Change], plan: Plan) -> None:
+    """Raise StateError for a state of a model that has kept other layers."""
+    then, now = ([each for each in changes.values() if each.removed] for changes in (saved, plan.changes))
+    if len(then) != len(now) or not all(any(one.same(other) for other in now) for one in then):
+        texts = ["; ".join(f"{each.stack} {each}" for each in side) or "all" for side in (then, now)]
+        raise StateError(
+            f"the state was saved with other layers kept ({texts[0]}) than this model has ({texts[1]}): make the model "
+            "as it was before the training, and have them dropped by attach(model, state=…)"
+        )
 
 
 def _clock(saved: StateReader, plan: Plan) -> Clock:

@@ -1,6 +1,6 @@
 """Architectures by role: the one place that knows them. One family a file, in `families`."""
 
-from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, architectures, register
+from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, Fixed, architectures, register
 from sparsify.anatomy.parts import ROLES, Anatomy, Attention, FeedForward, Layer
 from sparsify.anatomy.read import read
 
@@ -12,6 +12,7 @@ __all__ = [
     "AttentionPaths",
     "FeedForward",
     "FeedForwardPaths",
+    "Fixed",
     "Layer",
     "architectures",
     "read",

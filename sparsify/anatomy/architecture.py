@@ -37,9 +37,25 @@ class AttentionPaths:
 class FeedForwardPaths:
     """Where a feed-forward block's parts are; `*` stands for each of several blocks in a layer."""
 
-    up: str
     down: str
+    up: str = ""
     gate: str = ""
+    fused: str = ""
+    """One matrix of which gate and up are the halves, in this order, instead of the two."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Layers that cannot be removed."""
+
+    why: str
+    """Ends the sentence that begins with the layer's name."""
+
+    attribute: str = ""
+    """A path below the layer: only layers where this attribute is true are meant; empty: all."""
+
+    place: int | None = None
+    """The only place in the stack that is meant; None: any."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,9 @@ class Architecture:
 
     `embeddings` are classes, or names, of modules that belong to the embeddings beside `nn.Embedding`. `others`
     are (role, path with `*`) of convolutions. `stacked` says that layers are counted in each container, not through
-    the whole model.
+    the whole model. `depths` are (part of a stack's name, fields of the configuration that hold its number of layers);
+    a stack of another name has `num_hidden_layers`. `shared` says why layers are not there one by one, where they are
+    not. `fixed` are the layers that cannot be removed.
     """
 
     name: str
@@ -58,6 +76,9 @@ class Architecture:
     others: tuple[tuple[str, str], ...] = ()
     embeddings: tuple[str, ...] = ()
     stacked: bool = True
+    depths: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    shared: str = ""
+    fixed: tuple[Fixed, ...] = ()
 
 
 _known: dict[str, Architecture] = {}

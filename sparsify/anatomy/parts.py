@@ -95,10 +95,14 @@ class Layer:
     others: tuple[tuple[str, Weight], ...]
     """(role, weight); the role is empty for weights that only belong to the layer."""
 
-    @property
-    def origin(self) -> int:
-        """Its place in the stack before any layer was dropped."""
-        return self.index
+    origin: int
+    """Its place in the stack before any layer was dropped; kept by the module, so copies of the model have it too."""
+
+    depths: tuple[str, ...] = ("num_hidden_layers",)
+    """The fields of a configuration that hold how many layers the stack has (or, as a list, each of its containers)."""
+
+    fixed: str = ""
+    """Why it cannot be removed; empty where it can."""
 
     def roles(self) -> Iterator[tuple[str, Weight]]:
         """Yield (role, weight) of everything in the layer that can be pruned."""

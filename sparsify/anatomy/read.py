@@ -7,12 +7,16 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from operator import attrgetter
+from typing import Any
 
 from torch import nn
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, architectures
 from sparsify.anatomy.parts import Anatomy, Attention, FeedForward, Layer
 from sparsify.layers import Weight, all_weights, weights
+
+ORIGIN = "_sparsify_origin"
+"""The attribute of a layer in which its number from before any layer was dropped is kept."""
 
 
 def read(model: nn.Module) -> Anatomy | None:
@@ -68,7 +72,9 @@ def _layer(family: Architecture, name: str, stack: str, index: int, module: nn.M
         block for paths in family.attentions if (block := _attention(paths, name, stack, module)) is not None
     )
     feed_forwards = tuple(block for paths in family.feed_forwards for block in _feed_forwards(paths, name, module))
-    blocks = Layer(name, stack, index, attentions, feed_forwards, ())
+    origin = vars(module).get(ORIGIN, index)
+    depths = next((fields for part, fields in family.depths if part in stack.split(".")), ("num_hidden_layers",))
+    blocks = Layer(name, stack, index, attentions, feed_forwards, (), origin, depths)
     taken = {id(weight.parameter) for _, weight in blocks.roles()}
     others = []
     for below, part in module.named_modules():
@@ -76,7 +82,21 @@ def _layer(family: Architecture, name: str, stack: str, index: int, module: nn.M
             if id(weight.parameter) not in taken and weight.layout != "embedding":
                 role = next((role for role, path in family.others if fnmatchcase(below, path)), "")
                 others.append((role if weight.layout == "conv" else "", weight))
-    return replace(blocks, others=tuple(others))
+    return replace(blocks, others=tuple(others), fixed=_fixed(family, index, module, others))
+
+
+def _fixed(family: Architecture, index: int, layer: nn.Module, others: list[tuple[str, Weight]]) -> str:
+    """Return why a layer cannot be removed; empty where it can."""
+    if family.shared:
+        return family.shared
+    for rule in family.fixed:
+        if rule.place in (None, index) and (not rule.attribute or _attribute(layer, rule.attribute)):
+            return rule.why
+    found: list[tuple[str, Any]] = [(role, weight.module) for role, weight in others if weight.layout == "conv"]
+    strides = any(max(each.stride) > 1 for _, each in found)
+    if strides or (found and found[0][1].in_channels != found[-1][1].out_channels):
+        return "changes the shape of what flows through it"
+    return "has weights in its shortcut" if any(role == "shortcut" for role, _ in found) else ""
 
 
 def _attention(paths: AttentionPaths, name: str, stack: str, layer: nn.Module) -> Attention | None:
@@ -119,16 +139,23 @@ def _common(one: str, other: str) -> str:
 
 def _feed_forwards(paths: FeedForwardPaths, name: str, layer: nn.Module) -> Iterator[FeedForward]:
     """Yield the blocks whose paths exist, once for every module that a `*` stands for."""
-    before, star, _ = paths.up.partition("*")
+    first = paths.up or paths.fused
+    before, star, _ = first.partition("*")
     places = [""]
     if star:
         parent = _module(layer, before.rstrip("."))
         places = [child for child, _ in parent.named_children()] if parent is not None else []
     for place in places:
-        up, down, gate = (_weight(name, layer, path.replace("*", place)) for path in (paths.up, paths.down, paths.gate))
-        if up is not None and down is not None:
-            block = before + place if star else _common(paths.up, paths.down) or "ffn"
-            yield FeedForward(_join(name, block), up, down, gate)
+        up, down, gate = (_weight(name, layer, path.replace("*", place)) for path in (first, paths.down, paths.gate))
+        if up is None or down is None:
+            continue
+        if paths.fused:
+            half = down.geometry.columns
+            if up.geometry.rows != 2 * half:
+                continue
+            gate, up = up.rows(0, half), up.rows(half, 2 * half)
+        block = before + place if star else _common(first, paths.down) or "ffn"
+        yield FeedForward(_join(name, block), up, down, gate)
 
 
 def _weight(name: str, layer: nn.Module, path: str) -> Weight | None:
@@ -146,7 +173,7 @@ def _module(root: nn.Module, path: str) -> nn.Module | None:
 def _attribute(root: nn.Module, path: str) -> int | None:
     try:
         return int(attrgetter(path)(root))
-    except AttributeError:
+    except (AttributeError, TypeError):
         return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from sparsify.anatomy import Anatomy
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.modifiers.span import Span
+from sparsify.structure.change import Change
 
 
 @dataclass
@@ -26,6 +27,9 @@ class PlanContext:
 
     earlier: Sequence[ModifierPlan] = ()
     """What stands before it in the recipe, planned."""
+
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    """What modifiers change of the structure, by key; the model is as it is after that."""
 
     problems: list[tuple[tuple[str | int, ...], str]] = field(default_factory=list)
     """(path below the modifier, sentence)."""

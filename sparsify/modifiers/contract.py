@@ -20,9 +20,11 @@ from sparsify.masking.store import MaskStore
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.modifiers.span import Span
+from sparsify.modifiers.structural import StructureContext
 from sparsify.modifiers.track import Track
 from sparsify.spec import Family, gist
 from sparsify.state_reader import StateReader
+from sparsify.structure.change import Change
 
 
 @dataclass(frozen=True)
@@ -209,8 +211,23 @@ class Modifier(Family):
         """Return what it needs of the model as it is before anything changes; its runs find it in the session."""
         return None
 
-    def restructure(self, model: nn.Module) -> None:
-        """Change what the model is made of, once, before it is planned, wrapped, or given a saved state."""
+    def restructures(self) -> bool:
+        """Whether it changes what the model is made of."""
+        return False
+
+    def choose(self, model: nn.Module, context: StructureContext) -> Change | None:
+        """Return what it will change of the model's structure, or None after reporting problems to the context.
+
+        Nothing is changed yet. Where `context.measures`, it may run the model on data.
+        """
+        return None
+
+    def restructure(self, model: nn.Module, change: Change) -> list[nn.Parameter]:
+        """Make a change that `choose` has returned, once, before the model is wrapped, or given a saved state.
+
+        Returns the parameters that are not the model's any more.
+        """
+        raise NotImplementedError(type(self).__name__)
 
     def plan(self, context: PlanContext) -> ModifierPlan | None:
         """Return the plan, or None after reporting problems to the context."""

@@ -83,6 +83,9 @@ class ModifierPlan:
     unknown: str = "existing zeros"
     """What the plan says in place of a target where there is none."""
 
+    when: str = ""
+    """When it acts, in words, where that is not its window."""
+
     starts: float | None = None
     """The sparsity of its first update, where the recipe says."""
 

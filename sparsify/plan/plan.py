@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,9 @@ from sparsify.layers import Weight, merged, unwrap
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.plan import show
 from sparsify.plan.planner import Planner, StagePlan, total_of
+from sparsify.plan.structure import decide
 from sparsify.recipe import Recipe
+from sparsify.structure.change import Change
 
 FORMAT = 1
 
@@ -29,6 +32,8 @@ class Plan:
     stages: tuple[StagePlan, ...]
     modifiers: tuple[ModifierPlan, ...]
     notes: tuple[str, ...]
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    """What modifiers change of the model's structure before the training, by key; all else is as it is afterwards."""
 
     @classmethod
     def of(
@@ -42,13 +47,17 @@ class Plan:
     ) -> Plan:
         """Resolve a recipe against a model (weights are not read; the meta device will do) and a clock.
 
+        A recipe that drops layers is planned for what will be left; the model itself stays as it is.
+
         `total_steps` and `steps_per_epoch` count optimizer steps; `epochs` × `steps_per_epoch` stands for
         `total_steps`. Raises PlanError with every reason why the recipe does not fit.
         """
         model = unwrap(model)
         recipe = recipe.resolve()
         total = total_of(total_steps, steps_per_epoch, epochs)
-        planner = Planner(recipe, model, total, steps_per_epoch)
+        structure = decide(recipe, model)
+        model = structure.shown(model)
+        planner = Planner(recipe, model, total, steps_per_epoch, structure.changes)
         planner.run()
         return cls(
             recipe=recipe,
@@ -59,6 +68,7 @@ class Plan:
             stages=tuple(planner.stages),
             modifiers=tuple(planner.plans),
             notes=tuple(dict.fromkeys(planner.notes)),
+            changes=structure.changes,
         )
 
     def stage_at(self, step: int) -> str:
@@ -81,6 +91,7 @@ class Plan:
             "total_steps": self.total_steps,
             "steps_per_epoch": self.steps_per_epoch,
             "stages": [{"name": s.name, "begin": s.begin, "end": s.end} for s in self.stages],
+            "structure": [{"key": key, **change.to_dict()} for key, change in self.changes.items()],
             "modifiers": [modifier.to_json() for modifier in self.modifiers],
             "notes": list(self.notes),
         }

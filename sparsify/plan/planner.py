@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -14,6 +15,7 @@ from sparsify.modifiers.plans import ModifierPlan
 from sparsify.modifiers.span import ClockError, Span
 from sparsify.recipe import Recipe, Stage
 from sparsify.recipe.problems import in_order
+from sparsify.structure.change import Change
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,15 @@ def total_of(total_steps: int | None, steps_per_epoch: int | None, epochs: int |
 class Planner:
     """Walks the stages, collecting plans, notes and every problem."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, total: int | None, per_epoch: int | None) -> None:
-        self.recipe, self.model, self.total, self.per_epoch = recipe, model, total, per_epoch
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        total: int | None,
+        per_epoch: int | None,
+        changes: Mapping[str, Change],
+    ) -> None:
+        self.recipe, self.model, self.total, self.per_epoch, self.changes = recipe, model, total, per_epoch, changes
         self.anatomy = read(model)
         self.problems: list[Problem] = []
         self.notes: list[str] = []
@@ -65,7 +74,8 @@ class Planner:
             end = None if span.length is None else span.begin + span.length
             self.stages.append(StagePlan(stage.name, span.begin, end))
             for index, (modifier, name) in enumerate(zip(stage.modifiers, stage.names(), strict=True)):
-                context = PlanContext(self.model, span, f"{stage.name}/{name}", self.anatomy, tuple(self.plans))
+                key = f"{stage.name}/{name}"
+                context = PlanContext(self.model, span, key, self.anatomy, tuple(self.plans), self.changes)
                 path = ("stages", number, "modifiers", index)
                 self.places[context.key] = path
                 plan = modifier.plan(context)

@@ -39,7 +39,7 @@ def title(modifier: ModifierPlan) -> str:
         when = f"steps {window.begin} to {window.end}"
     elif window.end > window.begin:
         when = f"steps {window.begin} to {window.end}, every {window.every} ({window.count()} updates)"
-    return f"{modifier.key}: {facts}; {when}"
+    return f"{modifier.key}: {facts}; {modifier.when or when}"
 
 
 def text(headline: str, modifiers: Sequence[ModifierPlan], notes: Sequence[str]) -> str:

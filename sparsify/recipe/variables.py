@@ -118,8 +118,8 @@ class Variable(Spec):
         return None
 
 
-RESERVED = ("epochs", "evaluate", "model", "optimizer", "scaler", "self", "steps_per_epoch", "total_steps")
-"""Arguments of `Manager.apply`, which takes bindings by name beside them."""
+RESERVED = ("epochs", "evaluate", "model", "optimizer", "scaler", "self", "state", "steps_per_epoch", "total_steps")
+"""Arguments of `Manager.apply` and `attach`, which take bindings by name beside them."""
 
 
 class Binding(Spec):

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
-from sparsify.schedules.shorthand import is_number, or_number
+from sparsify.schedules.shorthand import is_number, or_shorthand
 from sparsify.spec import Spec, fail_at
 
 NUMBER: dict[str, Any] = {"type": "number", "minimum": 0}
@@ -41,7 +41,7 @@ class Level(Spec):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return or_number(schema, handler, NUMBER)
+        return or_shorthand(schema, handler, NUMBER)
 
 
 class Factor(Level):

@@ -13,7 +13,7 @@ from typing_extensions import Self
 from sparsify.errors import did_you_mean
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
-from sparsify.schedules.shorthand import is_number, or_number
+from sparsify.schedules.shorthand import is_number, or_shorthand
 from sparsify.spec import Spec, fail, fail_at
 
 EXISTING: Literal["existing"] = "existing"
@@ -77,4 +77,4 @@ class Ramp(Spec):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return or_number(schema, handler, _RANGE)
+        return or_shorthand(schema, handler, _RANGE)

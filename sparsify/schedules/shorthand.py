@@ -1,4 +1,4 @@
-"""Values that may be written as a number: the shorthand, and its JSON Schema."""
+"""Values that may be written in a shorter way, as a number or a list: what JSON Schema is told of it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 
-def or_number(schema: CoreSchema, handler: GetJsonSchemaHandler, number: dict[str, Any]) -> JsonSchemaValue:
-    """Return the schema of a spec that may be written as a number of the schema `number`."""
+def or_shorthand(schema: CoreSchema, handler: GetJsonSchemaHandler, shorter: dict[str, Any]) -> JsonSchemaValue:
+    """Return the schema of a spec that may be written as something of the schema `shorter`."""
     spec = handler(schema)
     fields = handler.resolve_ref_schema(spec)
     shape = dict(fields)
     fields.clear()
-    fields.update({"anyOf": [number, shape]})
+    fields.update({"anyOf": [shorter, shape]})
     return spec
 
 

@@ -1,1 +1,1 @@
-"""What lives and dies as a whole in a model: heads and neurons."""
+"""What lives and dies as a whole in a model: heads, neurons, and layers."""

@@ -22,5 +22,6 @@ register(
         # cached generation goes wrong without a head in the decoder's self-attention
         attentions=(_attention("self_attn", least=1), _attention("encoder_attn")),
         feed_forwards=(FeedForwardPaths(up="fc1", down="fc2"),),
+        depths=(("encoder", ("encoder_layers", "num_hidden_layers")), ("decoder", ("decoder_layers",))),
     )
 )

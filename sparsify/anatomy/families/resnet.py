@@ -8,5 +8,6 @@ register(
         layers=("ResNetBasicLayer", "ResNetBottleNeckLayer", "BasicBlock", "Bottleneck"),
         others=(("shortcut", "shortcut*"), ("shortcut", "downsample*"), ("conv", "*")),
         stacked=False,
+        depths=(("resnet", ("depths",)),),
     )
 )

@@ -1,6 +1,6 @@
 """T5 and mT5: the layers of a stack share a table of position biases, and so their heads."""
 
-from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
+from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, Fixed, register
 
 
 def _attention(block: str) -> AttentionPaths:
@@ -17,7 +17,10 @@ def _attention(block: str) -> AttentionPaths:
 
 def _feed_forward(place: int) -> tuple[FeedForwardPaths, FeedForwardPaths]:
     at = f"layer.{place}.DenseReluDense"
-    return FeedForwardPaths(f"{at}.wi", f"{at}.wo"), FeedForwardPaths(f"{at}.wi_1", f"{at}.wo", gate=f"{at}.wi_0")
+    return (
+        FeedForwardPaths(up=f"{at}.wi", down=f"{at}.wo"),
+        FeedForwardPaths(up=f"{at}.wi_1", down=f"{at}.wo", gate=f"{at}.wi_0"),
+    )
 
 
 register(
@@ -26,5 +29,12 @@ register(
         layers=("T5Block", "MT5Block"),
         attentions=(_attention("layer.0.SelfAttention"), _attention("layer.1.EncDecAttention")),
         feed_forwards=(*_feed_forward(1), *_feed_forward(2)),
+        depths=(("encoder", ("num_layers",)), ("decoder", ("num_decoder_layers",))),
+        fixed=(
+            Fixed(
+                "owns the table of position biases that all layers of its stack use",
+                "layer.0.SelfAttention.has_relative_attention_bias",
+            ),
+        ),
     )
 )

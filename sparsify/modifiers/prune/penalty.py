@@ -13,7 +13,7 @@ from sparsify.durations import Duration, PositiveDuration
 from sparsify.schedules.base import Curve
 from sparsify.schedules.cubic import Cubic
 from sparsify.schedules.level import NUMBER, Level, NotNegative
-from sparsify.schedules.shorthand import is_number, or_number
+from sparsify.schedules.shorthand import is_number, or_shorthand
 from sparsify.schedules.window import backwards
 from sparsify.spec import Spec, fail_at
 
@@ -68,7 +68,7 @@ class Penalty(Spec):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return or_number(schema, handler, NUMBER)
+        return or_shorthand(schema, handler, NUMBER)
 
     @property
     def level(self) -> Level | None:

@@ -1,0 +1,34 @@
+"""A model to try changes of structure on, while the user's stays as it is."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+
+def outline(model: nn.Module) -> nn.Module:
+    """Return a model of the very same parameters, whose modules and configurations are its own.
+
+    No weight is copied or read. It is there to be looked at and planned for: hooks of its modules are the originals'.
+    """
+    return _copied(model, {}, {})
+
+
+def _copied(module: nn.Module, done: dict[int, nn.Module], configs: dict[int, Any]) -> nn.Module:
+    found = done.get(id(module))
+    if found is not None:
+        return found
+    made = done[id(module)] = object.__new__(type(module))
+    values = dict(vars(module))
+    for name in ("_parameters", "_buffers"):
+        values[name] = dict(values[name])
+    for name, value in values.items():
+        if callable(getattr(value, "to_dict", None)) and not isinstance(value, nn.Module):
+            values[name] = copy.deepcopy(value, configs)
+    vars(made).update(values)
+    vars(made)["_modules"] = {
+        name: None if child is None else _copied(child, done, configs) for name, child in module._modules.items()
+    }
+    return made
