@@ -166,7 +166,7 @@ def check_scores(name: str, scores: Tensor, protected: bool = False) -> None:
     if not scores.numel() or math.isfinite(scores.sum()):  # a finite sum has finite terms, and is found much sooner
         return
     least, most = (float(end) for end in torch.aminmax(scores))
-    if math.isnan(least) or (not protected and math.isinf(least + most)):
+    if math.isnan(least) or (not protected and (math.isinf(least) or math.isinf(most))):
         what = "NaN" if math.isnan(least) else "infinite"
         raise ScoreError(f"{name}: the scores hold {what} values, so they cannot be ranked")
 
