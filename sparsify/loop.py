@@ -250,7 +250,7 @@ class Loop:
             raise HookError(f"{wrong}: change the model before apply()")
 
     def _refuse_autocast(self, hook: str) -> None:
-        kinds = {"cpu"} | {parameter.device.type for parameter in self.session.model.parameters()} - {"meta"}
+        kinds = {"cpu"} | {weight.parameter.device.type for weight in self._planned} - {"meta"}
         if any(torch.is_autocast_enabled(kind) for kind in kinds):
             raise HookError(f"{hook}() inside an autocast region: its cache would hide the change; leave it first")
 

@@ -8,6 +8,7 @@ from weakref import ReferenceType, ref
 import torch
 from torch import Tensor
 
+from sparsify.bits import in_words
 from sparsify.masking import pieces
 from sparsify.masking.groups import reduced
 from sparsify.patterns.bundle import Bundle
@@ -48,16 +49,11 @@ class Last:
 
 def _exceeds(mask: Tensor, earlier: Tensor) -> bool:
     """Whether a mask keeps what another does not; eight weights are compared at once where they lie together."""
-    if not (_in_words(mask) and _in_words(earlier)):
+    if not (in_words(mask) and in_words(earlier)):
         return bool((mask > earlier).any())
     step = pieces.chunk(mask.device) // 16 or 1
     words = (torch.split(each.view(-1).view(torch.int64), step) for each in (mask, earlier))
     return not all(torch.equal(mine | theirs, theirs) for mine, theirs in zip(*words, strict=True))
-
-
-def _in_words(mask: Tensor) -> bool:
-    """Whether a mask can be seen as numbers of eight bytes; a view into another may begin between two."""
-    return mask.is_contiguous() and mask.numel() % 8 == 0 and mask.storage_offset() % 8 == 0
 
 
 def without_revived(masks: Masks, before: Masks) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparsify.bits import count_rows
+
 FEW = 4
 """So many scores above a row's lowest are taken one after the other."""
 
@@ -24,13 +26,13 @@ def select_in_rows(scores: Tensor, groups: int) -> Tensor:
         return torch.zeros_like(scores, dtype=torch.bool)
     lowest = scores.amin(1, keepdim=True)
     mask = scores > lowest
-    pruned = scores.shape[1] - _count(mask)
+    pruned = scores.shape[1] - count_rows(mask)
     if bool((pruned < groups - FEW).any()):
         threshold = scores.kthvalue(groups, dim=1, keepdim=True).values
         torch.gt(scores, threshold, out=mask)
     else:
         threshold = _raised(scores, groups, lowest, mask, pruned)
-    crowded = (scores.shape[1] - _count(mask) > groups).squeeze(1).nonzero().squeeze(1)
+    crowded = (scores.shape[1] - count_rows(mask) > groups).squeeze(1).nonzero().squeeze(1)
     if crowded.numel():
         mask[crowded] |= _late_ties(scores[crowded], threshold[crowded], groups)
     return mask
@@ -43,7 +45,7 @@ def _raised(scores: Tensor, groups: int, threshold: Tensor, mask: Tensor, pruned
         following = torch.where(mask, scores, torch.inf).amin(1, keepdim=True)
         threshold = torch.where(short, following, threshold)
         torch.gt(scores, threshold, out=mask)
-        short = scores.shape[1] - _count(mask) < groups
+        short = scores.shape[1] - count_rows(mask) < groups
     return threshold
 
 
@@ -52,13 +54,3 @@ def _late_ties(scores: Tensor, threshold: Tensor, groups: int) -> Tensor:
     ties = scores == threshold
     left = groups - (scores < threshold).sum(1, keepdim=True)
     return ties & (ties.cumsum(1) > left)
-
-
-def _count(mask: Tensor) -> Tensor:
-    """Return how many are True in each row, int64 [rows, 1]; eight bytes are added as one word where that is right."""
-    rows, width = mask.shape
-    if width % 8 or mask.device.type != "cpu" or not mask.is_contiguous() or mask.storage_offset() % 8:
-        return mask.sum(1, keepdim=True)
-    words = mask.view(torch.int64)
-    sums = [words[:, start : start + 255].sum(1) for start in range(0, width // 8, 255)]  # no byte exceeds 255
-    return torch.stack(sums, 1).view(torch.uint8).view(rows, -1).sum(1, keepdim=True)

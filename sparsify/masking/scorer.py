@@ -163,10 +163,10 @@ def naming(criterion: Criterion) -> Iterator[None]:
 
 def check_scores(name: str, scores: Tensor, protected: bool = False) -> None:
     """Raise ScoreError, naming the tensor, for NaN, or for infinite scores unless they are `protected`."""
-    if not scores.numel():
+    if not scores.numel() or math.isfinite(scores.sum()):  # a finite sum has finite terms, and is found much sooner
         return
     least, most = (float(end) for end in torch.aminmax(scores))
-    if math.isnan(least) or (not protected and math.isinf(least + most)):
+    if math.isnan(least) or (not protected and (math.isinf(least) or math.isinf(most))):
         what = "NaN" if math.isnan(least) else "infinite"
         raise ScoreError(f"{name}: the scores hold {what} values, so they cannot be ranked")
 

@@ -16,7 +16,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from sparsify.bits import key, unkey
+from sparsify.bits import count, in_words, key, unkey
 from sparsify.errors import ScoreError
 from sparsify.masking import pieces
 from sparsify.masking.scorer import check_scores
@@ -62,7 +62,7 @@ class Contender:
     def weigh(self, chosen: Tensor, start: int) -> int:
         """Return how many elements the chosen of the groups from `start` on (bool, 1-D) have."""
         if self.sizes is None:
-            return self.size * int(torch.count_nonzero(chosen))
+            return self.size * count(chosen)
         return int(self.sizes[start : start + chosen.numel()][chosen.to("cpu")].sum())
 
     def each(self, places: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def _sweep(arena: _Arena, masks: list[Tensor], low: float, high: float) -> bool:
             part = mask[start : start + scores.numel()]
             torch.gt(scores, low, out=part)
             if contender.sizes is None:
-                below += contender.size * (part.numel() - int(torch.count_nonzero(part)))
+                below += contender.size * (part.numel() - count(part))
             else:
                 below += contender.weigh(~part, start)
             if gathered <= room:
@@ -163,11 +163,12 @@ def _sweep(arena: _Arena, masks: list[Tensor], low: float, high: float) -> bool:
 
 def _places(mask: Tensor) -> Tensor:
     """Return the indices of the True elements; eight at a time where few are True."""
-    if mask.numel() % 8 or mask.device.type != "cpu":
+    if mask.device.type != "cpu" or not in_words(mask):
         return mask.nonzero().squeeze(1)
-    words = mask.view(torch.int64).nonzero().squeeze(1)
-    word, byte = mask.view(-1, 8)[words].nonzero(as_tuple=True)
-    return words[word] * 8 + byte
+    words = mask.view(torch.int64)
+    some = words.nonzero().squeeze(1)
+    inner = words[some].view(torch.bool).nonzero().squeeze(1)
+    return some.mul_(8).take(inner >> 3).add_(inner.bitwise_and_(7))
 
 
 def _rank(arena: _Arena, masks: list[Tensor], near: list[tuple[int, Tensor, Tensor]], left: int) -> bool:

@@ -91,9 +91,8 @@ def _losses(groups: Tensor) -> Tensor:
     total = torch.full((len(groups),), _bytes(range(width)), dtype=word, device=flat.device)
     for distance in range(1, width):
         torch.le(flat[:-distance], flat[distance:], out=low[:-distance])
-        loses = low.view(word) & _bytes([1] * (width - distance))
-        total += loses
-        total -= loses << 8 * distance
+        loses = low.view(word).bitwise_and_(_bytes([1] * (width - distance)))
+        total.add_(loses, alpha=1 - (1 << 8 * distance))
     return total.view(torch.int8).view(groups.shape)
 
 

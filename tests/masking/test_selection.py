@@ -13,6 +13,7 @@ from torch import Tensor
 from sparsify import ScoreError
 from sparsify.masking import Contender, budget, pieces, select
 from sparsify.masking.rows import select_in_rows
+from sparsify.masking.scorer import check_scores
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -115,6 +116,19 @@ def test_scores_that_cannot_be_ranked_name_the_tensor(bad: float, length: int) -
     scores[length // 2] = bad
     with pytest.raises(ScoreError, match=r"encoder\.query\.weight: the scores hold (NaN|infinite) values"):
         select([Contender.of("encoder.query.weight", scores)], length // 2)
+
+
+@pytest.mark.parametrize("bad", [[math.nan, 1.0], [math.inf, -math.inf], [3e38, 3e38, math.nan]])
+def test_what_cannot_be_ranked_is_seen_whatever_the_others_are(bad: list[float]) -> None:
+    with pytest.raises(ScoreError, match="the scores hold"):
+        check_scores("it", torch.tensor(bad))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_scores_are_ranked_though_their_sum_is_not_finite(dtype: torch.dtype) -> None:
+    scores = torch.linspace(0.5, 1, 1000, dtype=torch.float64).mul(torch.finfo(dtype).max).to(dtype)
+    assert scores.sum().isinf()
+    check([scores], [1], 300)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
