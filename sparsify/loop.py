@@ -106,6 +106,7 @@ class Loop:
                 run.observe(self.step)
             for run in self.runs:
                 run.penalise(self.step)
+            transaction.observed(weight.parameter.grad for weight in weights)  # some may be dropped now
             self.masks.mask_gradients()
             self.masks.swap_in()
         except BaseException:
@@ -238,7 +239,9 @@ class Loop:
         self.interrupted = False
 
     def refuses_closures(self) -> bool:
-        return self.masks.latents > 0 or any(run.needs_gradients(self.step) for run in self.runs)
+        """Whether gradients that are made within the optimizer's step would not be ours."""
+        step = self.step
+        return self.masks.latents > 0 or any(r.needs_gradients(step) or r.alters_gradients(step) for r in self.runs)
 
     def _refuse_strays(self) -> None:
         if stray := self.transaction.take_stray():

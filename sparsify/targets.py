@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from sparsify.anatomy import ROLES, Anatomy
-from sparsify.anatomy.parts import DEFAULT
+from sparsify.anatomy.parts import DEFAULT, Layer
 from sparsify.errors import did_you_mean
 from sparsify.layers import Weight, all_weights, shared_rows
 from sparsify.selectors import layer_indices, matcher, names_itself
@@ -130,8 +130,11 @@ class Targets:
                 message = f"the model has the layers 0 to {depth - 1}, got {text!r}"
                 self.problems.append(TargetProblem("layers", index, message))
         meant = layer_indices(tuple(layers))
-        inside = [layer for layer in self.anatomy.layers if layer.index in meant]
-        return self._names(weight for layer in inside for _, weight in layer.roles())
+        return self._below([layer for layer in self.anatomy.layers if layer.index in meant])
+
+    def _below(self, layers: Sequence[Layer]) -> set[str]:
+        """Return the names of what a layer stands for."""
+        return self._names(weight for layer in layers for _, weight in layer.roles())
 
     # ------------------------------------------------------------------ why nothing was found
 

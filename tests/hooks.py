@@ -33,6 +33,10 @@ KINDS: dict[str, list[str]] = {
     "soft": [f'type: prune, targets: "*", criterion: soft-movement, sparsity: 0.7, {WINDOW}'],
     "l0": [f'type: prune, targets: "*", criterion: hard-concrete, sparsity: 0.7, {WINDOW}', LOCK],
     "penalty": ['type: penalty, targets: "*", norm: l2, strength: 0.05, window: {begin: 0, end: 3}', LOCK],
+    "freeze": [
+        f'type: prune, targets: "*", masking: latent, sparsity: 0.7, {WINDOW}',
+        'type: freeze, targets: "0", end: 5',
+    ],
 }
 SAMPLED = frozenset({"l0"})
 """Kinds whose weights are sampled within a step."""

@@ -68,6 +68,10 @@ class MaskStore(Masks):
         """Return the latent weight of a weight."""
         return self._latents[weight.name]
 
+    def hides(self, weight: Weight) -> bool:
+        """Whether a latent weight lies in the parameter of a weight."""
+        return bool(self._inside.get(weight.parameter_name))
+
     def set_gate(self, weight: Weight, part: Part | None, gate: Tensor | None, *, sampled: bool) -> None:
         """Put gates in place over a latent weight; what others have written is taken up through those before."""
         latent = self._latents[weight.name]

@@ -112,6 +112,10 @@ class Run:
         """Whether it reads the gradients of this step, or adds to them: that must happen just once a step."""
         return False
 
+    def alters_gradients(self, step: int) -> bool:
+        """Whether it changes the gradients of this step, though it reads none: the optimizer must not make new ones."""
+        return False
+
     def observe(self, step: int) -> None:
         """Look at the dense, unscaled gradients; keep what is learned from them aside until `commit`."""
 

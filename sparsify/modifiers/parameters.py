@@ -1,51 +1,54 @@
-"""From selectors to parameters: for modifiers that mean whole modules, with biases and norms, not matrices to prune."""
+"""From selectors to parameters of every kind: biases, norms and tables as well as matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from sparsify.anatomy import ROLES, Anatomy
-from sparsify.errors import did_you_mean
+from sparsify.anatomy import Anatomy
+from sparsify.anatomy.parts import Layer
+from sparsify.layers import Weight
 from sparsify.selectors import matcher
+from sparsify.targets import Targets
 
-Named = dict[str, nn.Parameter]
 
+class Parameters(Targets):
+    """Selects parameters in one model.
 
-def parameters_of(model: nn.Module, anatomy: Anatomy | None, selectors: Iterable[str]) -> tuple[Named, list[str]]:
-    """Return the parameters that selectors mean, each once, by name, and what is wrong with a selector.
-
-    A role means the modules that hold its weights, with their biases; a name, glob, `re:` or `type:` means the modules
-    that it matches, and everything below them.
+    A matched module stands for every parameter in it, a layer for everything below it, a role for its matrices and
+    tables with their biases.
     """
-    found: dict[int, nn.Parameter] = {}
-    problems = []
-    for selector in selectors:
-        mine = list(_meant(model, anatomy, selector))
-        if not mine:
-            problems.append(_nothing(model, anatomy, selector))
-        found |= {id(parameter): parameter for parameter in mine}
-    named = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in found}
-    return named, problems
+
+    def __init__(self, model: nn.Module, anatomy: Anatomy | None = None) -> None:
+        super().__init__(model, anatomy)
+        prunable = {id(weight.parameter): weight for weight in self.known}
+        every = {
+            id(parameter): prunable.get(id(parameter)) or Weight(_join(name, attribute), module, attribute, "bias")
+            for name, module in model.named_modules()
+            for attribute, parameter in module._parameters.items()
+            if parameter is not None
+        }
+        self.known = list(every.values())
+        self.tables = set()  # a table is meant like any other parameter
+        self.atoms = {key: self.atoms.get(key, [weight]) for key, weight in every.items()}
+
+    def _names(self, weights: Iterable[Weight]) -> set[str]:
+        weights = list(weights)
+        biases = {bias.parameter_name for weight in weights if (bias := weight.bias()) is not None}
+        return super()._names(weights) | biases
+
+    def _below(self, layers: Sequence[Layer]) -> set[str]:
+        roots = tuple(f"{layer.name}." for layer in layers)
+        return super()._names(weight for weight in self.known if weight.parameter_name.startswith(roots))
+
+    def _nothing(self, selector: str) -> str:
+        hit = matcher(selector)
+        kinds = {type(module).__name__ for name, module in self.model.named_modules() if hit(name, module)}
+        if kinds:
+            return f"{selector!r} matches only modules without parameters ({', '.join(sorted(kinds)[:5])})"
+        return super()._nothing(selector)
 
 
-def _meant(model: nn.Module, anatomy: Anatomy | None, selector: str) -> Iterator[nn.Parameter]:
-    if selector in ROLES and anatomy is not None:
-        for weight in anatomy.role(selector):
-            yield from weight.module.parameters(recurse=False)
-        return
-    hit = matcher(selector)
-    for name, module in model.named_modules():
-        if name and hit(name, module):
-            yield from module.parameters()
-
-
-def _nothing(model: nn.Module, anatomy: Anatomy | None, selector: str) -> str:
-    kind = type(model).__name__
-    if selector in ROLES:
-        if anatomy is None:
-            return f"{selector!r} is a role, but the architecture of {kind} is not known: name modules"
-        return f"{kind} has no {selector!r} (it has: {', '.join(anatomy.roles())})"
-    names: Sequence[str] = [name for name, _ in model.named_modules() if name]
-    return f"{selector!r} matches no module with parameters in {kind}{did_you_mean(selector, [*ROLES, *names], most=0)}"
+def _join(name: str, attribute: str) -> str:
+    return f"{name}.{attribute}" if name else attribute

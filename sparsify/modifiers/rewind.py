@@ -15,7 +15,7 @@ from sparsify.layers import Weight, merged
 from sparsify.masking.packing import pack, unpack
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.contract import Modifier, Run, Session
-from sparsify.modifiers.parameters import parameters_of
+from sparsify.modifiers.parameters import Parameters
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.modifiers.span import ClockError, Span
 from sparsify.modifiers.track import Track
@@ -131,29 +131,22 @@ class Rewind(Modifier):
 
 
 def _parameters(spec: Rewind, context: PlanContext) -> dict[str, nn.Parameter]:
-    """Return what is rewound; report what does not fit."""
-    model, anatomy = context.model, context.anatomy
-    if spec.targets is None:
-        chosen = dict(model.named_parameters())
-        if anatomy is not None and anatomy.task_head:
-            head, _ = parameters_of(model, anatomy, ("task_head",))
-            chosen = {name: parameter for name, parameter in chosen.items() if name not in head}
-        elif anatomy is None and spec.exclude is None:
-            context.notes.append(
-                f"{context.key}: the task head of {type(model).__name__} is not known, so it is rewound too: name it "
-                "in `exclude` if it should not be"
-            )
-    else:
-        chosen, problems = parameters_of(model, anatomy, spec.targets)
-        for problem in problems:
-            context.problem(problem, "targets")
-    left_out, problems = parameters_of(model, anatomy, spec.exclude or ())
-    for problem in problems:
-        context.problem(problem, "exclude")
-    chosen = {name: parameter for name, parameter in chosen.items() if name not in left_out}
-    if not chosen and not context.problems:
-        context.problem("everything that is targeted is excluded", "exclude")
-    return chosen
+    """Return what is rewound, whole parameters by name; report what does not fit."""
+    finder = Parameters(context.model, context.anatomy)
+    head = context.anatomy is not None and bool(context.anatomy.task_head)
+    exclude = spec.exclude or ()
+    if spec.targets is None and head:
+        exclude = (*exclude, "task_head")
+    elif spec.targets is None and context.anatomy is None and spec.exclude is None:
+        context.notes.append(
+            f"{context.key}: the task head of {type(context.model).__name__} is not known, so it is rewound too: name "
+            "it in `exclude` if it should not be"
+        )
+    weights = finder.select(spec.targets or ("*",), exclude)
+    for problem in finder.problems:
+        path = (problem.key, problem.index) if problem.index is not None else (problem.key,)
+        context.problem(problem.message, *(path if getattr(spec, problem.key) is not None else ()))
+    return {weight.parameter_name: weight.parameter for weight in weights}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,16 @@ class Targeted(Modifier):
 
     def select(self, context: PlanContext, role: str) -> list[Weight]:
         """Return the weights that are meant; `default` is `role`. What does not fit is reported."""
-        finder = Targets(context.model, context.anatomy, role)
+        weights = self.find(context, Targets(context.model, context.anatomy, role))
+        if made := computed(context.model):
+            context.notes.append(
+                f"{context.key}: {_some(made)}: computed from other parameters (weight_norm, torch.nn.utils.prune, …), "
+                "so no recipe acts on them"
+            )
+        return weights
+
+    def find(self, context: PlanContext, finder: Targets) -> list[Weight]:
+        """Return what a finder finds; what does not fit is reported, what is tied is noted."""
         weights = finder.select(self.targets, self.exclude or (), self.layers)
         for problem in finder.problems:
             written = getattr(self, problem.key) is not None
@@ -41,11 +50,6 @@ class Targeted(Modifier):
                 path.append(problem.index)
             context.problem(problem.message, *path)
         _note_ties(context, weights)
-        if made := computed(context.model):
-            context.notes.append(
-                f"{context.key}: {_some(made)}: computed from other parameters (weight_norm, torch.nn.utils.prune, …), "
-                "so no recipe acts on them"
-            )
         return weights
 
     def cut(self, context: PlanContext, weights: Sequence[Weight], pattern: Pattern) -> list[Bundle]:

@@ -63,6 +63,7 @@ KINDS = {
         prunes=False,
         first=False,
     ),
+    "freeze": Kind("type: freeze, targets: [attention, embeddings], begin: {at}", prunes=False, first=False),
 }
 FIRSTS = [name for name, kind in KINDS.items() if kind.first]
 
