@@ -79,6 +79,10 @@ MODELS: dict[str, Model] = {
         {**_BERT, "intra_bottleneck_size": 16, "true_hidden_size": 16, "embedding_size": 16},
         _text(),
     ),
+    "albert": Model("AlbertForSequenceClassification", {**_BERT, "embedding_size": 16}, _text()),
+    "modernbert": Model(
+        "ModernBertForSequenceClassification", {**_BERT, **_ENDS, "cls_token_id": 1, "sep_token_id": 0}, _text()
+    ),
     "torch": Model("", {}, lambda: {"x": torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))}, TorchEncoder),
     "resnet": Model(
         "ResNetForImageClassification",

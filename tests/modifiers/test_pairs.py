@@ -57,6 +57,7 @@ KINDS = {
     "lock": Kind(f"type: prune, {ON}, criterion: existing, window: {{once}}", prunes=False, first=False),
     "fill": Kind("type: fill, begin: {at}", prunes=False, first=False),
     "penalty": Kind(f"type: penalty, {ON}, norm: l2, strength: 0.1, window: {{window}}", prunes=False, first=False),
+    "layer drop": Kind("type: layer_drop, keep: [1]", prunes=False, first=False),
     "rewind": Kind("type: rewind, every: 2", prunes=False, first=False),
     "distill": Kind(
         "type: distill, teacher: self, logits: {{}}, hidden: {{loss: squarehead}}, begin: {at}",
@@ -158,6 +159,8 @@ def _texts() -> list[str]:
 def test_a_ends_where_b_begins(first: str, second: str, place: str) -> None:
     if place == "step" and latent_from_the_stage(second):
         pytest.skip("refused in the plan: latent weights are held from the beginning of the stage")
+    if place != "step" and second == "layer drop":
+        pytest.skip("refused in the plan: the structure changes before the training")
     recipe = written(first, second, place)
     one = Training(recipe).train(FIRST + SECOND, STOPS)
     kind = KINDS[second]
@@ -197,6 +200,13 @@ def test_a_fill_leaves_the_function(first: str) -> None:
     for name, locked in outputs[0].items():
         filled = outputs[1][name]
         assert not bool((filled[locked == 0] != 0).any()), f"{name}: what was pruned is not zero right after the fill"
+
+
+def test_the_structure_does_not_change_in_a_later_stage() -> None:
+    from sparsify import PlanError
+
+    with pytest.raises(PlanError, match="changes the structure, which is done before the training"):
+        Training(written("magnitude", "layer drop", "stage"))
 
 
 @pytest.mark.parametrize("second", sorted(name for name in KINDS if latent_from_the_stage(name)))

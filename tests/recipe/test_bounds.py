@@ -137,7 +137,7 @@ def test_a_variable_may_be_called_anything() -> None:
 
 def test_bindings_are_no_arguments_of_apply() -> None:
     arguments = set(inspect.signature(Manager.apply).parameters) - {"bindings"}
-    assert arguments == set(RESERVED)
+    assert arguments | {"state"} == set(RESERVED), "and what `attach` takes"
     for name in RESERVED:
         said = refused(f"version: 1\nbindings: {{{name}: {{}}}}\nmodifiers:\n{PRUNE}")
         assert f"bad.yaml:2:12: bindings.{name}: {name!r} is an argument of `apply` itself" in said
