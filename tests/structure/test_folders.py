@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsify import Manager, Recipe
+from sparsify import Manager, Plan, PlanError, Recipe
 from tests.models import MODELS
 
 LAYERS = {
@@ -20,7 +20,7 @@ LAYERS = {
     "gpt2": "n_layer", "llama": "num_hidden_layers", "mobilebert": "num_hidden_layers", "modernbert": "num_hidden_layers",
     "t5": "num_layers", "t5-gated": "num_layers", "bart": "encoder_layers",
 }  # fmt: skip
-STACKS = {"t5": "encoder", "t5-gated": "encoder", "bart": "encoder"}
+STACKS = {"t5": "decoder", "t5-gated": "decoder", "bart": "encoder"}
 DECODERS = ("gpt2", "llama", "t5", "bart")
 
 READER = """
@@ -117,3 +117,18 @@ def test_it_computes_what_the_layers_that_stay_compute(name: str) -> None:
         wanted = whole(**inputs).logits
         found = dropped(name)(**inputs).logits
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_an_encoder_shorter_than_its_decoder_could_not_generate() -> None:
+    """Stock transformers makes T5's cache as long as its encoder."""
+    import transformers
+
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**{**MODELS["t5"].config, "num_layers": 4}))
+    drop = "  - {type: layer_drop, keep: [0, 1, 3], stack: STACK}\n"
+    encoder, decoder = (drop.replace("STACK", stack) for stack in ("encoder", "decoder"))
+    with pytest.raises(
+        PlanError, match="decoder.block has 4, and transformers' cache has an entry for each of the encoder's"
+    ):
+        Plan.of(Recipe.parse(f"version: 1\nmodifiers:\n{encoder}"), model)
+    plan = Plan.of(Recipe.parse(f"version: 1\nmodifiers:\n{decoder}{encoder}"), model)
+    assert [len(change.kept) for change in plan.changes.values()] == [3, 3]

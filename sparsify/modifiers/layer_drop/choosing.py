@@ -144,5 +144,23 @@ def _check(layers: Sequence[Layer], change: Change, model: nn.Module, context: S
             context.problem(f"no layer of {home} would be left: keep one at least", "keep")
     if context.problems:
         return
-    if why := obstacle(model, layers) or (misfit(model, change, container_of(layers[0])) if change.chosen else None):
+    if (
+        why := obstacle(model, layers)
+        or _short_cache(layers, change, context)
+        or (misfit(model, change, container_of(layers[0])) if change.chosen else None)
+    ):
         context.problem(f"without the layers {', '.join(map(str, change.removed))} of {change.stack}: {why}", "keep")
+
+
+def _short_cache(layers: Sequence[Layer], change: Change, context: StructureContext) -> str | None:
+    """Return why generating with a cache would fail, or None: transformers takes T5's encoder for the size of it."""
+    if "num_layers" not in layers[0].depths:
+        return None
+    for name, others in stacks(context.anatomy).items():
+        left = next((len(each.kept) for each in context.others.values() if each.stack == name), len(others))
+        if "num_decoder_layers" in others[0].depths and left > len(change.kept):
+            return (
+                f"{name} has {left}, and transformers' cache has an entry for each of the encoder's: no generation with "
+                "a cache; drop as many of the decoder's first"
+            )
+    return None
