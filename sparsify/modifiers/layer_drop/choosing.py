@@ -144,11 +144,10 @@ def _check(layers: Sequence[Layer], change: Change, model: nn.Module, context: S
             context.problem(f"no layer of {home} would be left: keep one at least", "keep")
     if context.problems:
         return
-    if (
-        why := obstacle(model, layers)
-        or _short_cache(layers, change, context)
-        or (misfit(model, change, container_of(layers[0])) if change.chosen else None)
-    ):
+    why = obstacle(model, layers) or _short_cache(layers, change, context)
+    if why is None and change.chosen:
+        why = misfit(model, change, container_of(layers[0]))
+    if why is not None:
         context.problem(f"without the layers {', '.join(map(str, change.removed))} of {change.stack}: {why}", "keep")
 
 
@@ -160,7 +159,7 @@ def _short_cache(layers: Sequence[Layer], change: Change, context: StructureCont
         left = next((len(each.kept) for each in context.others.values() if each.stack == name), len(others))
         if "num_decoder_layers" in others[0].depths and left > len(change.kept):
             return (
-                f"{name} has {left}, and transformers' cache has an entry for each of the encoder's: no generation with "
-                "a cache; drop as many of the decoder's first"
+                f"{name} has {left}, and transformers' cache has an entry for each of the encoder's: no generation "
+                "with a cache; drop as many of the decoder's first"
             )
     return None
