@@ -103,6 +103,8 @@ class Loop:
             transaction.observed(weight.parameter.grad for weight in weights)
             self._count_gradients(readers)
             for run in self.runs:
+                run.prepare(self.step)
+            for run in self.runs:
                 run.observe(self.step)
             for run in self.runs:
                 run.penalise(self.step)

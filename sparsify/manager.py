@@ -30,6 +30,7 @@ from sparsify.layers import unwrap
 from sparsify.loop import Loop
 from sparsify.masking.store import MaskStore
 from sparsify.modifiers.contract import Run, Session
+from sparsify.modifiers.step_rates import rate_in_force
 from sparsify.optimizers import clip_, innermost, several
 from sparsify.outcome import Outcome, revived
 from sparsify.plan import Plan
@@ -190,6 +191,15 @@ class Manager:
             return None
         wanted = (each for run in reversed(self._runs) for each in run.wanted(self.step))
         return sparsity_wanted(wanted, self._masks, self._plan.targeted())
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The learning rate that the first parameter group had in the last step, where the recipe sets it.
+
+        None where it does not: then it is your optimizer's own.
+        """
+        optimizers = self._transaction.optimizers
+        return rate_in_force(optimizers[0]) if optimizers else None
 
     @property
     def last_update(self) -> int:

@@ -37,6 +37,10 @@ KINDS: dict[str, list[str]] = {
         f'type: prune, targets: "*", masking: latent, sparsity: 0.7, {WINDOW}',
         'type: freeze, targets: "0", end: 5',
     ],
+    "rate": [
+        f'type: prune, targets: "*", criterion: movement, sparsity: 0.7, {WINDOW}',
+        "type: learning_rate, cycles: 2, end: 5",
+    ],
 }
 SAMPLED = frozenset({"l0"})
 """Kinds whose weights are sampled within a step."""
@@ -252,6 +256,7 @@ class Loop:
             assert manager.step == len(self.history), (manager.step, self.history)
         if phase == "ready" or (phase == "open" and self.kind in SAMPLED) or manager._transaction._stray:
             return
+        assert {group["lr"] for each in self.optimizers for group in each.param_groups} == {0.1}, "ours is still in"
         elements = zeros = 0
         for masked in manager._masks:
             weight, mask = masked.weight.tensor, masked.mask

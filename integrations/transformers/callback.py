@@ -205,12 +205,17 @@ class SparsifyCallback(TrainerCallback):
     # ------------------------------------------------------------------ what the Trainer keeps and picks
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Add `sparsity` and `target_sparsity` to what is logged and to the history."""
+        """Add `sparsity`, `target_sparsity` and, where the recipe sets it, `effective_learning_rate` to what is logged.
+
+        The Trainer's own `learning_rate` is that of its scheduler.
+        """
         if not self._used or logs is None or "train_runtime" in logs:
             return
         values = {"sparsity": self.manager.sparsity}
         if self.manager.target is not None:
             values["target_sparsity"] = self.manager.target
+        if self.manager.learning_rate is not None:
+            values["effective_learning_rate"] = self.manager.learning_rate
         logs.update(values)
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
             state.log_history[-1].update(values)

@@ -116,6 +116,9 @@ class Run:
         """Whether it changes the gradients of this step, though it reads none: the optimizer must not make new ones."""
         return False
 
+    def prepare(self, step: int) -> None:
+        """Put in force what others read in `observe`, and the optimizers use: a learning rate."""
+
     def observe(self, step: int) -> None:
         """Look at the dense, unscaled gradients; keep what is learned from them aside until `commit`."""
 

@@ -1,10 +1,12 @@
-"""A learning rate of our own follows one of the user's."""
+"""A learning rate of our own follows one of the user's, or of the recipe's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+
+from sparsify.modifiers.step_rates import factor_in_force
 
 
 @dataclass(eq=False)
@@ -27,6 +29,7 @@ class Rate:
         self.initial = float(group.get("initial_lr", group["lr"]))
 
     def read(self, *, follow: bool) -> None:
-        """Take over the value of the step that is under way."""
+        """Take over the value of the step that is under way: the user's, or that of the recipe in its place."""
+        ours = factor_in_force(self.optimizer) if follow else None
         now = float(self.optimizer.param_groups[self.group]["lr"])
-        self.factor = now / self.initial if follow and self.initial > 0 else 1.0
+        self.factor = ours if ours is not None else now / self.initial if follow and self.initial > 0 else 1.0

@@ -64,6 +64,9 @@ KINDS = {
         prunes=False,
         first=False,
     ),
+    "learning rate": Kind(
+        "type: learning_rate, curve: linear, rate: 1e-2, to: 0.5, begin: {at}", prunes=False, first=False
+    ),
     "freeze": Kind("type: freeze, targets: [attention, embeddings], begin: {at}", prunes=False, first=False),
 }
 FIRSTS = [name for name, kind in KINDS.items() if kind.first]
