@@ -86,7 +86,8 @@ class SparsifyCallback(TrainerCallback):
             self._break_off()
             self._used, self.manager = False, self.manager.again()
         if model is not self._model:
-            self.manager.attach(model)
+            saved = states.given(self.checkpoint, getattr(args, "resume_from_checkpoint", None))
+            self.manager.attach(model, state=saved, **self.bindings)
             self._model = model
         if (trainer := trainer_of(self, args)) is not None:
             come_first(trainer, self)

@@ -25,6 +25,13 @@ def read(folder: Path) -> dict[str, Any]:
     return parts
 
 
+def given(*places: str | Path | bool | None) -> dict[str, Any] | None:
+    """Return the manager's state in the first of some places that is a checkpoint of ours; None where none is."""
+    folders = [Path(place) for place in places if isinstance(place, (str, Path))]
+    found = next((folder for folder in folders if (folder / STATE).is_file()), None)
+    return None if found is None else read(found)["manager"]
+
+
 def resumed_from(args: Any, state: Any, places: Sequence[str | Path | bool | None]) -> Path:
     """Return the folder that the Trainer has resumed from: one of `places`, or that of its step in `output_dir`.
 

@@ -118,7 +118,13 @@ def _run(
             (directory / REPORT).unlink(missing_ok=True)
 
     sparsifier = (
-        SparsifyCallback(recipe, bindings=bindings, run=record.run, allow_changed_recipe=allow_changed_recipe)
+        SparsifyCallback(
+            recipe,
+            bindings=bindings,
+            run=record.run,
+            checkpoint=checkpoint,
+            allow_changed_recipe=allow_changed_recipe,
+        )
         if recipe
         else None
     )
