@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -590,3 +595,15 @@ def test_the_timeline_shows_when() -> None:
 
     (line, *_) = in_text(timeline(recipe("logits: {}, begin: 25%, end: 50%"), total=100), width=8)
     assert line == "distill |··──····| (distils)"
+
+
+def test_two_processes_learn_what_one_does() -> None:
+    """Under DDP, projections too: they are in no module that DDP knows."""
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", str(root / "tests" / "ddp_distill.py")],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    lines = re.findall(r"rank \d: weights (\S+), projections (\S+), alike (\w+)", done.stdout)
+    assert len(lines) == 2, done.stderr[-2000:]
+    assert all(float(weights) < 1e-5 and float(far) < 1e-5 and alike == "True" for weights, far, alike in lines)
