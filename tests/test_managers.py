@@ -153,10 +153,12 @@ def several(*modifiers: str) -> Recipe:
     return Recipe.parse("version: 1\nmodifiers:\n" + "".join(f"  - {{type: prune, {text}}}\n" for text in modifiers))
 
 
-def test_the_target_is_that_of_the_last_modifier_of_a_weight(mlp: nn.Module) -> None:
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+def test_the_target_is_that_of_the_last_modifier_of_a_weight(scope: str, mlp: nn.Module) -> None:
+    """Where a budget is shared, what is left of it counts in proportion."""
     optimizer = torch.optim.SGD(mlp.parameters(), lr=0.01)
     found = several(
-        'name: a, targets: "*", sparsity: {to: 0.5, curve: linear}, window: {begin: 0, end: 4}',
+        f'name: a, targets: "*", scope: {scope}, sparsity: {{to: 0.5, curve: linear}}, window: {{begin: 0, end: 4}}',
         'name: b, targets: ["0"], sparsity: {from: existing, to: 0.75, curve: linear}, window: {begin: 6, end: 10}',
     )
     manager = Manager(found).apply(mlp, optimizer, total_steps=STEPS)
@@ -167,6 +169,24 @@ def test_the_target_is_that_of_the_last_modifier_of_a_weight(mlp: nn.Module) -> 
     wanted = 0.75 * elements["0.weight"] + 0.5 * (elements["2.weight"] + elements["4.weight"])
     assert manager.target == pytest.approx(wanted / sum(elements.values()))
     manager.finalize()
+
+
+def test_a_modifier_sees_what_those_before_it_made_in_the_same_step(mlp: nn.Module) -> None:
+    fields = "masking: latent, sparsity: 0.5, window: {begin: 0, end: 6}"
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=0.01)
+    manager = Manager(several(f'name: a, targets: "0", {fields}', f'name: b, targets: "2", {fields}'))
+    manager.apply(mlp, optimizer, total_steps=STEPS)
+    second, seen = manager._runs[1], []
+    update = second.update
+
+    def looking(step: int) -> None:
+        seen.append(zeros(mlp, "0.weight"))
+        update(step)
+
+    second.update = looking  # type: ignore[method-assign]
+    for step in range(1, 5):
+        train(mlp, optimizer, manager, range(step, step + 1))
+        assert seen[-1] == zeros(mlp, "0.weight") > 0
 
 
 def test_weights_without_a_target_count_as_they_are(mlp: nn.Module) -> None:

@@ -10,9 +10,9 @@ from sparsify import Manager, Recipe
 from tests.models import build
 
 
-def trained(model: nn.Module, recipe: str, steps: int) -> Manager:
+def trained(model: nn.Module, recipe: str, steps: int, total: int | None = None) -> Manager:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    manager = Manager(Recipe.parse(recipe)).apply(model, optimizer, total_steps=steps)
+    manager = Manager(Recipe.parse(recipe)).apply(model, optimizer, total_steps=total or steps)
     for _ in range(steps):
         manager.on_step_begin()
         optimizer.zero_grad()
@@ -40,6 +40,22 @@ def test_before_the_first_window_there_is_no_target() -> None:
     text = 'version: 1\nmodifiers:\n  - {type: prune, targets: "*", sparsity: 0.5, window: {begin: 4, end: 8}}\n'
     manager = Manager(Recipe.parse(text)).apply(model, torch.optim.SGD(model.parameters(), lr=0.1), total_steps=9)
     assert manager.target is None
+
+
+@pytest.mark.parametrize("ramp", ["{to: 0.6, curve: linear}", "{from: existing, to: 0.3}"])
+def test_the_target_is_never_less_than_what_was_pruned_before(ramp: str) -> None:
+    """It stays pruned, so of a ramp that begins or ends below it, only what lies above counts."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64))
+    with torch.no_grad():
+        model[0].weight[:32] = 0
+    text = (
+        "version: 1\nstages:\n  - {name: one, length: 2 steps, modifiers: "
+        '[{type: prune, targets: "*", criterion: existing}]}\n'
+        f'  - {{name: two, modifiers: [{{type: prune, targets: "*", sparsity: {ramp}, window: {{end: 10}}}}]}}\n'
+    )
+    manager = trained(model, text, 4, total=12)
+    assert manager.target == manager.sparsity == 0.5
 
 
 @pytest.mark.parametrize("order", ["parts first", "whole first"])

@@ -189,6 +189,27 @@ def test_heads_that_are_gone_go_first_and_one_more_is_guarded(grouped: str) -> N
         assert 0 < int(mask.sum()) <= int(first[name].sum())
 
 
+@pytest.mark.parametrize("grouped", ["whole", "quota"])
+def test_heads_that_are_all_gone_fill_the_budget_though_one_should_stay(grouped: str) -> None:
+    """Otherwise another block would lose a head for the one that is not there."""
+    model = KINDS["Llama"].build()
+    anatomy = read(model)
+    assert anatomy is not None
+    axes = Criterion.parse("magnitude"), Pattern.parse({"type": "head", "grouped": grouped}), Scope.parse("global")
+    bundles, _ = axes[1].bundles(all_weights(model), anatomy)
+    assert len(bundles) > 1
+    assert bundles[0].least
+    made = Competition.of(bundles, *axes, anatomy)
+    before = {
+        part.weight.name: torch.full(part.weight.shape, bundle is not bundles[0])
+        for bundle in bundles
+        for part in bundle.parts
+    }
+    share = bundles[0].elements / sum(bundle.elements for bundle in bundles)
+    for name, mask in made.masks(lambda arena: share, before).items():
+        assert torch.equal(mask, before[name]), name
+
+
 def test_gates_that_are_gone_stay_closed() -> None:
     tensors = {"a": torch.randn(8, 8), "b": torch.randn(8, 8)}
     weights = [weight_of(name, tensor) for name, tensor in tensors.items()]

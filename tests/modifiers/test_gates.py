@@ -386,6 +386,7 @@ def test_ten_percent_is_ten_point_one_with_biases_and_norms(tmp_path: Any) -> No
     for _ in range(2):
         manager.on_step_begin()
         optimizer.zero_grad()
+        optimizer.zero_grad()
         model(input_ids=torch.tensor([[1, 2, 3]])).last_hidden_state.square().mean().backward()
         manager.on_before_optimizer_step()
         optimizer.step()
@@ -493,6 +494,23 @@ def test_every_step_has_gates_of_its_own(mlp: nn.Module) -> None:
         manager.on_step_end()
         train(mlp, optimizer, manager, range(step, step + 1))
     assert float((sampled[0] - sampled[1]).abs().mean()) > 0.01
+
+
+def test_a_step_that_did_not_come_about_is_begun_again_with_its_gates(mlp: nn.Module) -> None:
+    """No optimizer stepped: `on_step_begin` is enough to go on, however often that happens."""
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=0.01)
+    manager, _ = start(mlp, CRITERIA["l0"], optimizer)
+    train(mlp, optimizer, manager, range(3))
+    for _ in range(2):
+        manager.on_step_begin()
+        optimizer.zero_grad()
+        loss_of(mlp, 3).backward()
+        manager.on_before_optimizer_step()
+        manager.on_step_end()
+        assert not manager._masks.sampled
+    train(mlp, optimizer, manager, range(3, STEPS))
+    assert manager.step == STEPS
+    assert manager.finalize().targeted.sparsity == 0.75
 
 
 def test_plain_sgd_is_told_how_far_at_the_rate_of_this_step(mlp: nn.Module) -> None:
