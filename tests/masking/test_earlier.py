@@ -178,6 +178,9 @@ def test_heads_that_are_gone_go_first_and_one_more_is_guarded(grouped: str) -> N
     bundles, _ = axes[1].bundles(all_weights(model), anatomy)
     made = Competition.of(bundles, *axes, anatomy)
     first = made.masks(lambda arena: 0.5)
+    for bundle in bundles:
+        gone = sum(int((~first[part.weight.name]).sum()) for part in bundle.parts)
+        assert pruned_elements(bundle, first) == gone > 0
     everything = {weight.name: weight for bundle in bundles for weight in (part.weight for part in bundle.parts)}
     for weight in everything.values():  # what was pruned is now the largest
         weight.parameter.data += 100 * (~first[weight.name]).to(weight.parameter.dtype)

@@ -477,6 +477,19 @@ def test_a_controller_reacts_in_a_tenth_of_its_window(mlp: nn.Module) -> None:
     assert [controller.reaction for controller in run.steering.controllers] == [1.0] * 3, "a step at least"
 
 
+def test_what_lies_before_the_window_is_no_lasting_error(mlp: nn.Module) -> None:
+    """However late it opens: at its first update nothing has been wrong for any time."""
+    fields = {"sparsity": "{from: 0.5, to: 0.75}", "window": "{begin: 6, end: 12, every: 2}"}
+    manager, optimizer = start(mlp, CRITERIA["soft"], **fields)
+    train(mlp, optimizer, manager, range(6))
+    run = run_of(manager)
+    assert isinstance(run, GatedRun)
+    assert [each.integral for each in run.steering.controllers] == [0.0] * len(WEIGHTS)
+    assert all(each.pressure > 0 for each in run.steering.controllers)
+    train(mlp, optimizer, manager, range(6, 8))
+    assert any(each.integral != 0 for each in run.steering.controllers)
+
+
 def test_every_step_has_gates_of_its_own(mlp: nn.Module) -> None:
     """From seed, step and name: the same once more, and others in the next step though the scores stay."""
     manager, optimizer = start(
