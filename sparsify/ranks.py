@@ -11,6 +11,11 @@ def count() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def number() -> int:
+    """Return which of them this one is, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def mean_(tensor: Tensor) -> Tensor:
     """Replace a tensor by its mean over all processes, in place; return it."""
     if (processes := count()) > 1:
