@@ -16,9 +16,14 @@ def count() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def number() -> int:
+    """Return which of them this one is, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def is_first() -> bool:
     """Whether this process is the first of those that train together, or the only one."""
-    return count() == 1 or dist.get_rank() == 0
+    return number() == 0
 
 
 def mean_(tensor: Tensor) -> Tensor:

@@ -76,6 +76,10 @@ def train(
     teacher: Annotated[
         str | None, _text("--teacher", "NAME_OR_DIR", "The trained model that a recipe with `distill` learns from.")
     ] = None,
+    teacher_cache: Annotated[
+        str | None,
+        _text("--teacher-cache", "DIR", "Where a `distill` with `cache` keeps the teacher's answers from run to run."),
+    ] = None,
     epochs: Epochs = 3.0,
     batch_size: Annotated[int, _number("--batch-size", "Rows in a batch, on each device.")] = 32,
     accumulate: Annotated[int, _number("--accumulate", "Batches for one optimizer step.")] = 1,
@@ -167,6 +171,7 @@ def train(
         log_to=tuple(log_to or ()),
         keep_checkpoints=keep_checkpoints,
         teacher=teacher,
+        teacher_cache=teacher_cache,
     )
     console = out()
     try:

@@ -59,6 +59,14 @@ class Session:
 
 
 @dataclass(frozen=True)
+class Needed:
+    """An object that `apply` takes for a modifier: what is expected, and whether it must be there."""
+
+    description: str
+    required: bool = True
+
+
+@dataclass(frozen=True)
 class Wanted:
     """Some weights, and how many of them together should be zero now."""
 
@@ -206,8 +214,8 @@ class Modifier(Family):
         """Return, in sentences, what the `report` of a run of this type says; nothing of another type's."""
         return []
 
-    def bindings(self) -> dict[str, str]:
-        """Return the objects that `apply` must be given for it: name, and what is expected."""
+    def bindings(self) -> dict[str, Needed]:
+        """Return the objects that `apply` takes for it, by name."""
         return {}
 
     def changes_loss(self) -> bool:

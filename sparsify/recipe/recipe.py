@@ -225,9 +225,9 @@ class Recipe(Spec):
     def needs(self) -> dict[str, Binding]:
         """Return the objects that `apply` takes by name: those that the recipe declares, and those of its modifiers."""
         needed = {
-            name: Binding(description=description)
+            name: Binding(description=needed.description, required=needed.required)
             for _, modifier in self.keyed()
-            for name, description in modifier.bindings().items()
+            for name, needed in modifier.bindings().items()
         }
         return {**needed, **self.bindings}
 

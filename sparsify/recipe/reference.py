@@ -9,6 +9,7 @@ from typing import Any
 from sparsify.criteria import Criterion
 from sparsify.durations import PATTERN
 from sparsify.modifiers import Modifier
+from sparsify.modifiers.distill.cache import Cache
 from sparsify.modifiers.distill.terms import Term
 from sparsify.patterns import Pattern
 from sparsify.recipe.about import About, Result
@@ -29,7 +30,7 @@ writes this page). [The recipe language](recipes.md) tells how they go together.
 `${…}`. A **duration** is `500 steps`, `2.5 epochs`, `10%`, or a whole number of steps.
 """
 
-PLAIN: tuple[type[Spec], ...] = (Recipe, Stage, Ramp, Window, Factor, Variable, Binding, About, Result)
+PLAIN: tuple[type[Spec], ...] = (Recipe, Stage, Ramp, Window, Factor, Cache, Variable, Binding, About, Result)
 FAMILIES: tuple[tuple[str, type[Family]], ...] = (
     ("Modifiers", Modifier),
     ("Terms", Term),

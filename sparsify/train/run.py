@@ -36,7 +36,7 @@ from sparsify.train.model import freeze
 from sparsify.train.processes import refuse_several
 from sparsify.train.settings import Record, Settings
 from sparsify.train.task import Prepared, Task, prepare
-from sparsify.train.teacher import load_teacher, name_of_binding
+from sparsify.train.teacher import CACHE, check_cache, load_teacher, name_of_binding
 
 TASKS: dict[str, Task] = {task.name: task for task in (text.TASK, image.TASK)}
 LOGS = 200
@@ -87,7 +87,8 @@ def _run(
     per_epoch = prepared.steps(asked)
     total = math.ceil(asked.epochs * per_epoch)
     binding = name_of_binding(recipe, asked.teacher)
-    bindings = {}
+    check_cache(recipe, asked.teacher_cache)
+    bindings: dict[str, Any] = {CACHE: asked.teacher_cache} if asked.teacher_cache is not None else {}
     if binding is not None and asked.teacher is not None:
         bindings[binding] = load_teacher(asked.teacher, asked.task, prepared.labels, prepared.processor)
     plan = Plan.of(recipe, prepared.model, total_steps=total, steps_per_epoch=per_epoch) if recipe else None

@@ -43,6 +43,7 @@ class Settings:
     log_to: tuple[str, ...] = ()
     keep_checkpoints: bool = False
     teacher: str | None = None
+    teacher_cache: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON would give them back."""
@@ -50,7 +51,7 @@ class Settings:
         return data
 
 
-WITHOUT_CONSEQUENCE = ("log_to", "keep_checkpoints")
+WITHOUT_CONSEQUENCE = ("log_to", "keep_checkpoints", "teacher_cache")
 """Settings that a resumed run may change."""
 
 ON_REQUEST = ("recipe", "epochs")

@@ -11,6 +11,9 @@ from sparsify.recipe import Recipe
 from sparsify.train.labels import Labels
 from sparsify.train.model import config_for, load
 
+CACHE = "teacher_cache"
+"""The binding of `--teacher-cache`."""
+
 
 def name_of_binding(recipe: Recipe | None, teacher: str | None) -> str | None:
     """Return the binding that `--teacher` is for; None where there is none. Raises PlanError where one is missing."""
@@ -18,7 +21,8 @@ def name_of_binding(recipe: Recipe | None, teacher: str | None) -> str | None:
         if teacher is not None:
             raise PlanError("--teacher is for a --recipe that distils")
         return None
-    teachers = sorted({name for _, each in recipe.keyed() if each.changes_loss() for name in each.bindings()})
+    distilling = [each.bindings() for _, each in recipe.keyed() if each.changes_loss()]
+    teachers = sorted({name for each in distilling for name, needed in each.items() if needed.required})
     if teacher is not None and len(teachers) != 1:
         what = f"has several teachers: {', '.join(teachers)}" if teachers else "distils from none"
         raise PlanError(f"--teacher {teacher}: the recipe {what}")
@@ -28,6 +32,12 @@ def name_of_binding(recipe: Recipe | None, teacher: str | None) -> str | None:
     if others:
         raise PlanError(f"the recipe needs {others[0]!r}, which no flag can give: train in a loop of your own")
     return teachers[0] if teachers else None
+
+
+def check_cache(recipe: Recipe | None, folder: str | None) -> None:
+    """Raise PlanError for a `--teacher-cache` that nothing is kept in."""
+    if folder is not None and (recipe is None or CACHE not in recipe.needs()):
+        raise PlanError("--teacher-cache is for a --recipe that distils with a `cache`")
 
 
 def load_teacher(name: str, task: str, labels: Labels, processor: Any) -> nn.Module:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from torch import nn
 
 from sparsify.modifiers.context import PlanContext
-from sparsify.modifiers.contract import Session
-from sparsify.modifiers.distill.fields import SELF, DistillFields
+from sparsify.modifiers.contract import Needed, Session
+from sparsify.modifiers.distill.fields import CACHE, SELF, DistillFields
 from sparsify.modifiers.distill.plan import DistillPlan
 from sparsify.modifiers.distill.planning import plan_of, words
 from sparsify.modifiers.distill.run import DistillRun
@@ -29,6 +29,7 @@ class Distill(DistillFields):
     examples = (
         {"logits": {"temperature": 2.0}, "hardness": 0.9},
         {"hidden": {"loss": "squarehead"}, "teacher": "self"},
+        {"logits": {}, "teacher": "self", "cache": {}},
     )
 
     def explain(self) -> list[str]:
@@ -40,11 +41,17 @@ class Distill(DistillFields):
             f"Distils from {who} ({gist(self)})",
             f"Terms: {what}.",
             f"Loss: {loss}.",
+            *(["The teacher is asked about each sample once; its answers are kept."] if self.cache is not None else []),
             f"When: from {self.begin} of the stage to {self.end or 'its end'}.",
         ]
 
-    def bindings(self) -> dict[str, str]:
-        return {} if self.teacher == SELF else {self.teacher: "the teacher: a module, a folder, or the name of a model"}
+    def bindings(self) -> dict[str, Needed]:
+        found = {}
+        if self.teacher != SELF:
+            found[self.teacher] = Needed("the teacher: a module, a folder, or the name of a model")
+        if self.cache is not None:
+            found[CACHE] = Needed("a folder in which the teacher's answers are kept from run to run", required=False)
+        return found
 
     def changes_loss(self) -> bool:
         return True

@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from sparsify.durations import Duration, PositiveDuration
 from sparsify.modifiers.contract import Modifier
+from sparsify.modifiers.distill.cache import Cache
 from sparsify.modifiers.distill.terms import AttentionTerm, HiddenTerm, LogitsTerm, Term
 from sparsify.modifiers.span import Span
 from sparsify.modifiers.track import Track
@@ -33,6 +34,9 @@ def _binding(value: Any) -> Any:
 
 
 Name = Annotated[str, Field(pattern=NAME), BeforeValidator(_binding)]
+CACHE = "teacher_cache"
+"""The binding that names the folder in which a cache is kept."""
+
 DistillTerm = LogitsTerm | HiddenTerm | AttentionTerm
 
 
@@ -73,15 +77,27 @@ class DistillFields(Modifier):
     end: PositiveDuration | None = None
     """When it ends; by default with the stage."""
 
+    cache: Cache | None = None
+    """Keep what the teacher says by sample, and ask it once about each; for `logits` alone. `{}` has every default.
+
+    In memory; in the folder of the binding `teacher_cache`, where there is one (`--teacher-cache`).
+    """
+
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         if not self.named():
             message = "nothing to distil: write `logits: {}`, `hidden: {}`, `attention: {}`, or a list of `terms`"
             raise fail_at("Distill", (), message, None)
+        if self.cache is not None and self.teacher == CACHE:
+            raise fail_at("Distill", ("teacher",), f"{CACHE} is the folder of the cache: choose another name", None)
         if self.hardness is not None:
             for key, value in (("from", self.hardness.from_), ("to", self.hardness.to)):
                 if value > 1:
                     raise fail_at("Distill", ("hardness", key), f"hardness lies between 0 and 1, got {value:g}", value)
+        layered = [each.name for each in self.named() if not isinstance(each.term, LogitsTerm)]
+        if self.cache is not None and layered:
+            message = f"a cache keeps logits, not what passes through layers ({', '.join(layered)}): leave it out"
+            raise fail_at("Distill", ("cache",), message, None)
         for key, message in backwards(self.begin, self.end):
             raise fail_at("Distill", (key,), message, None)
         return self

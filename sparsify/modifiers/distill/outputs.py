@@ -11,6 +11,7 @@ from torch import Tensor
 from sparsify.errors import HookError
 from sparsify.modifiers.distill import losses
 from sparsify.modifiers.distill.positions import attended, labelled, mean_over
+from sparsify.modifiers.distill.sampled import Sampled, sampled_kl
 from sparsify.modifiers.distill.terms import LogitsTerm
 
 SPANS = ("start_logits", "end_logits")
@@ -43,37 +44,58 @@ def logits_loss(term: LogitsTerm, student: Any, teacher: Any, inputs: Mapping[st
 
     `[batch, classes]`: one position a row; `[batch, positions, classes]`: padding and labels of −100 are left out;
     start and end logits `[batch, positions]`: distributions over the positions that are not padding, their mean.
-    Raises HookError for logits of other shapes.
+    `teacher` is what it returns, or what a cache knows of it. Raises HookError for logits of other shapes.
     """
-    mine, theirs = logits_of(student), logits_of(teacher)
-    if mine.keys() != theirs.keys():
-        raise HookError(f"the model returns {', '.join(mine)}, the teacher {', '.join(theirs)}")
+    mine = logits_of(student)
+    if isinstance(teacher, Sampled):
+        logits = mine["logits"]
+        valid = counted("logits", logits.shape, inputs, shifted=shifted)
+        return mean_over(sampled_kl(logits, teacher, term.temperature), valid)
+    theirs = logits_of(teacher)
+    check_same(mine, theirs)
     parts = [_one(term, name, mine[name], theirs[name], inputs, shifted) for name in mine]
     return torch.stack(parts).mean()
+
+
+def check_same(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    """Raise HookError where the teacher's logits have other names or shapes than the model's."""
+    if mine.keys() != theirs.keys():
+        raise HookError(f"the model returns {', '.join(mine)}, the teacher {', '.join(theirs)}")
+    for name in mine:
+        if mine[name].shape != theirs[name].shape:
+            shapes = list(mine[name].shape), list(theirs[name].shape)
+            raise HookError(f"the model's {name} are {shapes[0]}, the teacher's {shapes[1]}")
+
+
+def counted(name: str, shape: torch.Size, inputs: Mapping[str, Any], *, shifted: bool) -> Tensor | None:
+    """Return which positions count for logits of this name and shape, as bool; None for all.
+
+    `[batch]` for `[batch, classes]`, else `[batch, positions]`.
+    """
+    if name in SPANS:
+        return attended(inputs, shape)
+    places = shape[:-1]
+    valid = labelled(inputs.get("labels"), places, shifted=shifted)
+    if valid is None and len(shape) == 3:
+        decoder = "decoder_input_ids" in inputs or "decoder_attention_mask" in inputs
+        valid = attended(inputs, places, decoder=decoder)
+    return valid
 
 
 def _one(
     term: LogitsTerm, name: str, student: Tensor, teacher: Tensor, inputs: Mapping[str, Any], shifted: bool
 ) -> Tensor:
-    if student.shape != teacher.shape:
-        raise HookError(f"the model's {name} are {list(student.shape)}, the teacher's {list(teacher.shape)}")
     if student.dim() not in (2, 3):
         raise HookError(
             f"{name} of shape {list(student.shape)} cannot be distilled; expected [batch, classes] or "
             "[batch, positions, classes]"
         )
-    valid = None
-    if name in SPANS:
-        real = attended(inputs, student.shape)
-        if real is not None:
-            student, teacher = (logits.float().masked_fill(~real, -torch.inf) for logits in (student, teacher))
-    else:
-        places = student.shape[:-1]
-        valid = labelled(inputs.get("labels"), places, shifted=shifted)
-        if valid is None and student.dim() == 3:
-            decoder = "decoder_input_ids" in inputs or "decoder_attention_mask" in inputs
-            valid = attended(inputs, places, decoder=decoder)
-    return mean_over(_each(term, student, teacher), valid)
+    valid = counted(name, student.shape, inputs, shifted=shifted)
+    if name not in SPANS:
+        return mean_over(_each(term, student, teacher), valid)
+    if valid is not None:
+        student, teacher = (logits.float().masked_fill(~valid, -torch.inf) for logits in (student, teacher))
+    return mean_over(_each(term, student, teacher), None)
 
 
 def _each(term: LogitsTerm, student: Tensor, teacher: Tensor) -> Tensor:

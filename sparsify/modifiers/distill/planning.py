@@ -31,6 +31,9 @@ def plan_of(spec: DistillFields, context: PlanContext) -> DistillPlan | None:
     if window.begin == window.end:
         context.problem("it ends when it begins, and would distil in no step", "end" if spec.end else "begin")
         return None
+    epoch = context.span.steps_per_epoch
+    if spec.cache is not None and epoch and window.end - window.begin <= epoch:
+        context.notes.append(f"{context.key}: within one epoch no sample comes back: the cache serves later runs alone")
     return DistillPlan(
         key=context.key,
         type=spec.type,

@@ -18,6 +18,11 @@ def next_token(model: nn.Module) -> bool:
     return kind == "ForCausalLM" or name.endswith(("ForCausalLM", "LMHeadModel"))
 
 
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether labels are what a decoder reads: an encoder-decoder of transformers."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
 def divides_by_items(model: nn.Module) -> bool:
     """Whether a model's own loss is a sum ÷ `num_items_in_batch` where it is given that number.
 

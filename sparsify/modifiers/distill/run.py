@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsify.errors import HookError
 from sparsify.modifiers.contract import Run, Session
+from sparsify.modifiers.distill.cached import CachedTeacher
 from sparsify.modifiers.distill.fields import DistillTerm
 from sparsify.modifiers.distill.layers_loss import attention_loss, hidden_loss
 from sparsify.modifiers.distill.outputs import logits_loss
@@ -33,6 +34,8 @@ class DistillRun(Run):
         self.spec = plan.spec
         self.setting: Setting = setting_of(plan, session)
         self.projections: dict[str, Projections] = projections(plan, self.setting, session)
+        answers = self.setting.answers
+        self.cache = CachedTeacher(plan, self.setting.teacher, answers, session.model) if answers is not None else None
         self._shifted, self._by_items = next_token(session.model), divides_by_items(session.model)
         self._made = self._arrived = 0
         """Losses with terms in this transaction, and those that a backward went through."""
@@ -52,8 +55,11 @@ class DistillRun(Run):
         if outputs is not None:
             seen.outputs = outputs
         arguments = seen.arguments if inputs is None else _arguments(inputs)
-        taught = self.setting.teacher.ask(arguments)
         named = self._named(arguments)
+        if self.cache is None:
+            taught = self.setting.teacher.ask(arguments)
+        else:
+            taught = Seen(arguments, self.cache.ask(arguments, seen.outputs, named, step))
         progress = self._progress(step)
         part = share(named, shifted=self._shifted) if self._by_items else 1.0
         total: Tensor | None = None
@@ -125,6 +131,10 @@ class DistillRun(Run):
         for each in self.projections.values():
             each.forget()
 
+    def leave(self, step: int) -> None:
+        if self.cache is not None:
+            self.cache.answers.write_or_warn()
+
     # ------------------------------------------------------------------ what was found out, state
 
     def report(self) -> dict[str, Any]:
@@ -134,6 +144,7 @@ class DistillRun(Run):
             "losses": self._losses,
             "distilled": {name: float(value) / self._losses for name, value in self._sums.items()},
             "teacher": {"type": type(self.setting.teacher.model).__name__, "sha256": self.setting.teacher.checksum},
+            **({"cache": self.cache.report()} if self.cache is not None else {}),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -143,10 +154,11 @@ class DistillRun(Run):
             "sums": {name: float(value) for name, value in self._sums.items()},
             "projections": {name: each.state_dict() for name, each in self.projections.items()},
             **({"weights": self.setting.teacher.weights()} if self.setting.own else {}),
+            **({"cache": self.cache.state()} if self.cache is not None else {}),
         }
 
     def check_state(self, state: StateReader, step: int) -> None:
-        own = ("weights",) if self.setting.own else ()
+        own = (*(("weights",) if self.setting.own else ()), *(("cache",) if self.cache is not None else ()))
         state.exactly(("teacher", "losses", "sums", "projections", *own))
         teacher = state.text("teacher")
         state.integer("losses")
@@ -156,6 +168,8 @@ class DistillRun(Run):
         saved.exactly(list(self.projections))
         for name, each in self.projections.items():
             each.check_state(saved.part(name))
+        if self.cache is not None:
+            self.cache.check_state(state.part("cache"))
         if self.setting.own:
             weights = state.part("weights")
             mine = self.setting.teacher.weights()
@@ -174,6 +188,8 @@ class DistillRun(Run):
             each.load_state_dict(state["projections"][name])
         if self.setting.own and state["teacher"] != self.setting.teacher.checksum:
             self.setting.teacher.restore(state["weights"])
+        if self.cache is not None:
+            self.cache.take_up(state["cache"])
 
 
 def _arguments(inputs: Any) -> Arguments:

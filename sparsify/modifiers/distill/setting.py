@@ -13,7 +13,8 @@ from sparsify.anatomy import Anatomy, read
 from sparsify.anatomy.parts import Attention, FeedForward, Layer
 from sparsify.errors import PlanError
 from sparsify.modifiers.contract import Session
-from sparsify.modifiers.distill.fields import SELF
+from sparsify.modifiers.distill.answers_file import Answers, folder_of
+from sparsify.modifiers.distill.fields import CACHE, SELF
 from sparsify.modifiers.distill.layer_map import LayerPair, layer_pairs
 from sparsify.modifiers.distill.plan import DistillPlan
 from sparsify.modifiers.distill.projection import Projections
@@ -45,6 +46,9 @@ class Setting:
 
     blocks: Mapping[str, Blocks]
     """By term that compares attention."""
+
+    answers: Answers | None
+    """What the teacher has said, where the recipe has a cache."""
 
 
 def setting_of(plan: DistillPlan, session: Session) -> Setting:
@@ -90,7 +94,8 @@ def _make(plan: DistillPlan, session: Session) -> Setting:
         _modules(student, [one for one, _, _ in compared]),
         lambda: torch.is_grad_enabled() and plan.active(session.step()),
     )
-    return Setting(teacher, recorder, inspect.signature(student.forward), own, pairs, blocks)
+    answers = _answers(plan, session, teacher) if spec.cache is not None else None
+    return Setting(teacher, recorder, inspect.signature(student.forward), own, pairs, blocks, answers)
 
 
 def _teacher_model(plan: DistillPlan, session: Session) -> nn.Module:
@@ -102,6 +107,17 @@ def _teacher_model(plan: DistillPlan, session: Session) -> nn.Module:
         check_fits(model, session.model, spec.teacher)
         session.shared["teacher", spec.teacher] = model
     found: nn.Module = session.shared["teacher", spec.teacher]
+    return found
+
+
+def _answers(plan: DistillPlan, session: Session, teacher: Teacher) -> Answers:
+    """Return the answers of the teacher; several distillations share them."""
+    name = ("answers", plan.spec.teacher)
+    if name not in session.shared:
+        folder = folder_of((session.bindings or {}).get(CACHE), CACHE)
+        session.shared[name] = Answers(teacher.checksum, folder, plan.key)
+        session.keep(session.shared[name])
+    found: Answers = session.shared[name]
     return found
 
 

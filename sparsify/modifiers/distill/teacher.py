@@ -10,16 +10,19 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparsify.bits import fingerprint
 from sparsify.errors import PlanError
 from sparsify.layers import unwrap
+from sparsify.modifiers.distill.positions import is_encoder_decoder
 from sparsify.modifiers.distill.recorder import Arguments, Recorder, Seen
 from sparsify.pretrained import load
 
 UNSEEN = ("num_items_in_batch", "start_positions", "end_positions", "next_sentence_label", "output_router_logits")
 """What the student is given to make a loss of, and a teacher does without."""
+WHOLE = ("cache_position",)
+"""What has one value for each position of the batch, and none for each sample."""
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
@@ -69,7 +72,7 @@ def _labels(config: Any) -> list[str] | None:
     return [str(named[key]) for key in sorted(named)] if isinstance(named, Mapping) else None
 
 
-def checksum_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+def checksum_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return a hash of tensors by name, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
@@ -89,26 +92,28 @@ class Teacher:
         self.checksum = checksum_of_tensors(self.weights())
         self._names = _accepted(model)
         self._student = inspect.signature(student.forward)
-        self._keeps_labels = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+        self._keeps_labels = is_encoder_decoder(model)
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         """Return parameters and buffers by name, each once."""
         named = [*self.model.named_parameters(), *self.model.named_buffers()]
         return {name: tensor.detach() for name, tensor in named}
 
     @torch.no_grad()
-    def restore(self, weights: Mapping[str, torch.Tensor]) -> None:
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
         """Take up weights that were checked."""
         for name, tensor in self.weights().items():
             tensor.copy_(weights[name])
         self.checksum = checksum_of_tensors(self.weights())
 
     @torch.no_grad()
-    def ask(self, arguments: Arguments) -> Seen:
-        """Return what the teacher makes of the arguments of the student's forward."""
+    def ask(self, arguments: Arguments, rows: Tensor | None = None, batch: int = 0) -> Seen:
+        """Return what the teacher makes of the arguments of the student's forward, or of some `rows` of its `batch`."""
         if self.model.training:  # somebody has called train() on it
             self.model.eval()
         positional, named = self._fitting(arguments)
+        if rows is not None and len(rows) < batch:
+            positional, named = _rows_of(positional, rows, batch), _rows_of(named, rows, batch)
         self.recorder.clear()
         self.model(*positional, **named)
         return self.recorder.take()
@@ -128,3 +133,14 @@ def _accepted(model: nn.Module) -> set[str] | None:
     if getattr(model, "config", None) is None or not hasattr(model, "config_class"):
         return None
     return set(inspect.signature(model.forward).parameters)
+
+
+def _rows_of(value: Any, rows: Tensor, batch: int) -> Any:
+    """Return an argument with some rows of its tensors; what has no row for each sample stays whole."""
+    if isinstance(value, Tensor):
+        return value[rows.to(value.device)] if value.dim() and value.shape[0] == batch else value
+    if isinstance(value, Mapping):
+        return {key: each if key in WHOLE else _rows_of(each, rows, batch) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_rows_of(each, rows, batch) for each in value)
+    return value

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from sparsify.modifiers.context import PlanContext
-from sparsify.modifiers.contract import Modifier, Run, Session
+from sparsify.modifiers.contract import Modifier, Needed, Run, Session
 from sparsify.modifiers.layer_drop.choosing import choose
 from sparsify.modifiers.layer_drop.keep import Keep
 from sparsify.modifiers.plans import ModifierPlan
@@ -49,8 +49,8 @@ class LayerDrop(Modifier):
             lines.append(f"Measured on {self.keep.data!r} before the training, on {self.keep.compared} tokens.")
         return [*lines, "When: before the training."]
 
-    def bindings(self) -> dict[str, str]:
-        return {self.keep.data: "data to choose layers on: batches of inputs"} if self.keep.measured else {}
+    def bindings(self) -> dict[str, Needed]:
+        return {self.keep.data: Needed("data to choose layers on: batches of inputs")} if self.keep.measured else {}
 
     def restructures(self) -> bool:
         return True
