@@ -272,8 +272,9 @@ class Loop:
     def _count_gradients(self, readers: Iterable[Run]) -> None:
         """Count the steps in a row in which a modifier that needs gradients finds none."""
         readers = list(readers)
+        others = {key: steps for key, steps in self.without.items() if key not in {run.key for run in readers}}
         silent = {run.key for run in readers if all(weight.parameter.grad is None for weight in run.plan.touches)}
-        self.without = {key: self.without.get(key, 0) + 1 for key in silent}
+        self.without = others | {key: self.without.get(key, 0) + 1 for key in silent}
         self.with_gradients |= {run.key for run in readers} - silent
 
 

@@ -13,6 +13,8 @@ from sparsify.state_reader import StateReader
 
 MOMENTS: dict[str, tuple[str, ...]] = {"adam": ("exp_avg", "exp_avg_sq"), "sgd": ()}
 """What our optimizers keep for each parameter, of its shape; beside it, Adam keeps `step`."""
+NO_MOMENTS = frozenset({"step_size"})
+"""What an optimizer keeps in the shape of a parameter, and must never be zero."""
 LARGEST_STEP = float(2**53)
 
 
@@ -86,6 +88,20 @@ def clip_(optimizers: Sequence[torch.optim.Optimizer], max_norm: float, **option
     if norm > max_norm:  # torch would multiply by one otherwise; elsewhere asking would wait for the device
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
+
+
+@torch.no_grad()
+def clear_moments(optimizers: Iterable[torch.optim.Optimizer], parameter: nn.Parameter, where: Tensor) -> None:
+    """Set what the optimizers keep for some elements of a parameter to zero, as at the beginning of a training.
+
+    `where` is bool, of the parameter's shape. What is kept for the parameter as a whole (Adam's `step`, Adafactor's
+    rows and columns), or not as floating-point numbers (eight bits), stays; so do Rprop's step sizes.
+    """
+    for optimizer in optimizers:
+        for name, value in optimizer.state.get(parameter, {}).items():
+            kept = isinstance(value, Tensor) and value.is_floating_point() and value.shape == parameter.shape
+            if kept and name not in NO_MOMENTS:
+                value.masked_fill_(where.to(value.device), 0)
 
 
 # ---------------------------------------------------------------------- our own

@@ -37,6 +37,11 @@ KINDS: dict[str, list[str]] = {
         f'type: prune, targets: "*", masking: latent, sparsity: 0.7, {WINDOW}',
         'type: freeze, targets: "0", end: 5',
     ],
+    "rigl": [f'type: regrow, targets: "*", scope: global, sparsity: 0.7, {WINDOW}'],
+    "ac-dc": [
+        'type: regrow, targets: "*", scope: global, grow: everything, dense: 1, sparsity: 0.7, '
+        "window: {begin: 0, end: 4, every: 2}"
+    ],
     "rate": [
         f'type: prune, targets: "*", criterion: movement, sparsity: 0.7, {WINDOW}',
         "type: learning_rate, cycles: 2, end: 5",

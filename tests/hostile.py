@@ -107,14 +107,17 @@ def recipe(chance: random.Random) -> bytes:
         return quoted(chance, selector(chance)) if chance.random() < max(risk, 0.2) else '"*"'
 
     def modifier() -> str:
-        kind = chance.choice(["prune", "prune", "prune", "penalty", "fill", text("prune")])
+        others = ("penalty", "fill", "regrow", "freeze", "learning_rate")
+        kind = chance.choice(["prune", "prune", "prune", chance.choice(others), text("prune")])
         keys = [f"type: {kind}", f"targets: {targets()}"]
         if kind == "penalty":
             keys.append(f"strength: {number()}")
+        elif kind in ("freeze", "learning_rate"):
+            keys = [*keys[: 1 if kind == "learning_rate" else 2], f"begin: {number()}", f"end: {number()}"]
         elif kind != "fill":
             ramp = f"{{from: {number()}, to: {number()}, curve: {text('cubic')}}}"
             keys.append(f"sparsity: {chance.choice([number(), ramp])}")
-        if chance.random() < 0.6 and kind != "fill":
+        if chance.random() < 0.6 and kind not in ("fill", "freeze", "learning_rate"):
             keys.append(f"window: {{begin: {number()}, end: {number()}, every: {number()}}}")
         if chance.random() < 0.2:
             keys.append(f"{text('exclude')}: [{targets()}, {targets()}]")

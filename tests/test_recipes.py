@@ -13,6 +13,7 @@ import torch
 from sparsify import Manager, Plan, Recipe
 from sparsify.masking import count_zeros
 from sparsify.modifiers.prune.plan import PrunePlan
+from sparsify.modifiers.regrow.plan import RegrowPlan
 from sparsify.recipe.library import names
 
 BUILT_IN = sorted(name for name, (label, _) in names().items() if label == "built in")
@@ -93,7 +94,7 @@ def test_a_recipe_fits_real_configurations_unchanged(name: str, family: str) -> 
     ]
     assert not spared
     if name not in WITHOUT_TARGET:
-        prunes = [modifier for modifier in plan.modifiers if isinstance(modifier, PrunePlan)]
+        prunes = [modifier for modifier in plan.modifiers if isinstance(modifier, (PrunePlan, RegrowPlan))]
         assert prunes
         ramps = [modifier for modifier in prunes if not modifier.spec.criterion.keeps_zeros]
         assert all(modifier.nonzeros is not None or name == "channels" for modifier in ramps)
@@ -129,7 +130,7 @@ def test_a_recipe_is_exact_on_four_architectures(name: str, family: str) -> None
     density = manager.finalize()
     filled = any(plan.type == "fill" for plan in manager.plan.modifiers)
     for plan in manager.plan.modifiers:
-        if isinstance(plan, PrunePlan) and plan.nonzeros is not None and not filled:
+        if isinstance(plan, (PrunePlan, RegrowPlan)) and plan.nonzeros is not None and not filled:
             wanted = sum(tensor.elements for tensor in plan.tensors) - plan.nonzeros
             kept = sum(weight.geometry.elements for weight in plan.weights) - manager._masks.pruned(plan.weights)
             assert kept == plan.nonzeros

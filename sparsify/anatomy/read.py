@@ -13,7 +13,7 @@ from torch import nn
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, architectures
 from sparsify.anatomy.parts import Anatomy, Attention, FeedForward, Layer
-from sparsify.layers import Weight, all_weights, weights
+from sparsify.layers import Weight, all_weights, plain, weights
 
 ORIGIN = "_sparsify_origin"
 """The attribute of a layer in which its number from before any layer was dropped is kept."""
@@ -59,7 +59,8 @@ def _layers(model: nn.Module) -> Iterator[tuple[Architecture, Layer]]:
         family = next((family for family in known if _is_a(module, family.layers)), None)
         if family is None or any(_below(name, outer) for outer in outers):
             continue
-        stack = name.rpartition(".")[0] if family.stacked else family.name
+        outer = plain(f"{name}.").removesuffix(".")  # a layer that was compiled by itself lies one name deeper
+        stack = outer.rpartition(".")[0] if family.stacked else family.name
         layer = _layer(family, name, stack, counts.get(stack, -1) + 1, module)
         if any(role for role, _ in layer.roles()):  # else it only has the name in common
             counts[stack] = layer.index

@@ -39,7 +39,7 @@ class Session:
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
     """What the user gave `apply` to learn what a change did to a metric."""
 
-    bindings: Mapping[str, Any] | None = None
+    bindings: dict[str, Any] = field(default_factory=dict)
     """The objects that the recipe declares and `apply` was given."""
 
     snapshots: Mapping[str, Any] = field(default_factory=dict)

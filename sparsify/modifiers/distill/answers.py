@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsify.modifiers.distill.keys import BYTES
+from sparsify.modifiers.distill.keys import BYTES, bytes_of
 from sparsify.state_reader import StateReader
 
 FLOAT, INT = torch.float32, torch.int32
@@ -43,7 +43,7 @@ class Layout:
         if self.kind == "spans":
             return {"start_logits": ((), FLOAT), "end_logits": ((), FLOAT)}
         if self.kind == "sampled":
-            return {"ids": ((self.width,), INT), "entropy": ((), FLOAT)}
+            return {"ids": ((self.width,), INT), "surprise": ((), FLOAT)}
         return {"logits": ((self.width,), FLOAT)}
 
 
@@ -84,8 +84,8 @@ class Table:
 
     def take(self, keys: Sequence[bytes]) -> dict[str, Tensor]:
         """Return the values of samples by field, one sample after the other."""
-        spans = [self._places[key] for key in keys]
-        index = torch.tensor([place for begin, count in spans for place in range(begin, begin + count)]).long()
+        spans = torch.tensor([self._places[key] for key in keys]).view(-1, 2)
+        index = _ranges(spans[:, 0], spans[:, 1])
         return {name: tensor[index] for name, tensor in self._values.items()}
 
     def counts(self, keys: Sequence[bytes]) -> list[int]:
@@ -105,13 +105,19 @@ class Table:
 
     def take_up(self, state: Mapping[str, Tensor]) -> None:
         """Add what `state` returned, and `check` let pass."""
-        data = bytes(state["keys"].flatten().tolist())
+        data = bytes_of(state["keys"])
         keys = [data[place : place + BYTES] for place in range(0, len(data), BYTES)]
-        begins, counts = state["begins"].tolist(), state["counts"].tolist()
         new = [row for row, key in enumerate(keys) if key not in self._places]
-        index = torch.tensor([place for row in new for place in range(begins[row], begins[row] + counts[row])]).long()
+        counts = state["counts"][new].long()
+        index = _ranges(state["begins"][new], counts)
         values = {name: state[name][index] for name in self.layout.fields}
-        self.add([keys[row] for row in new], [counts[row] for row in new], values)
+        self.add([keys[row] for row in new], counts.tolist(), values)
+
+
+def _ranges(begins: Tensor, counts: Tensor) -> Tensor:
+    """Return begin, begin + 1, …, one range of `counts[i]` numbers after the other."""
+    ends = counts.cumsum(0)
+    return torch.arange(int(counts.sum())) + (begins - ends + counts).repeat_interleave(counts)
 
 
 def check(saved: StateReader, layout: Layout) -> None:
@@ -129,7 +135,7 @@ def check(saved: StateReader, layout: Layout) -> None:
         raise saved.fail("counts", "two samples share values")
     for name, (shape, dtype) in layout.fields.items():
         ruled_out = saved.any(name)
-        if isinstance(ruled_out, Tensor) and ruled_out.dtype == dtype == FLOAT and name != "entropy":
+        if isinstance(ruled_out, Tensor) and ruled_out.dtype == dtype == FLOAT and name != "surprise":
             finite = {name: ruled_out.masked_fill(ruled_out == -torch.inf, 0.0)}  # a class that is ruled out
             StateReader(finite, saved.path).tensor(name, (values, *shape), dtype)
         else:

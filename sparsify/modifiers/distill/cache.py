@@ -12,7 +12,7 @@ MOST_BYTES = 120
 """A token, in memory and on disk, for language models."""
 
 BESIDE = 32
-"""Bytes that a sample takes beside its values: entropy, key, where its values begin, how many they are."""
+"""Bytes that a sample takes beside its tokens: the surprise, key, where its values begin, how many they are."""
 
 
 class Cache(Spec):

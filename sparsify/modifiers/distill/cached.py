@@ -51,7 +51,8 @@ class CachedTeacher:
         valid = None if layout.kind == "rows" else self._positions(name, logits, inputs)
         temperature = self._temperature() if layout.kind == "sampled" else 1.0
         salt = f"{self.tokens} {temperature!r} {logits.shape[-1]}" if layout.kind == "sampled" else ""
-        keys = keys_of(inputs, batch, valid, salt=salt, decoder=self._decoder)
+        given = {key: value for key, value in inputs.items() if self.teacher.reads(key)}
+        keys = keys_of(given, batch, valid, salt=salt, decoder=self._decoder)
         table = self.answers.table(layout)
         missing = [row for row, key in enumerate(keys) if key not in table]
         if missing:
@@ -121,8 +122,8 @@ class CachedTeacher:
         wanted = [keys[row] for row in rows]
         if table.layout.kind == "sampled":
             seeds = [int.from_bytes(key[:8], "little") >> 1 for key in wanted]
-            ids, entropy = draw(flat["logits"], numbers(seeds, counts, self.tokens), temperature)
-            flat = {"ids": ids, "entropy": entropy}
+            ids, surprise = draw(flat["logits"], numbers(seeds, counts), self.tokens, temperature)
+            flat = {"ids": ids, "surprise": surprise}
         table.add(wanted, counts, {name: values.detach() for name, values in flat.items()})
 
     # ------------------------------------------------------------------ hits and misses
@@ -198,4 +199,4 @@ def _assembled(table: Table, keys: Sequence[bytes], valid: Tensor | None, like: 
         return placed
     if found["ids"].numel() and int(found["ids"].max()) >= like.shape[-1]:
         raise StateError("the teacher's cache holds tokens that the model does not have: remove it")
-    return Sampled(placed["ids"].long(), placed["entropy"])
+    return Sampled(placed["ids"].long(), placed["surprise"])

@@ -34,7 +34,7 @@ def keys_of(inputs: Mapping[str, Any], batch: int, counted: Tensor | None, *, sa
     before or within a sample moves its tokens, and counts. `counted` `[batch, positions]` is which positions are
     distilled; `decoder` says that labels belong to a decoder. Raises HookError for arguments that cannot be hashed.
     """
-    masks = _masks(inputs, decoder=decoder)
+    masks, whose = _masks(inputs, decoder=decoder), 0
     common = hashlib.blake2b(salt.encode(), digest_size=BYTES)
     rows = [hashlib.blake2b(digest_size=BYTES) for _ in range(batch)]
     for name, value in sorted(_leaves(inputs), key=lambda leaf: leaf[0]):
@@ -44,14 +44,17 @@ def keys_of(inputs: Mapping[str, Any], batch: int, counted: Tensor | None, *, sa
         if value.dim() == 2 and value.shape[0] == 1 and batch > 1:  # one row for all, as positions may be given
             value = value.expand(batch, -1)
         if value.dim() == 0 or value.shape[0] != batch:
-            common.update(f"{name} {value.dtype} {tuple(value.shape)}:".encode() + _bytes(value))
+            common.update(f"{name} {value.dtype} {tuple(value.shape)}:".encode() + bytes_of(value))
             continue
+        whose += 1
         mask = masks.get(name in DECODER and decoder)
         for digest, part in zip(rows, _parts(value, mask), strict=True):
             digest.update(f"{name} {value.dtype} {len(part)}:".encode() + part)
+    if not whose and batch > 1:
+        raise HookError(f"the cache finds no input with a row for each of {batch} samples: leave `cache` out")
     if counted is not None:
         for digest, row in zip(rows, counted, strict=True):
-            digest.update(b"counted:" + _bytes(row.nonzero().flatten()))
+            digest.update(b"counted:" + bytes_of(row.nonzero().flatten()))
     shared = common.digest()
     for digest in rows:
         digest.update(shared)
@@ -100,11 +103,11 @@ def _parts(value: Tensor, mask: Tensor | None) -> Sequence[bytes]:
         behind = (mask == (torch.arange(mask.shape[-1]) < lengths[..., None])).flatten(1).all(1).tolist()
         if value.dim() > 2:
             rows = zip(value, mask, lengths, behind, strict=True)
-            return [_bytes(row[real]) + _bytes(many if only else real) for row, real, many, only in rows]
+            return [bytes_of(row[real]) + bytes_of(many if only else real) for row, real, many, only in rows]
         counts = lengths.tolist()
         rows_of_two = zip(value, mask, counts, behind, strict=True)
-        return [_bytes(row[:many]) if only else _moved(row, real) for row, real, many, only in rows_of_two]
-    data = _bytes(value)
+        return [bytes_of(row[:many]) if only else _moved(row, real) for row, real, many, only in rows_of_two]
+    data = bytes_of(value)
     stride = len(data) // value.shape[0] if value.shape[0] else 0
     return [data[row * stride : (row + 1) * stride] for row in range(value.shape[0])]
 
@@ -112,9 +115,10 @@ def _parts(value: Tensor, mask: Tensor | None) -> Sequence[bytes]:
 def _moved(row: Tensor, real: Tensor) -> bytes:
     """Return the bytes of a row with padding before or within it, and where its tokens stand."""
     end = int(real.nonzero().max()) + 1 if bool(real.any()) else 0
-    return _bytes(row[real]) + _bytes(real[:end])
+    return bytes_of(row[real]) + bytes_of(real[:end])
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def bytes_of(tensor: Tensor) -> bytes:
+    """Return what a tensor holds, row by row."""
     tensor = tensor.detach().cpu().contiguous()
     return ctypes.string_at(tensor.data_ptr(), tensor.numel() * tensor.element_size()) if tensor.numel() else b""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsify.errors import HookError
 from sparsify.modifiers.distill import losses
@@ -16,6 +16,15 @@ from sparsify.modifiers.distill.terms import LogitsTerm
 
 SPANS = ("start_logits", "end_logits")
 """The two heads of question answering: each is a distribution over positions."""
+
+
+def with_spans(outputs: Any, model: nn.Module) -> Any:
+    """Return the outputs of a model; where one that answers questions returns a tuple, its two heads by name."""
+    if isinstance(outputs, tuple) and type(model).__name__.endswith("ForQuestionAnswering"):
+        tensors = [part for part in outputs if isinstance(part, Tensor) and part.dim() >= 2][:2]
+        if len(tensors) == 2 and tensors[0].dim() == 2 and tensors[0].shape == tensors[1].shape:
+            return dict(zip(SPANS, tensors, strict=True))
+    return outputs
 
 
 def logits_of(outputs: Any) -> dict[str, Tensor]:
@@ -31,7 +40,11 @@ def logits_of(outputs: Any) -> dict[str, Tensor]:
             found = {name: outputs[name] for name in names if isinstance(outputs.get(name), Tensor)}
             if len(found) == len(names):
                 return found
-        raise HookError(f"no logits among the outputs of the model, which are {', '.join(map(str, outputs))}")
+        raise HookError(
+            f"no logits among the outputs of the model, which are {', '.join(map(str, outputs))}: a loss that is made "
+            "without them (fused with the output layer, as TRL's SFTTrainer does) leaves none to distil; let the model "
+            "return its logits, as in the stock Trainer"
+        )
     if isinstance(outputs, (tuple, list)):
         tensors = [part for part in outputs if isinstance(part, Tensor) and part.dim() >= 2]
         if tensors:

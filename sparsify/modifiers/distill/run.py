@@ -13,7 +13,7 @@ from sparsify.modifiers.contract import Run, Session
 from sparsify.modifiers.distill.cached import CachedTeacher
 from sparsify.modifiers.distill.fields import DistillTerm
 from sparsify.modifiers.distill.layers_loss import attention_loss, hidden_loss
-from sparsify.modifiers.distill.outputs import logits_loss
+from sparsify.modifiers.distill.outputs import logits_loss, with_spans
 from sparsify.modifiers.distill.plan import DistillPlan
 from sparsify.modifiers.distill.positions import divides_by_items, next_token, share
 from sparsify.modifiers.distill.projection import Projections
@@ -52,8 +52,7 @@ class DistillRun(Run):
         if not self.plan.active(step) or not torch.is_grad_enabled() or not loss.requires_grad:
             return loss
         seen = self.setting.recorder.take()
-        if outputs is not None:
-            seen.outputs = outputs
+        seen.outputs = with_spans(seen.outputs if outputs is None else outputs, self.session.model)
         arguments = seen.arguments if inputs is None else _arguments(inputs)
         named = self._named(arguments)
         if self.cache is None:
@@ -65,16 +64,16 @@ class DistillRun(Run):
         total: Tensor | None = None
         for each in self.spec.named():
             value = self._value(each.name, each.term, seen, taught, named)
+            if not value.requires_grad:
+                raise HookError(
+                    f"{self.key}: {each.name} has no gradient: what it compares is frozen, was detached, or was made "
+                    "under no_grad or by reentrant gradient checkpointing (use_reentrant=False keeps it)"
+                )
             self._sums[each.name] = self._sums[each.name] + value.detach()
             weighted = value * each.term.weight.at(progress)
             total = weighted if total is None else total + weighted
         assert total is not None
         self._losses += 1
-        if not total.requires_grad:
-            raise HookError(
-                f"{self.key}: its terms have no gradient: the outputs were detached, or made under no_grad or by "
-                "reentrant gradient checkpointing"
-            )
         self._made += 1
         total = total * part
         total.register_hook(self._arrive)  # type: ignore[no-untyped-call]
@@ -143,7 +142,7 @@ class DistillRun(Run):
         return {
             "losses": self._losses,
             "distilled": {name: float(value) / self._losses for name, value in self._sums.items()},
-            "teacher": {"type": type(self.setting.teacher.model).__name__, "sha256": self.setting.teacher.checksum},
+            "teacher": {"type": self.setting.teacher.kind, "sha256": self.setting.teacher.checksum},
             **({"cache": self.cache.report()} if self.cache is not None else {}),
         }
 

@@ -57,6 +57,7 @@ def setting_of(plan: DistillPlan, session: Session) -> Setting:
     if isinstance(found, Setting):
         return found
     made = session.shared[plan.key] = _make(plan, session)
+    session.keep(_Release(plan.spec.teacher, made, session))
     for recorder in (made.recorder, made.teacher.recorder):
         for handle in recorder.handles:
             session.keep(handle)
@@ -98,11 +99,27 @@ def _make(plan: DistillPlan, session: Session) -> Setting:
     return Setting(teacher, recorder, inspect.signature(student.forward), own, pairs, blocks, answers)
 
 
+@dataclass(frozen=True)
+class _Release:
+    """Lets go of a teacher when the training is over, though the manager lives on; a copy of the model stays."""
+
+    name: str
+    setting: Setting
+    session: Session
+
+    def remove(self) -> None:
+        """As the handle of a hook."""
+        if not self.setting.own:
+            self.session.bindings.pop(self.name, None)
+            self.session.shared.pop(("teacher", self.name), None)
+            self.setting.teacher.release()
+
+
 def _teacher_model(plan: DistillPlan, session: Session) -> nn.Module:
     """Return the teacher; several distillations share it."""
     spec = plan.spec
     if ("teacher", spec.teacher) not in session.shared:
-        given = session.snapshots[plan.key] if spec.teacher == SELF else (session.bindings or {})[spec.teacher]
+        given = session.snapshots[plan.key] if spec.teacher == SELF else session.bindings[spec.teacher]
         model = resolve(given, spec.teacher)
         check_fits(model, session.model, spec.teacher)
         session.shared["teacher", spec.teacher] = model
@@ -114,7 +131,7 @@ def _answers(plan: DistillPlan, session: Session, teacher: Teacher) -> Answers:
     """Return the answers of the teacher; several distillations share them."""
     name = ("answers", plan.spec.teacher)
     if name not in session.shared:
-        folder = folder_of((session.bindings or {}).get(CACHE), CACHE)
+        folder = folder_of(session.bindings.get(CACHE), CACHE)
         session.shared[name] = Answers(teacher.checksum, folder, plan.key)
         session.keep(session.shared[name])
     found: Answers = session.shared[name]
@@ -144,7 +161,8 @@ def _above(block: Attention) -> str:
 
 
 def _modules(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
-    return {name: model.get_submodule(name) for name in names}
+    """Return modules by name; of a layer that was compiled by itself what is called, so that hooks on it fire."""
+    return {name: model.get_submodule(name.removesuffix("._orig_mod")) for name in names}
 
 
 def projections(plan: DistillPlan, setting: Setting, session: Session) -> dict[str, Projections]:

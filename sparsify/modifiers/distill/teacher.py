@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sparsify.bits import fingerprint
 from sparsify.errors import PlanError
 from sparsify.layers import unwrap
+from sparsify.modifiers.distill.outputs import with_spans
 from sparsify.modifiers.distill.positions import is_encoder_decoder
 from sparsify.modifiers.distill.recorder import Arguments, Recorder, Seen
 from sparsify.pretrained import load
@@ -89,10 +90,15 @@ class Teacher:
         device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
         model.to(device)
         model.eval()
+        self.kind = type(model).__name__
         self.checksum = checksum_of_tensors(self.weights())
         self._names = _accepted(model)
         self._student = inspect.signature(student.forward)
         self._keeps_labels = is_encoder_decoder(model)
+
+    def release(self) -> None:
+        """Let go of the model; it is not asked again."""
+        self.model = nn.Identity()
 
     def weights(self) -> dict[str, Tensor]:
         """Return parameters and buffers by name, each once."""
@@ -116,7 +122,13 @@ class Teacher:
             positional, named = _rows_of(positional, rows, batch), _rows_of(named, rows, batch)
         self.recorder.clear()
         self.model(*positional, **named)
-        return self.recorder.take()
+        seen = self.recorder.take()
+        seen.outputs = with_spans(seen.outputs, self.model)
+        return seen
+
+    def reads(self, name: str) -> bool:
+        """Whether an argument of the student's forward says something about a sample, as not all in a batch does."""
+        return self._names is None or name in self._names or name in UNSEEN
 
     def _fitting(self, arguments: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
         positional, named = arguments

@@ -10,8 +10,9 @@ from sparsify.errors import did_you_mean
 from sparsify.layers import Weight
 from sparsify.masking import Competition
 from sparsify.modifiers.context import PlanContext
+from sparsify.modifiers.expected import expect
 from sparsify.modifiers.prune.fields import PruneFields
-from sparsify.modifiers.prune.plan import PrunePlan, Strength, expect
+from sparsify.modifiers.prune.plan import PrunePlan, Strength
 from sparsify.modifiers.span import ClockError
 from sparsify.modifiers.targeted import report
 from sparsify.patterns.base import Misfit

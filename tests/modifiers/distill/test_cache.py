@@ -132,6 +132,21 @@ def test_rows_of_positional_arguments_and_of_plain_modules() -> None:
     assert asked.rows == [2, 4]
 
 
+def test_what_else_is_in_a_batch_tells_no_samples_apart() -> None:
+    """Texts, numbers of rows: the teacher does not read them."""
+    student, teacher = bert(), bert(seed=1)
+    asked = Asked(teacher)
+    manager, optimizer = apply(student, "logits: {}, cache: {}", teacher=teacher, steps=2)
+    for number in range(2):
+        manager.on_step_begin()
+        outputs = student(**batch())
+        manager.on_loss(outputs.loss, outputs, {**batch(), "texts": [str(number)] * 4, "epoch": number}).backward()
+        manager.on_before_optimizer_step()
+        optimizer.step()
+        manager.on_step_end()
+    assert asked.rows == [4]
+
+
 # ---------------------------------------------------------------------- language models
 
 

@@ -434,6 +434,54 @@ def test_a_loss_that_nobody_trains_is_noticed() -> None:
         manager.on_before_optimizer_step()
 
 
+@pytest.mark.parametrize("body", ["attention: {}", "logits: {}, attention: {}"])
+def test_a_term_that_teaches_nothing_is_noticed(body: str) -> None:
+    """Reentrant checkpointing hands on what comes out of layers, but no gradient to what is within them."""
+    eager: dict[str, Any] = {"attn_implementation": "eager"}
+    student, teacher, inputs = bert(**eager), bert(seed=1, **eager), batch()
+    student.train()
+    _checkpoint(student, reentrant=True)
+    student.enable_input_require_grads()
+    manager, _ = apply(student, body, teacher=teacher)
+    manager.on_step_begin()
+    outputs = student(**inputs)
+    with pytest.raises(
+        HookError, match=r"attention has no gradient: .*reentrant gradient checkpointing \(use_reentrant=F"
+    ):
+        manager.on_loss(outputs.loss, outputs, inputs)
+    frozen, inputs = bert(), batch()
+    frozen.bert.encoder.requires_grad_(False)
+    frozen.bert.embeddings.requires_grad_(False)
+    manager, _ = apply(frozen, "logits: {}, hidden: {}", teacher=teacher)
+    manager.on_step_begin()
+    outputs = frozen(**inputs)
+    with pytest.raises(HookError, match=r"hidden has no gradient: what it compares is frozen"):
+        manager.on_loss(outputs.loss, outputs, inputs)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(reentrant: bool) -> None:
+    """What a backward computes again is neither recorded nor counted."""
+    found = []
+    for on in (False, True):
+        student, teacher = bert(), bert(seed=1)
+        student.train()
+        if on:
+            _checkpoint(student, reentrant=reentrant)
+            student.enable_input_require_grads()
+        manager, optimizer = apply(student, "logits: {}, hidden: {}", teacher=teacher, steps=2)
+        for number in range(2):
+            step(manager, student, optimizer, batch(number))
+        found.append(gradients(student))
+        assert manager._runs[0].report()["losses"] == 2
+    the_same(found[1], found[0])
+
+
+def _checkpoint(model: Any, *, reentrant: bool) -> None:
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
+
+
 def test_on_loss_without_a_forward() -> None:
     student, teacher = bert(), bert(seed=1)
     manager, _ = apply(student, "logits: {}", teacher=teacher)

@@ -112,5 +112,7 @@ def test_images_and_other_dtypes(dtype: torch.dtype) -> None:
 
 
 def test_what_cannot_be_told_apart_is_refused() -> None:
+    with pytest.raises(HookError, match=r"the cache finds no input with a row for each of 3 samples"):
+        keys({"input_ids": torch.ones(2, 2)}, batch=3)
     with pytest.raises(HookError, match=r"the cache cannot tell samples apart by past\.0, a object"):
         keys({"input_ids": torch.ones(2, 2), "past": (object(),)})
