@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsify.agreement import share_first
 from sparsify.errors import PlanError
 from sparsify.layers import unwrap
 from sparsify.optimizers import forget
 from sparsify.plan.structure import Structure, decide, made
 from sparsify.recipe import Recipe
 from sparsify.structure.change import Change
+
+SHARED = "the processes began with different weights: all go on with those of the first, as DDP would have it"
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Attached:
     lost: tuple[weakref.ref[nn.Parameter], ...] = ()
     """The parameters that it has no more."""
 
+    notes: tuple[str, ...] = ()
+
     def release(self, optimizers: list[torch.optim.Optimizer]) -> None:
         """Take the parameters that the model has no more out of optimizers that were made before."""
         forget(optimizers, [parameter for each in self.lost if (parameter := each()) is not None])
@@ -37,10 +42,12 @@ class Attached:
 def attach(recipe: Recipe, model: nn.Module, earlier: Mapping[str, Change], bindings: Mapping[str, Any]) -> Attached:
     """Make the changes of structure, unless they were made before. Raises PlanError, and changes nothing then."""
     recipe, inner = recipe.resolve(), unwrap(model)
+    notes = (SHARED,) if share_first(inner) else ()
     structure = decide(recipe, inner, bindings=bindings, earlier=earlier, measures=True)
     _refuse_wrapped(model, structure)
     snapshots = {key: modifier.snapshot(inner) for key, modifier in recipe.keyed()}
-    return Attached(inner, snapshots, tuple(weakref.ref(parameter) for parameter in structure.make(inner)))
+    lost = tuple(weakref.ref(parameter) for parameter in structure.make(inner))
+    return Attached(inner, snapshots, lost, notes)
 
 
 def restructures(recipe: Recipe) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsify.agreement import Agreement
 from sparsify.errors import HookError
 from sparsify.layers import Places
 from sparsify.masking.store import MaskStore
@@ -35,6 +36,7 @@ class Loop:
         held = {id(parameter) for parameter in parameters_of(session.optimizers)}
         self._trained = [weight for weight in self._planned if id(weight.parameter) in held]
         self._places = Places(session.model, self._planned)
+        self._agreement = Agreement(self._planned, self.masks)
 
     def new_runs(self) -> list[Run]:
         """Return new runs of the plan's modifiers."""
@@ -173,7 +175,8 @@ class Loop:
         The masks in force are applied first, so that momentum revives nothing. Latent weights that are about to be
         ranked wait for their new masks. An error of one modifier leaves the model under masks, and the others go on.
         """
-        waiting = [self._latent_names(run) if run.due(step) else set() for run in self.runs]
+        due = [run.due(step) for run in self.runs]
+        waiting = [self._latent_names(run) if now else set() for run, now in zip(self.runs, due, strict=True)]
         errors: list[Exception] = []
         self.interrupted = True
         try:
@@ -195,6 +198,8 @@ class Loop:
         self.interrupted = False
         if errors:
             raise errors[0]
+        if any(due):
+            self._agreement.after_update(step, last=step >= max(run.last_update() for run in self.runs))
 
     def _latent_names(self, run: Run) -> set[str]:
         return {weight.name for weight in run.plan.masked} if run.plan.latent else set()

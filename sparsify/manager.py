@@ -118,7 +118,7 @@ class Manager:
         plan = Plan.of(self.recipe, model, **clock)
         check_weights(plan)
         check_optimizers(unwrap(model), optimizers)
-        self._plan = replace(plan, notes=(*plan.notes, *untrained(plan, optimizers)))
+        self._plan = replace(plan, notes=(*plan.notes, *untrained(plan, optimizers), *attached.notes))
         self._model, self._masks = unwrap(model), MaskStore()
         transaction = self._transaction
         session = Session(

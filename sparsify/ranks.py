@@ -34,6 +34,32 @@ def mean_(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def of_all(value: T) -> list[T]:
+    """Return the values of all processes, in their order; picklable, alike in every process."""
+    found: list[Any] = [value] * count()
+    if count() > 1:
+        dist.all_gather_object(found, value)
+    return found
+
+
+def copy_first_(tensor: Tensor) -> Tensor:
+    """Replace a tensor by that of the first process, in place; return it."""
+    if count() > 1:
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
+def any_of(value: bool) -> bool:
+    """Whether it is so in any process."""
+    return any(of_all(value))
+
+
+def wait() -> None:
+    """Wait until every process has come here."""
+    if count() > 1:
+        dist.barrier()
+
+
 def from_first(make: Callable[[], T]) -> T:
     """Return what `make` gives in the first process, in all of them; it is not called in the others.
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from sparsify.bits import checksum
 from sparsify.errors import HookError
 from sparsify.layers import Weight, row_span
 from sparsify.masking.latent import Latent
@@ -119,6 +120,11 @@ class MaskStore(Masks):
         """Take over what the optimizer made of the latent weights; `refresh` must follow."""
         for latent in self._latents.values():
             latent.swap_out()
+
+    def checksums(self) -> dict[str, int]:
+        """Return a checksum of every mask and every latent weight, by a name that tells which it is."""
+        masks = {f"the mask of {masked.weight.parameter_name}": checksum(masked.mask) for masked in self}
+        return masks | {f"the latent weight {name}": checksum(each.tensor) for name, each in self._latents.items()}
 
     def weights(self) -> list[Weight]:
         """Return every parameter that has a mask or a latent weight, as a whole."""
