@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -9,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+
+TOLD = "told_by_the_first_process"
 
 
 def count() -> int:
@@ -19,6 +22,12 @@ def count() -> int:
 def number() -> int:
     """Return which of them this one is, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def launched_as() -> int:
+    """Return the number that a launcher has given to this process, whether or not it has joined the others."""
+    text = os.environ.get("RANK", "")
+    return int(text) if text.isdigit() else 0
 
 
 def is_first() -> bool:
@@ -63,7 +72,7 @@ def wait() -> None:
 def from_first(make: Callable[[], T]) -> T:
     """Return what `make` gives in the first process, in all of them; it is not called in the others.
 
-    What it raises there is raised everywhere.
+    What it raises there is raised everywhere, and `is_told` in the others.
     """
     if count() == 1:
         return make()
@@ -75,5 +84,24 @@ def from_first(make: Callable[[], T]) -> T:
             found[1] = error
     dist.broadcast_object_list(found, src=0)
     if found[1] is not None:
+        if not is_first():
+            found[1].__dict__[TOLD] = True
         raise found[1]
     return found[0]  # type: ignore[no-any-return]
+
+
+def first_then_others(make: Callable[[], T]) -> T:
+    """Return what `make` gives in each process; the first is done before the others begin, and fails for all."""
+    made = [make()] if count() == 1 else []
+
+    def here() -> None:
+        made.append(make())
+
+    if not made:
+        from_first(here)
+    return made[0] if made else make()
+
+
+def is_told(error: BaseException) -> bool:
+    """Whether the first process has raised this error, so that the others need not say it again."""
+    return TOLD in error.__dict__

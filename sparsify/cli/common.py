@@ -12,6 +12,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from sparsify import ranks
 from sparsify.cli.console import say
 from sparsify.errors import SparsifyError
 from sparsify.escaping import json_text
@@ -40,7 +41,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except SparsifyError as error:
-            say(str(error), err=True)
+            if not ranks.is_told(error):
+                number = f"process {ranks.launched_as()}: " if ranks.launched_as() else ""
+                say(f"{number}{error}", err=True)
             raise typer.Exit(BAD_INPUT) from None
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

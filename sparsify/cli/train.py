@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sparsify import ranks
 from sparsify.cli.common import MOST_SEEDS, Sets, finite, guarded, parse_sets
 from sparsify.cli.console import out, say
 from sparsify.errors import SparsifyError, did_you_mean
@@ -185,11 +186,14 @@ def train(
             console=console,
         )
     except Stopped as stopped:
+        if ranks.launched_as():
+            raise typer.Exit(STOPPED) from None
         words = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
         command = shlex.join(["sparsify", *words, "--resume"])
         say(f"stopped after step {stopped.step}; everything is saved. Go on with:\n  {command}", err=True)
         raise typer.Exit(STOPPED) from None
-    console.print(_summary(report, out_dir))
+    if not ranks.launched_as():
+        console.print(_summary(report, out_dir))
 
 
 def _summary(report: dict[str, Any], directory: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from sparsify import ranks
 from sparsify.errors import StateError, TrainingError
 from sparsify.integrations.transformers import best, checkpoints
 
@@ -42,7 +43,10 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the first SIGINT or SIGTERM for a wish to save and stop; the second acts as ever."""
+        """Take the first SIGINT or SIGTERM for a wish to save and stop; the second acts as ever.
+
+        Where several processes train, it is none: a launcher sends more than one, and kills those that are too slow.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -50,6 +54,8 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
 
         def stop(number: int, frame: Any) -> None:
             self.asked = True
+            if ranks.count() > 1:
+                return
             for each, handler in before.items():
                 signal.signal(each, handler)
 
@@ -75,12 +81,18 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Have a checkpoint written if a stop is wanted."""
-        if self.asked:
-            control.should_save = True
+        if ranks.any_of(self.asked):
+            self.asked = control.should_save = True
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Mark the checkpoint, delete old ones, stop if that is wanted."""
+        """Mark the checkpoint and delete old ones, in the first process; stop if that is wanted, in all."""
+        ranks.wait()  # each process writes its random state into the folder
+        ranks.from_first(lambda: self._tidy(args, state, model))
+        if self.asked:
+            raise Stopped(state.global_step)
+
+    def _tidy(self, args: Any, state: Any, model: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         for name, parameter in model.named_parameters():
             if not torch.isfinite(parameter.detach()).all():
@@ -93,8 +105,6 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
         for old in [path for path in checkpoints.checkpoints(args.output_dir) if checkpoints.is_marked(path)][:-KEPT]:
             if old.name != picked:
                 checkpoints.remove(old)
-        if self.asked:
-            raise Stopped(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop watching; see that the checkpoint that was picked is there, and of this run."""

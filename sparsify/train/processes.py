@@ -1,26 +1,79 @@
-"""How many processes a launcher has started; `sparsify train` runs in one."""
+"""The processes that a launcher has started: joined into one training, or refused where they cannot be."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 
+import torch
+import torch.distributed as dist
+
+from sparsify import ranks
 from sparsify.errors import TrainingError
 
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 RANKS = ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 """What torchrun, Accelerate and MPI tell their processes, and what the Trainer would join them by."""
+NEEDED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun and `accelerate launch` tell all of theirs."""
+LOST = "this process has lost the others, one of which has probably ended with an error of its own"
+PATIENCE = timedelta(hours=2)
+"""How long the others wait while the first process reads data or writes the model."""
 
 
-def refuse_several(environment: Mapping[str, str]) -> None:
-    """Raise TrainingError where this is one of several processes: each would write the model into the same folder."""
-    for name in SIZES:
-        if _number(environment, name, 1) > 1:
+@contextmanager
+def joined(environment: Mapping[str, str] = os.environ) -> Iterator[int]:
+    """Join the processes that this one was started with; yield how many there are, 1 where it is alone.
+
+    Raises TrainingError where a launcher has started several, but has not told them how to find each other.
+    """
+    if dist.is_available() and dist.is_initialized():  # by a script that calls us
+        yield dist.get_world_size()
+        return
+    if not _several(environment):
+        yield 1
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(environment["LOCAL_RANK"]))
+    try:
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(f"the processes cannot join: {str(error).splitlines()[0]}") from None
+    try:
+        yield dist.get_world_size()
+    finally:
+        dist.destroy_process_group()
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether torch says with this error that another process is gone, and its place in the group with it."""
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
+    return ranks.count() > 1 and isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def _several(environment: Mapping[str, str]) -> bool:
+    """Whether this is a process of a group that can be joined. Raises TrainingError where it is of another."""
+    sizes = {name: _number(environment, name, 1) for name in SIZES}
+    numbers = {name: _number(environment, name, 0) for name in RANKS}
+    if all(environment.get(name) for name in NEEDED) and not _beyond(sizes, numbers):
+        return True
+    for name, size in sizes.items():
+        if size > 1:
             raise TrainingError(_REASON.format(f"several were started ({name}={environment[name]})"))
-    for name in RANKS:
-        if _number(environment, name, 0) > 0:
+    for name, rank in numbers.items():
+        if rank > 0:
             raise TrainingError(_REASON.format(f"this is one of several ({name}={environment[name]})"))
     if _number(environment, "LOCAL_RANK", -1) >= 0:  # the Trainer joins a group then, be it of one
         raise TrainingError(_REASON.format("a launcher of several has started it (LOCAL_RANK is set)"))
+    return False
+
+
+def _beyond(sizes: Mapping[str, int], numbers: Mapping[str, int]) -> bool:
+    """Whether a process has another number than its launcher can have given."""
+    return not 0 <= numbers["RANK"] < sizes["WORLD_SIZE"] or numbers["LOCAL_RANK"] < 0
 
 
 def _number(environment: Mapping[str, str], name: str, without: int) -> int:
@@ -31,6 +84,6 @@ def _number(environment: Mapping[str, str], name: str, without: int) -> int:
 
 
 _REASON = (
-    "sparsify train runs in one process, but {}: start it without torchrun, accelerate launch, mpirun or srun; "
-    "a script with the Trainer and SparsifyCallback runs in several"
+    "sparsify train runs in several processes under torchrun or accelerate launch, but {}, and nothing says how they "
+    f"find each other ({', '.join(NEEDED)}): start it with `torchrun --nproc_per_node N -m sparsify train …`"
 )

@@ -6,11 +6,14 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from sparsify import ranks
 from sparsify.errors import SparsifyError, StateError, TrainingError
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
 from sparsify.integrations.transformers.checkpoints import (
@@ -23,6 +26,7 @@ from sparsify.integrations.transformers.checkpoints import (
     step_of,
 )
 from sparsify.lock import only_run_in
+from sparsify.modifiers.distill.positions import divides_by_items
 from sparsify.outcome import REPORT
 from sparsify.plan import Plan
 from sparsify.pretrained import first_line
@@ -33,7 +37,7 @@ from sparsify.train.folder import CHECKPOINTS
 from sparsify.train.keeper import OTHERS, Keeper
 from sparsify.train.metrics import METRICS, classification
 from sparsify.train.model import freeze
-from sparsify.train.processes import refuse_several
+from sparsify.train.processes import LOST, is_lost, joined
 from sparsify.train.settings import Record, Settings
 from sparsify.train.task import Prepared, Task, prepare
 from sparsify.train.teacher import CACHE, check_cache, load_teacher, name_of_binding
@@ -61,13 +65,20 @@ def run(
     cannot be written to, or whose run is another; TrainingError, for a folder in which another process trains, too;
     SparsityError if the model falls short; `keeper.Stopped` on Ctrl-C, with everything saved.
     """
-    refuse_several(os.environ)
-    folder.check(directory, resume=resume, overwrite=overwrite)
-    with only_run_in(directory, "choose another --out") as lock:
-        folder.check(directory, resume=resume, overwrite=overwrite)  # as it is now that nobody else writes
-        folder.tidy(directory)
-        console = console or Console(quiet=True)
-        if not lock.held:
+    with ExitStack() as stack:
+        asked = replace(asked, processes=stack.enter_context(joined()))
+
+        def reserve() -> bool:
+            """Lock the folder; return whether its file system can."""
+            folder.check(directory, resume=resume, overwrite=overwrite)
+            lock = stack.enter_context(only_run_in(directory, "choose another --out"))
+            folder.check(directory, resume=resume, overwrite=overwrite)  # as it is now that nobody else writes
+            folder.tidy(directory)
+            return lock.held
+
+        locked = ranks.from_first(reserve)
+        console = console if console and ranks.is_first() else Console(quiet=True)
+        if not locked:
             show(console, f"{directory}: this file system has no locks; start no second run there", style="dim")
         return _run(asked, recipe, directory, console, resume, allow_changed_recipe)
 
@@ -77,11 +88,11 @@ def _run(
 ) -> dict[str, Any]:
     import transformers
 
-    before = settings.read(directory) if resume else None
+    before = ranks.from_first(lambda: settings.read(directory)) if resume else None
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     transformers.set_seed(asked.seed)
-    prepared = prepare(TASKS[asked.task], asked)
+    prepared = ranks.first_then_others(lambda: prepare(TASKS[asked.task], asked))
     if frozen := freeze(prepared.model, asked.freeze):
         prepared.notes.append(f"{frozen:,} parameters are frozen")
     per_epoch = prepared.steps(asked)
@@ -90,31 +101,34 @@ def _run(
     check_cache(recipe, asked.teacher_cache)
     bindings: dict[str, Any] = {CACHE: asked.teacher_cache} if asked.teacher_cache is not None else {}
     if binding is not None and asked.teacher is not None:
-        bindings[binding] = load_teacher(asked.teacher, asked.task, prepared.labels, prepared.processor)
-    plan = Plan.of(recipe, prepared.model, total_steps=total, steps_per_epoch=per_epoch) if recipe else None
+        teacher = asked.teacher
+        bindings[binding] = ranks.first_then_others(
+            lambda: load_teacher(teacher, asked.task, prepared.labels, prepared.processor)
+        )
+    plan = _plan(recipe, prepared.model, total, per_epoch) if recipe else None
     described = {"name": recipe.name, "sha256": plan.recipe.sha256} if recipe and plan else None
-    record = Record(before.run if before else new_run(), asked.to_dict(), described, prepared.data)
+    name = before.run if before else ranks.from_first(new_run)
+    record = Record(name, asked.to_dict(), described, prepared.data)
     arguments = _arguments(asked, prepared, directory, total)
-    checkpoint, changed = None, False
-    if before:
-        changed = bool(settings.changes(directory, before, record, allow_changed_recipe=allow_changed_recipe))
-        checkpoint = _last(directory, record.run)
-        if (directory / REPORT).exists() and not (changed and checkpoint):
-            kept = "" if checkpoint else " (its checkpoints are gone, which --keep-checkpoints would have kept)"
-            raise StateError(f"{directory}: the run is finished, there is nothing to resume{kept}")
-        if checkpoint and step_of(checkpoint) > total:
-            raise StateError(f"{checkpoint} is beyond the end of this training, step {total}: give more --epochs")
-        show(console, f"going on from {checkpoint}" if checkpoint else "there is no checkpoint yet: beginning anew")
-    else:
+
+    def enter() -> tuple[Path | None, bool]:
+        """Make the folder ready; return the checkpoint to go on from, and whether the run goes on otherwise."""
+        if before:
+            return _resumed(directory, before, record, total, allow_changed_recipe)
         folder.clear(directory)
         settings.write(directory, record)
+        return None, False
+
+    checkpoint, changed = ranks.from_first(enter)
+    if before:
+        show(console, f"going on from {checkpoint}" if checkpoint else "there is no checkpoint yet: beginning anew")
     for note in [*prepared.notes, *(plan.notes if plan else ())]:
         show(console, note, style="dim")
     show(console, plan.headline() if plan else f"dense training, {total} steps")
 
     def begun() -> None:
         """Write down that the run goes on otherwise; what it was finished with before is so no longer."""
-        if changed:
+        if changed and ranks.is_first():
             settings.write(directory, record)
             (directory / REPORT).unlink(missing_ok=True)
 
@@ -130,6 +144,24 @@ def _run(
         else None
     )
     return _train(asked, prepared, directory, arguments, console, sparsifier, Keeper(record.run, begun), checkpoint)
+
+
+def _plan(recipe: Recipe, model: Any, total: int, per_epoch: int) -> Plan:
+    return ranks.first_then_others(lambda: Plan.of(recipe, model, total_steps=total, steps_per_epoch=per_epoch))
+
+
+def _resumed(
+    directory: Path, before: Record, record: Record, total: int, allow_changed_recipe: bool
+) -> tuple[Path | None, bool]:
+    """Return the checkpoint to go on from, and whether the run goes on otherwise. Raises StateError if it cannot."""
+    changed = bool(settings.changes(directory, before, record, allow_changed_recipe=allow_changed_recipe))
+    checkpoint = _last(directory, record.run)
+    if (directory / REPORT).exists() and not (changed and checkpoint):
+        kept = "" if checkpoint else " (its checkpoints are gone, which --keep-checkpoints would have kept)"
+        raise StateError(f"{directory}: the run is finished, there is nothing to resume{kept}")
+    if checkpoint and step_of(checkpoint) > total:
+        raise StateError(f"{checkpoint} is beyond the end of this training, step {total}: give more --epochs")
+    return checkpoint, changed
 
 
 def _train(
@@ -162,6 +194,8 @@ def _train(
         compute_metrics=classification,
         callbacks=[callback for callback in (sparsifier, keeper, display) if callback],
     )
+    # A loss that ignores the count of labels would be summed over micro-batches and processes.
+    trainer.model_accepts_loss_kwargs &= divides_by_items(prepared.model)
     trainer.remove_callback(transformers.PrinterCallback)
     try:
         with keeper.listening():
@@ -171,6 +205,8 @@ def _train(
     except SparsifyError:
         raise
     except Exception as error:
+        if is_lost(error):
+            raise TrainingError(f"{LOST}: {first_line(error)}{_last_good(directory)}") from None
         if not _about_files(error):
             raise
         raise TrainingError(_unwritten(error, directory)) from None
@@ -179,11 +215,16 @@ def _train(
     trainer.remove_callback(display)
     history = list(trainer.state.log_history)
     metrics = trainer.evaluate()
-    report = result.report(asked, prepared, trainer, trained.metrics["train_runtime"], metrics, history)
-    result.write(directory, trainer.model, prepared.processor, report, directory / CHECKPOINTS)
-    if not asked.keep_checkpoints:
-        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
-    return report
+    seconds = trained.metrics["train_runtime"]
+
+    def write() -> dict[str, Any]:
+        report = result.report(asked, prepared, trainer, seconds, metrics, history)
+        result.write(directory, trainer.model, prepared.processor, report, directory / CHECKPOINTS)
+        if not asked.keep_checkpoints:
+            shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+        return report
+
+    return ranks.from_first(write)
 
 
 def _arguments(asked: Settings, prepared: Prepared, directory: Path, total: int) -> Any:
@@ -212,6 +253,7 @@ def _arguments(asked: Settings, prepared: Prepared, directory: Path, total: int)
         seed=asked.seed,
         bf16=asked.bf16,
         use_cpu=not accelerated,
+        ddp_backend="gloo" if asked.processes > 1 and not accelerated else None,
         train_sampling_strategy="sequential",
         logging_strategy="steps",
         logging_steps=max(total // LOGS, 1),
@@ -266,8 +308,12 @@ def _about_files(error: Exception) -> bool:
 def _unwritten(error: Exception, directory: Path) -> str:
     reason = str(getattr(error, "strerror", None) or error).strip().splitlines()[0][:200]
     free = shutil.disk_usage(directory).free // 1_000_000 if directory.is_dir() else 0
-    last = last_whole(directory / CHECKPOINTS)
-    where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
     writable = "" if os.access(directory, os.W_OK) else "; the folder may not be written to"
     room = f"{free} MB free{writable}"
-    return f"{directory}: a checkpoint cannot be written: {reason} ({room}); {where}. Then go on with --resume"
+    where = _last_good(directory)
+    return f"{directory}: a checkpoint cannot be written: {reason} ({room}){where}. Then go on with --resume"
+
+
+def _last_good(directory: Path) -> str:
+    last = last_whole(directory / CHECKPOINTS)
+    return f"; the last good checkpoint is {last}" if last else "; there is no checkpoint yet"

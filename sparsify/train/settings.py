@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,13 @@ class Settings:
     keep_checkpoints: bool = False
     teacher: str | None = None
     teacher_cache: str | None = None
+    processes: int = 1
+    """Which a launcher has started; no flag."""
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows that an optimizer step sees, in all processes together."""
+        return self.batch_size * self.accumulate * self.processes
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON would give them back."""
@@ -56,6 +64,9 @@ WITHOUT_CONSEQUENCE = ("log_to", "keep_checkpoints", "teacher_cache")
 
 ON_REQUEST = ("recipe", "epochs")
 """What it may change with `--allow-changed-recipe`."""
+
+SPREAD = ("batch_size", "accumulate", "processes")
+"""How the rows of an optimizer step are spread: may change with the number of processes, if their product does not."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ def changes(directory: Path, before: Record, now: Record, *, allow_changed_recip
 
     Raises StateError, with every difference, where it may not.
     """
-    old, new = before.compared(), now.compared()
+    old, new = _without_spread(before.compared(), now.compared())
     changed = [key for key in new if key not in WITHOUT_CONSEQUENCE and old.get(key) != new[key]]
     on_request = all(key in ON_REQUEST for key in changed) and (old["recipe"] is None) == (new["recipe"] is None)
     if changed and not (on_request and allow_changed_recipe):
@@ -103,3 +114,17 @@ def changes(directory: Path, before: Record, now: Record, *, allow_changed_recip
             f"{directory} holds a run that was begun otherwise; give the same command, {instead}:\n" + "\n".join(lines)
         )
     return changed
+
+
+def _without_spread(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is compared where another number of processes goes on: the rows of an optimizer step only."""
+    old = {"processes": 1, **old}
+    if old["processes"] == new["processes"]:
+        return old, new
+    rows = "rows in an optimizer step (--batch-size × --accumulate × processes)"
+
+    def alike(values: dict[str, Any]) -> dict[str, Any]:
+        product = math.prod(values[key] for key in SPREAD if isinstance(values.get(key), int))
+        return {key: value for key, value in values.items() if key not in SPREAD} | {rows: product}
+
+    return alike(old), alike(new)

@@ -71,8 +71,7 @@ class Prepared:
 
     def steps(self, settings: Settings) -> int:
         """Return the optimizer steps of an epoch."""
-        batches = -(-len(self.train) // settings.batch_size)
-        return max(-(-batches // settings.accumulate), 1)
+        return max(-(-len(self.train) // settings.rows_per_step), 1)
 
 
 def prepare(task: Task, settings: Settings) -> Prepared:
@@ -94,7 +93,7 @@ def prepare(task: Task, settings: Settings) -> Prepared:
     encoded = task.encode(settings, config, model, train, evaluation)
     return Prepared(
         model=model,
-        train=Ordered(encoded.train, settings.batch_size, settings.seed, encoded.lengths),
+        train=Ordered(encoded.train, settings.rows_per_step, settings.seed, encoded.lengths),
         evaluation=encoded.evaluation,
         collate=encoded.collate,
         processor=encoded.processor,

@@ -1,4 +1,4 @@
-"""`sparsify train` and its folder: one run at a time, in one process, with its own checkpoints."""
+"""`sparsify train` and its folder: one run at a time, with its own checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from sparsify import Recipe
 from sparsify.errors import StateError, TrainingError
 from sparsify.integrations.transformers.checkpoints import MARKER, checkpoints, marker
 from sparsify.lock import FILE, FolderLock
-from sparsify.train.processes import refuse_several
 from sparsify.train.run import run
 from tests.commands import ENVIRONMENT, contents, words
 from tests.train.test_train import interrupted, recipe, same, settings
@@ -100,55 +98,6 @@ def test_a_file_system_without_locks_is_named(
     monkeypatch.setattr(FolderLock, "_take", lambda self: False)
     run(settings(place, epochs=1), None, tmp_path / "out", console=Console(width=200))
     assert "this file system has no locks; start no second run there" in capsys.readouterr().out
-
-
-SEVERAL = [
-    {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"},
-    {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"},
-    {"WORLD_SIZE": "2"},
-    {"RANK": "1"},
-    {"LOCAL_RANK": "0"},
-    {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"},
-    {"PMI_SIZE": "2"},
-    {"WORLD_SIZE": "two"},
-]
-
-
-@pytest.mark.parametrize("environment", SEVERAL, ids=str)
-def test_several_processes_are_refused_before_anything_is_written(
-    place: Path, tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(TrainingError, match=r"sparsify train runs in one process|is no number of processes"):
-        run(settings(place), recipe(), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {},
-        {"WORLD_SIZE": "1", "RANK": "0"},
-        {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},
-        {"LOCAL_RANK": "-1"},
-        {"RANK": ""},
-    ],
-    ids=str,
-)
-def test_one_process_is_one(environment: dict[str, str]) -> None:
-    refuse_several(environment)
-
-
-def test_torchrun_is_refused(place: Path, tmp_path: Path) -> None:
-    script = tmp_path / "main.py"
-    script.write_text("import sys\nfrom sparsify.cli import main\nsys.exit(main())\n")
-    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
-    command = [*launched, *words(place, tmp_path / "out")[3:]]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
-    assert done.returncode != 0
-    assert "sparsify train runs in one process, but several were started (WORLD_SIZE=2)" in done.stderr
-    assert not (tmp_path / "out").exists()
 
 
 # ---------------------------------------------------------------------- whose checkpoints these are
