@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsify.layers import Weight
 from sparsify.masking import count_zeros
 from sparsify.masking.packing import pack, unpack
 from sparsify.modifiers.contract import Run, Session, Shortfall, Wanted
@@ -141,6 +142,15 @@ class RegrowRun(Run):
                 clear_moments(self.optimizers, weight.parameter, whole)
         if self.phases is None:
             self.regrown += sum(int(where.sum()) for where in made.cleared.values())
+
+    def sparse_copy(self) -> Iterator[tuple[Weight, Tensor]]:
+        """In a dense phase: the weights under the masks that a compression would make of them now."""
+        now = self.done
+        if now < 0 or not self._dense(now):
+            return
+        masks = self.competition.masks(lambda arena: self._wanted(arena, now), self.fixed)
+        for name, weight in self.weights.items():
+            yield weight, weight.tensor.detach() * masks[name]
 
     # ------------------------------------------------------------------ what was asked for
 

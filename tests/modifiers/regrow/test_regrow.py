@@ -123,6 +123,26 @@ def test_what_grows_begins_at_zero_with_moments_of_zero(optimizer: Callable[[nn.
         assert bool(mlp.get_parameter(name)[grown].any()), "it is trained from the next step on"
 
 
+def test_in_a_dense_phase_the_sparse_copy_is_what_a_compression_would_leave(mlp: nn.Module) -> None:
+    """SPEC K: evaluated within it, the model is sparse at any step; afterwards the dense weights are back."""
+    optimizer, manager = applied(mlp, METHODS["ac-dc"])
+    seen = []
+    for step in range(1, STEPS + 1):
+        train(mlp, optimizer, manager, range(step - 1, step))
+        before = {name: value.clone() for name, value in mlp.state_dict().items()}
+        sparse = manager.sparsity > 0
+        with manager.sparse_copy():
+            inside = {w.name: w.tensor.clone() for w in manager.plan.targeted()}
+        assert all(torch.equal(value, before[name]) for name, value in mlp.state_dict().items())
+        seen.append("sparse" if sparse else "dense")
+        for name, value in inside.items():
+            assert int((value == 0).sum()) == next(zeros for names, zeros in wanted(manager, step) if names == [name])
+            kept = value != 0
+            assert torch.equal(value[kept], before[name][kept])
+            assert not bool((before[name][~kept].abs() > value[kept].abs().min()).any()), "the largest are kept"
+    assert {"dense", "sparse"} <= set(seen)
+
+
 def test_dense_phases_are_dense_and_forget_momentum(mlp: nn.Module) -> None:
     optimizer, manager = applied(mlp, METHODS["ac-dc"])
     seen = []
