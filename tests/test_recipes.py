@@ -18,7 +18,8 @@ from sparsify.recipe.library import names
 
 BUILT_IN = sorted(name for name, (label, _) in names().items() if label == "built in")
 METHODS = [name for name in BUILT_IN if name != "demo"]
-WITHOUT_TARGET = ("distill", "layer-drop-3", "layer-drop-6", "lock")
+WITHOUT_TARGET = ("distill", "layer-drop-3", "layer-drop-6", "lock", "sparse-transfer")
+LOCKS = ("lock", "sparse-transfer")
 """Recipes that ask for no sparsity of their own."""
 
 STEPS = 24
@@ -104,7 +105,7 @@ def test_a_recipe_fits_real_configurations_unchanged(name: str, family: str) -> 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_recipe_is_exact_on_four_architectures(name: str, family: str) -> None:
     model = build(*SMALL[family])
-    if name == "lock":
+    if name in LOCKS:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(torch.rand_like(parameter) > 0.5)
@@ -136,7 +137,7 @@ def test_a_recipe_is_exact_on_four_architectures(name: str, family: str) -> None
             assert kept == plan.nonzeros
             assert sum(count_zeros(weight.tensor) for weight in plan.weights) >= wanted
             assert density.targeted.elements >= sum(tensor.elements for tensor in plan.tensors)
-    if name == "lock":
+    if name in LOCKS:
         for weight in manager.plan.modifiers[0].weights:
             assert torch.equal(weight.tensor == 0, zeros[weight.name])
 

@@ -55,12 +55,24 @@ def load(name: str, task: str, config: Any, labels: Labels) -> tuple[nn.Module, 
         )
     except Exception as error:  # the library raises of every kind
         raise PlanError(f"{name}: the model cannot be loaded: {first_line(error)}") from None
+    _refuse_misfits(name, model, [_key(entry) for entry in info["mismatched_keys"]])
     fresh = sorted({*info["missing_keys"], *(_key(entry) for entry in info["mismatched_keys"])})
     notes = []
     if fresh:
         shown = ", ".join(fresh[:4]) + (f" and {len(fresh) - 4} more" if len(fresh) > 4 else "")
         notes.append(f"new, with random weights: {shown}")
     return model.float(), notes
+
+
+def _refuse_misfits(name: str, model: nn.Module, keys: Sequence[str]) -> None:
+    """Raise PlanError where weights of another shape are not those of the head, which is new for new labels."""
+    body = f"{getattr(model, 'base_model_prefix', '')}."
+    wrong = [key for key in keys if body != "." and key.startswith(body)]
+    if wrong:
+        raise PlanError(
+            f"{name}: {wrong[0]} has another shape in the file of weights than config.json says: they are not of one model, "
+            "and random weights would stand there"
+        )
 
 
 def _key(entry: Any) -> str:
