@@ -1,4 +1,4 @@
-"""A run that is killed: `python -m tests.crash MOMENT COUNT PLACE OUT`. SIGKILL, as the kernel sends it.
+"""A run that is killed: `python -m tests.crash MOMENT COUNT PLACE OUT KIND`. SIGKILL, as the kernel sends it.
 
 MOMENT is `step` (between backward and the optimizer's step), `evaluation`, or `checkpoint` (a file of it half-written); the
 process dies when that happens for the COUNT-th time. `time` kills COUNT seconds after the training has begun.
@@ -13,8 +13,32 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from sparsify import Recipe
 from sparsify.train.run import run
+from sparsify.train.settings import Settings
 from tests.train.test_train import recipe, settings
+
+COMPOUND = """
+version: 1
+stages:
+  - name: shrink
+    length: 60%
+    modifiers:
+      - {type: layer_drop, keep: [1]}
+      - {type: distill, logits: {temperature: 2}, hidden: {loss: squarehead}}
+      - {type: prune, criterion: movement, sparsity: 0.75, window: {begin: 10%, end: 80%, every: 2}}
+  - name: settle
+    modifiers:
+      - {type: distill, logits: {}, hardness: 0.5, cache: {}}
+      - {type: prune, criterion: existing}
+"""
+
+
+def asked(place: Path, kind: str) -> tuple[Settings, Recipe]:
+    """Return settings and recipe: `small`, or `compound` with a dropped layer and the teacher that lies in `place`."""
+    if kind == "small":
+        return settings(place, save_every=5, eval_every=6), recipe()
+    return settings(place, save_every=5, eval_every=6, teacher=str(place / "teacher")), Recipe.parse(COMPOUND)
 
 
 def die() -> None:
@@ -68,7 +92,7 @@ def arm(moment: str, count: float) -> None:
 
 
 if __name__ == "__main__":
-    _, moment, count, place, out = sys.argv
+    _, moment, count, place, out, kind = sys.argv
     arm(moment, float(count))
     folder = Path(out)
-    run(settings(Path(place), save_every=5, eval_every=6), recipe(), folder, resume=(folder / "run.json").exists())
+    run(*asked(Path(place), kind), folder, resume=(folder / "run.json").exists())
