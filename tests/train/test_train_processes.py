@@ -20,6 +20,7 @@ from sparsify.integrations.transformers.checkpoints import MARKER
 from sparsify.train.processes import joined
 from sparsify.train.run import run
 from tests.commands import ENVIRONMENT, contents, words
+from tests.crash import COMPOUND
 from tests.train.test_train import recipe, same, settings, weights
 
 pytestmark = pytest.mark.usefixtures("quiet_libraries")
@@ -187,3 +188,21 @@ def test_one_process_under_a_launcher(calm: Path, tmp_path: Path) -> None:
         console=Console(quiet=True),
     )
     same(tmp_path / "alone", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_compound_recipe_killed_in_two_processes(calm: Path, tmp_path: Path) -> None:
+    """A dropped layer, a teacher with projections and a cache, learned masks, two stages: the same bits."""
+    run(settings(calm), None, calm / "teacher")
+    (calm / "recipe.yaml").write_text(COMPOUND)
+    options = ("--teacher", str(calm / "teacher"))
+    done = finished(launched(calm, tmp_path / "whole", *options))
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    for checkpoint in ("checkpoint-5", "checkpoint-15"):
+        broken_off(
+            launched(calm, out, *options, *(["--resume"] if out.exists() else [])), out, checkpoint, signal.SIGKILL
+        )
+    done = finished(launched(calm, out, *options, "--resume"))
+    assert done.returncode == 0, done.stderr
+    same(tmp_path / "whole", out)
