@@ -20,6 +20,9 @@ from sparsify.integrations.transformers import best, checkpoints
 KEPT = 2
 """Whole checkpoints that are kept beside the best one: the last, and the one before while the last is written."""
 
+LOOK = 10
+"""Steps after which several processes ask each other whether one was asked to stop."""
+
 OTHERS = "remove them, or choose another --out"
 
 
@@ -39,7 +42,7 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, run: str, begun: Callable[[], None] = lambda: None) -> None:
         self.run, self.begun = run, begun
-        self.asked = False
+        self.asked = self.stopping = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -81,15 +84,16 @@ class Keeper(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """Have a checkpoint written if a stop is wanted."""
-        if ranks.any_of(self.asked):
-            self.asked = control.should_save = True
+        if ranks.count() == 1 or state.global_step % LOOK == 0:
+            self.stopping = ranks.any_of(self.asked)
+        control.should_save |= self.stopping
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Mark the checkpoint and delete old ones, in the first process; stop if that is wanted, in all."""
         ranks.wait()  # each process writes its random state into the folder
         ranks.from_first(lambda: self._tidy(args, state, model))
-        if self.asked:
+        if self.stopping:
             raise Stopped(state.global_step)
 
     def _tidy(self, args: Any, state: Any, model: Any) -> None:
