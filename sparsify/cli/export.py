@@ -52,3 +52,7 @@ def export(
         f"for inputs of {', '.join(' × '.join(map(str, shape)) for shape in made.tried)}"
     )
     say(f"zeros: {made.zeros:,}, as many as in the model")
+    if made.beside:
+        say(f"beside it: {', '.join(made.beside)}")
+    if made.left:
+        say(f"not beside it, since another model's lie there: {', '.join(made.left)}; export into a folder of its own")

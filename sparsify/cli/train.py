@@ -18,10 +18,22 @@ from sparsify.errors import SparsifyError, did_you_mean
 from sparsify.recipe import Recipe
 from sparsify.report.findings import findings
 
-TEXT, IMAGE = "text-classification", "image-classification"
+IMAGE = "image-classification"
+TASKS = (
+    "text-classification",
+    "text-regression",
+    IMAGE,
+    "token-classification",
+    "question-answering",
+    "causal-lm",
+    "masked-lm",
+)
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 NEEDS = ("accelerate", "datasets", "sklearn", "transformers")
 STOPPED = 130
+METRICS = ("accuracy", "exact_match", "f1", "perplexity", "spearman", "mse")
+PARTS = ("accuracy", "exact_match")
+"""Shown as percentages."""
 MOST = 10**9
 """Of whatever is counted or measured by a flag; nothing sensible is more."""
 
@@ -55,7 +67,7 @@ def _number_or_none(value: float | None) -> float | None:
     return None if value is None else finite(value)
 
 
-Task = Annotated[str, typer.Option("--task", metavar="TASK", callback=_one_of(TEXT, IMAGE), help=f"{TEXT} or {IMAGE}.")]
+Task = Annotated[str, typer.Option("--task", metavar="TASK", callback=_one_of(*TASKS), help=f"{', '.join(TASKS)}.")]
 Rate = Annotated[float, typer.Option("--lr", callback=_positive, help="Highest learning rate (AdamW).")]
 Epochs = Annotated[float, typer.Option("--epochs", callback=_positive, help="Passes over the training data.")]
 Curve = Annotated[
@@ -81,6 +93,10 @@ def train(
         str | None,
         _text("--teacher-cache", "DIR", "Where a `distill` with `cache` keeps the teacher's answers from run to run."),
     ] = None,
+    calibration: Annotated[
+        str | None,
+        _text("--calibration", "FILE_OR_DATASET", "Rows on which a recipe measures which layers can go."),
+    ] = None,
     epochs: Epochs = 3.0,
     batch_size: Annotated[int, _number("--batch-size", "Rows in a batch, on each device.")] = 32,
     accumulate: Annotated[int, _number("--accumulate", "Batches for one optimizer step.")] = 1,
@@ -91,7 +107,13 @@ def train(
     ] = 0.06,
     weight_decay: Annotated[float, _number("--weight-decay", "Of AdamW.", 0)] = 0.01,
     max_grad_norm: Annotated[float, _number("--max-grad-norm", "Gradients are clipped to it; 0: never.", 0)] = 1.0,
-    max_length: Annotated[int, _number("--max-length", "Tokens after which a text is cut.", 4)] = 128,
+    max_length: Annotated[
+        int, _number("--max-length", "Tokens after which a text is cut; of a block or a window.", 4)
+    ] = 128,
+    stride: Annotated[
+        int | None,
+        _number("--stride", "Tokens that two windows of a context share; by default a third.", 0, metavar="TOKENS"),
+    ] = None,
     seed: Annotated[int, _number("--seed", "For new weights, order of the data, dropout.", 0, MOST_SEEDS)] = 0,
     freeze: Annotated[
         list[str] | None,
@@ -146,7 +168,9 @@ def train(
     from sparsify.train.run import run
     from sparsify.train.settings import Settings
 
-    columns = text_column if task == TEXT else [image_column] if image_column else None
+    columns = text_column if task != IMAGE else [image_column] if image_column else None
+    if stride is not None and task != "question-answering":
+        raise typer.BadParameter("--stride is for --task question-answering")
     asked = Settings(
         task=task,
         model=model,
@@ -161,6 +185,7 @@ def train(
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
         max_length=max_length,
+        stride=stride,
         seed=seed,
         freeze=tuple(freeze or ()),
         label_column=label_column,
@@ -173,6 +198,7 @@ def train(
         keep_checkpoints=keep_checkpoints,
         teacher=teacher,
         teacher_cache=teacher_cache,
+        calibration=calibration,
     )
     console = out()
     try:
@@ -198,7 +224,9 @@ def train(
 
 def _summary(report: dict[str, Any], directory: Path) -> str:
     metrics, density, seconds = report["training"]["metrics"], report["density"], report["training"]["seconds"]
-    lines = [f"accuracy {metrics['accuracy']:.2%}, f1 {metrics['f1']:.4f}; {seconds:.0f} s of training"]
+    found = {name: metrics[name] for name in METRICS if name in metrics}
+    shown = [f"{name} {value:.2%}" if name in PARTS else f"{name} {value:.4f}" for name, value in found.items()]
+    lines = [f"{', '.join(shown)}; {seconds:.0f} s of training"]
     if report["recipe"]:
         targeted, model = density["targeted"]["sparsity"], density["model"]["sparsity"]
         lines.append(f"zeros: {targeted:.2%} of the targeted weights, {model:.2%} of the model")

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from sparsify.errors import ExportError, StateError
+from sparsify.export.beside import put_beside
 from sparsify.export.signature import SHAPES, Signature, signature_of
 from sparsify.masking import count_zeros
 from sparsify.pretrained import first_line, load
@@ -44,6 +45,12 @@ class Exported:
     tried: list[tuple[int, ...]]
     zeros: int
     """Zeros in the weights; as many as in the model."""
+
+    beside: tuple[str, ...] = ()
+    """Files of configuration and tokenizer (or image processor) that lie beside the graph."""
+
+    left: tuple[str, ...] = ()
+    """Those that do not, since another model's lie there under their names."""
 
 
 def export(directory: str | Path, path: str | Path, *, opset: int = OPSET, tolerance: float = TOLERANCE) -> Exported:
@@ -73,6 +80,7 @@ def export(directory: str | Path, path: str | Path, *, opset: int = OPSET, toler
                 _write(model, signature, made, opset, external)
             zeros = _check_zeros(model, made, opset)
             difference, tried = _check_results(model, signature, made, tolerance)
+            beside, left = put_beside(directory, path.parent)
             for file in sorted(Path(folder).iterdir(), key=lambda file: file == made):  # the graph last
                 os.replace(file, path.parent / file.name)
     except OSError as error:
@@ -80,7 +88,7 @@ def export(directory: str | Path, path: str | Path, *, opset: int = OPSET, toler
     files = [path, *([path.parent / f"{path.name}.data"] if external else [])]
     size = sum(file.stat().st_size for file in files)
     inputs = {name: _shape(signature, name) for name in signature.axes}
-    return Exported(path, opset, inputs, signature.outputs, size, external, difference, tried, zeros)
+    return Exported(path, opset, inputs, signature.outputs, size, external, difference, tried, zeros, beside, left)
 
 
 def _check_opset(opset: int) -> None:

@@ -23,6 +23,8 @@ from sparsify.report.size import Size, size_of
 from sparsify.report.written import Planned, Written, read_written
 
 FORMAT = 1
+METRICS = ("accuracy", "f1", "exact_match", "perplexity", "spearman", "pearson", "mse", "loss")
+"""Those that are shown; the first that there is makes the curve."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class FolderReport:
     def curves(self) -> Curves:
         """Return sparsity, target and metric over the training."""
         points = self.written.points
-        name = next((key for key in ("eval_accuracy", "eval_f1", "eval_loss") if any(points(key))), "")
+        name = next((key for key in (f"eval_{metric}" for metric in METRICS) if any(points(key))), "")
         return Curves(list(points("sparsity")), list(points("target_sparsity")), list(points(name)), name[5:])
 
     def title(self) -> str:
@@ -67,7 +69,7 @@ class FolderReport:
 
     def facts(self) -> list[tuple[str, str]]:
         """Return (name, value) of what is not a density."""
-        rows = [(name, f"{value:.4f}") for name, value in self.metrics.items() if name in ("accuracy", "f1", "loss")]
+        rows = [(name, f"{value:.4f}") for name, value in self.metrics.items() if name in METRICS]
         training = self.written.training
         if training:
             rows.append(("training", f"{training.steps} steps, {training.seconds:.0f} s"))

@@ -60,6 +60,25 @@ def choose(table: Table, label: str | None, inputs: Sequence[str], usual: Sequen
     )
 
 
+def text_column(table: Table, inputs: Sequence[str], usual: Sequence[str]) -> str:
+    """Return the one input column of rows without a label: the named one, a usual name, or the only one there is.
+
+    Raises DataError, with the columns that there are.
+    """
+    for name in inputs:
+        if name not in table.columns:
+            raise DataError(f"{table.name}: there is no column {name!r}{did_you_mean(name, table.columns, most=12)}")
+    lower = {name.casefold(): name for name in table.columns}
+    only = list(table.columns) if len(table.columns) == 1 else []
+    found = [*inputs[:1], *(lower[name] for name in usual if name in lower), *only]
+    if not found:
+        raise DataError(
+            f"{table.name}: no telling which column is the input; columns: {', '.join(table.columns)}; "
+            "say so with --text-column"
+        )
+    return found[0]
+
+
 def _label(table: Table, inputs: Sequence[str]) -> str | None:
     names = {name.casefold(): name for name in table.columns if name not in inputs}
     return next((names[usual] for usual in LABELS if usual in names), None)

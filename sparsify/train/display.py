@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +14,8 @@ from transformers import TrainerCallback
 
 from sparsify.escaping import visible
 
+SHOWN = 2
+"""Metrics in a line."""
 REFRESH = 0.5
 """Seconds between two looks at the sparsity."""
 
@@ -35,8 +37,8 @@ def show(console: Console, text: str, **style: Any) -> None:
 class Display(TrainerCallback):  # type: ignore[misc]
     """Shows steps, loss, sparsity and time left; `sparsity` is asked for at most twice a second."""
 
-    def __init__(self, console: Console, sparsity: Callable[[], float] | None) -> None:
-        self.console, self.sparsity = console, sparsity
+    def __init__(self, console: Console, metrics: Sequence[str], sparsity: Callable[[], float] | None) -> None:
+        self.console, self.metrics, self.sparsity = console, metrics[:SHOWN], sparsity
         steps = (
             TextColumn("{task.fields[shown]}", markup=False),
             BarColumn(bar_width=24),
@@ -68,8 +70,7 @@ class Display(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         """Print a line."""
         found = {key.removeprefix("eval_"): value for key, value in (metrics or {}).items()}
-        named = ("accuracy", "f1", "loss")
-        text = ", ".join(f"{key} {found[key]:.4f}" for key in named if key in found)
+        text = ", ".join(f"{key} {found[key]:.4f}" for key in (*self.metrics, "loss") if key in found)
         show(self.console, f"step {state.global_step:>6}, epoch {state.epoch or 0:5.2f}: {text}; {self._shown()}")
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from sparsify.files import check_regular
 from sparsify.pretrained import first_line
 from sparsify.train import table
 from sparsify.train.columns import IMAGES
+from sparsify.train.labelled import Inputs, Side, prepare
 from sparsify.train.settings import Settings
 from sparsify.train.table import Table
-from sparsify.train.task import Encoded, Side, Task
+from sparsify.train.task import Encoded, Task
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 CACHE = 1 << 30
@@ -61,7 +63,7 @@ class Images(torch.utils.data.Dataset[dict[str, Any]]):
             self.room -= pixels.nbytes
             if self.room > 0:
                 self.kept[index] = pixels
-        return {"pixel_values": pixels, "labels": self.side.classes[index]}
+        return {"pixel_values": pixels, "labels": self.side.targets[index]}
 
     def _prepare(self, index: int) -> Tensor:
         try:
@@ -111,4 +113,5 @@ def encode(settings: Settings, config: Any, model: nn.Module, train: Side, evalu
     return Encoded(first, second, None, collate, processor)
 
 
-TASK = Task("image-classification", IMAGES, "--image-column", read, encode)
+INPUTS = Inputs(IMAGES, "--image-column", read, encode)
+TASK = Task("image-classification", partial(prepare, INPUTS), ("accuracy", "f1", "matthews"))

@@ -1,21 +1,65 @@
-"""Metrics of a classification."""
+"""Metrics of what a model predicts; QA's are beside its reading of answers (`squad`)."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-METRICS = ("loss", "accuracy", "f1", "matthews")
-"""What an evaluation tells."""
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""The label of what is not counted."""
+
+
+def logits_of(prediction: Any) -> Any:
+    """Return the logits of a Trainer's prediction; encoder-decoders give more beside them."""
+    return prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
 
 
 def classification(prediction: Any) -> dict[str, float]:
     """Return accuracy, F1 (macro average over the classes) and Matthews' correlation of a Trainer's prediction."""
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    predicted, labels = logits.argmax(-1), prediction.label_ids
+    predicted, labels = logits_of(prediction).argmax(-1), prediction.label_ids
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
         "f1": float(f1_score(labels, predicted, average="macro")),
         "matthews": float(matthews_corrcoef(labels, predicted)),
     }
+
+
+def regression(prediction: Any) -> dict[str, float]:
+    """Return Pearson's and Spearman's correlation (0 where a side is constant) and the mean squared error."""
+    from scipy.stats import pearsonr, spearmanr
+
+    predicted, labels = logits_of(prediction).reshape(-1).astype(float), prediction.label_ids.reshape(-1).astype(float)
+    constant = len(set(predicted.tolist())) < 2 or len(set(labels.tolist())) < 2
+    return {
+        "spearman": 0.0 if constant else float(spearmanr(predicted, labels).statistic),
+        "pearson": 0.0 if constant else float(pearsonr(predicted, labels).statistic),
+        "mse": float(((predicted - labels) ** 2).mean()),
+    }
+
+
+def token_counts(logits: Any, labels: Tensor, *, shifted: bool) -> Tensor:
+    """Return of every row [rows, 3]: the sum of −log p of its counted labels, how many were guessed, and how many are.
+
+    float64; `shifted` where the logits of a position are about the next token.
+    """
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    if shifted:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    counted = labels != IGNORED
+    targets = labels.masked_fill(~counted, 0)
+    log_p = logits.float().log_softmax(-1)
+    nll = -log_p.gather(-1, targets[..., None])[..., 0].masked_fill(~counted, 0)
+    right = (logits.argmax(-1) == targets) & counted
+    return torch.stack([nll.double().sum(1), right.double().sum(1), counted.double().sum(1)], dim=1)
+
+
+def language_model(prediction: Any) -> dict[str, float]:
+    """Return perplexity (exp of the mean −log p over all counted tokens) and the part of them that was guessed."""
+    nll, right, count = logits_of(prediction).astype(float).sum(0).tolist()
+    mean = nll / max(count, 1)
+    return {"perplexity": math.exp(mean) if mean < 700 else math.inf, "accuracy": right / max(count, 1)}

@@ -15,7 +15,12 @@ from sparsify.train.labels import Labels
 
 AUTO = {
     "text-classification": "AutoModelForSequenceClassification",
+    "text-regression": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "causal-lm": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
 }
 """Task → the class of transformers that gives a model its head."""
 
@@ -40,12 +45,11 @@ def config_for(name: str, task: str) -> Any:
     return config
 
 
-def load(name: str, task: str, config: Any, labels: Labels) -> tuple[nn.Module, list[str]]:
-    """Return the model with a head for `labels`, and notes on what is new in it. Raises PlanError."""
+def load(name: str, task: str, config: Any, labels: Labels | None) -> tuple[nn.Module, list[str]]:
+    """Return the model with a head for `labels`, if it has any, and notes on what is new in it. Raises PlanError."""
     import transformers
 
-    same = tuple(config.id2label[i] for i in sorted(config.id2label)) == labels.names
-    if not same:
+    if labels is not None and tuple(config.id2label[i] for i in sorted(config.id2label)) != labels.names:
         config.num_labels = len(labels.names)
         config.id2label = dict(enumerate(labels.names))
         config.label2id = {label: number for number, label in enumerate(labels.names)}

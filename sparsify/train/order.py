@@ -40,7 +40,9 @@ class Ordered(torch.utils.data.Dataset[Any]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Stand in the order of an epoch."""
+        """Stand in the order of an epoch; tell the data of it, where it differs from epoch to epoch."""
+        if hasattr(self.data, "set_epoch"):
+            self.data.set_epoch(epoch)
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
         self.order = bucketed(self.lengths, self.batch, generator)
 

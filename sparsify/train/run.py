@@ -31,18 +31,18 @@ from sparsify.outcome import REPORT
 from sparsify.plan import Plan
 from sparsify.pretrained import first_line
 from sparsify.recipe import Recipe
-from sparsify.train import folder, image, result, settings, text
+from sparsify.train import folder, result, settings
+from sparsify.train.calibration import calibration
 from sparsify.train.display import Display, show
 from sparsify.train.folder import CHECKPOINTS
 from sparsify.train.keeper import OTHERS, Keeper
-from sparsify.train.metrics import METRICS, classification
 from sparsify.train.model import freeze
 from sparsify.train.processes import LOST, is_lost, joined
 from sparsify.train.settings import Record, Settings
-from sparsify.train.task import Prepared, Task, prepare
+from sparsify.train.task import Prepared
+from sparsify.train.tasks import TASKS
 from sparsify.train.teacher import CACHE, check_cache, load_teacher, name_of_binding
 
-TASKS: dict[str, Task] = {task.name: task for task in (text.TASK, image.TASK)}
 LOGS = 200
 """About how many points the curves have."""
 
@@ -92,7 +92,7 @@ def _run(
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     transformers.set_seed(asked.seed)
-    prepared = ranks.first_then_others(lambda: prepare(TASKS[asked.task], asked))
+    prepared = ranks.first_then_others(lambda: TASKS[asked.task].prepare(asked))
     if frozen := freeze(prepared.model, asked.freeze):
         prepared.notes.append(f"{frozen:,} parameters are frozen")
     per_epoch = prepared.steps(asked)
@@ -100,6 +100,7 @@ def _run(
     binding = name_of_binding(recipe, asked.teacher)
     check_cache(recipe, asked.teacher_cache)
     bindings: dict[str, Any] = {CACHE: asked.teacher_cache} if asked.teacher_cache is not None else {}
+    bindings |= ranks.first_then_others(lambda: calibration(recipe, asked))
     if binding is not None and asked.teacher is not None:
         teacher = asked.teacher
         bindings[binding] = ranks.first_then_others(
@@ -179,11 +180,11 @@ def _train(
     def evaluate(model: Any) -> dict[str, float]:
         """Return the metrics of now, without an event: nothing is logged, and no checkpoint is picked by them."""
         found = trainer.evaluation_loop(trainer.get_eval_dataloader(), "", metric_key_prefix="now")
-        return {name: found.metrics[f"now_{name}"] for name in METRICS}
+        return {name: found.metrics[f"now_{name}"] for name in ("loss", *TASKS[asked.task].metrics)}
 
     if sparsifier:
         sparsifier.evaluate = evaluate
-    display = Display(console, (lambda: sparsifier.manager.sparsity) if sparsifier else None)
+    display = Display(console, TASKS[asked.task].metrics, (lambda: sparsifier.manager.sparsity) if sparsifier else None)
     trainer = transformers.Trainer(
         model=prepared.model,
         args=arguments,
@@ -191,7 +192,8 @@ def _train(
         eval_dataset=prepared.evaluation,
         data_collator=prepared.collate,
         processing_class=prepared.processor,
-        compute_metrics=classification,
+        compute_metrics=prepared.measure,
+        preprocess_logits_for_metrics=prepared.thin,
         callbacks=[callback for callback in (sparsifier, keeper, display) if callback],
     )
     # A loss that ignores the count of labels would be summed over micro-batches and processes.
@@ -263,8 +265,8 @@ def _arguments(asked: Settings, prepared: Prepared, directory: Path, total: int)
         save_strategy="steps",
         save_steps=evaluate if asked.best else min(asked.save_every or prepared.steps(asked), total),
         load_best_model_at_end=asked.best,
-        metric_for_best_model="accuracy" if asked.best else None,
-        greater_is_better=True if asked.best else None,
+        metric_for_best_model=TASKS[asked.task].metrics[0] if asked.best else None,
+        greater_is_better=TASKS[asked.task].higher_is_better if asked.best else None,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to=list(asked.log_to) or "none",

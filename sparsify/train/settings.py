@@ -33,6 +33,7 @@ class Settings:
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     max_length: int = 128
+    stride: int | None = None
     seed: int = 0
     freeze: tuple[str, ...] = ()
     label_column: str | None = None
@@ -45,6 +46,7 @@ class Settings:
     keep_checkpoints: bool = False
     teacher: str | None = None
     teacher_cache: str | None = None
+    calibration: str | None = None
     processes: int = 1
     """Which a launcher has started; no flag."""
 

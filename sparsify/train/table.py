@@ -96,7 +96,17 @@ def _bytes(source: str) -> bytes:
         raise DataError(f"{source} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}") from None
 
 
-def _text(source: str) -> str:
+def text_in(table: Table, column: str, row: int) -> str:
+    """Return the text in a cell. Raises DataError, with its place, for what is none."""
+    text = table.columns[column][row]
+    if not isinstance(text, str):
+        raise DataError(f"{table.place(row)}: {column!r} is {text!r}, not text")
+    check_letters(text, table.place(row))
+    return text
+
+
+def text_of(source: str) -> str:
+    """Return the text of a file, unpacked where it is packed. Raises DataError, with the line of what is not UTF-8."""
     data = _bytes(source)
     try:
         return data.decode("utf-8-sig")
@@ -111,7 +121,7 @@ def _text(source: str) -> str:
 
 def _delimited(source: str, known: Sequence[str], **dialect: Any) -> Table:
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(_text(source), newline=""), strict=True, **dialect)  # U+2028 ends no line
+    reader = csv.reader(io.StringIO(text_of(source), newline=""), strict=True, **dialect)  # U+2028 ends no line
     rows: list[list[str]] = []
     lines: list[int] = []
     for row, line in _numbered(reader, source):
@@ -151,7 +161,7 @@ def _tsv(source: str, known: Sequence[str]) -> Table:
 
 def _json(source: str, known: Sequence[str]) -> Table:
     """Read an object a line, or one array of objects."""
-    text = _text(source)
+    text = text_of(source)
     if text.lstrip()[:1] == "[":
         rows = _parse(text, source, 1)
         lines: list[int] = []

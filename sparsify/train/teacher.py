@@ -8,6 +8,7 @@ from torch import nn
 
 from sparsify.errors import PlanError
 from sparsify.recipe import Recipe
+from sparsify.train.calibration import names_of_bindings
 from sparsify.train.labels import Labels
 from sparsify.train.model import config_for, load
 
@@ -28,7 +29,8 @@ def name_of_binding(recipe: Recipe | None, teacher: str | None) -> str | None:
         raise PlanError(f"--teacher {teacher}: the recipe {what}")
     if teacher is None and teachers:
         raise PlanError(f"the recipe distils: give its {teachers[0]} as --teacher NAME_OR_DIR")
-    others = [name for name, each in recipe.needs().items() if each.required and name not in teachers]
+    known = {*teachers, *names_of_bindings(recipe)}
+    others = [name for name, each in recipe.needs().items() if each.required and name not in known]
     if others:
         raise PlanError(f"the recipe needs {others[0]!r}, which no flag can give: train in a loop of your own")
     return teachers[0] if teachers else None
@@ -40,11 +42,11 @@ def check_cache(recipe: Recipe | None, folder: str | None) -> None:
         raise PlanError("--teacher-cache is for a --recipe that distils with a `cache`")
 
 
-def load_teacher(name: str, task: str, labels: Labels, processor: Any) -> nn.Module:
+def load_teacher(name: str, task: str, labels: Labels | None, processor: Any) -> nn.Module:
     """Return the teacher, with its trained head. Raises PlanError for one that says or reads something else."""
     config = config_for(name, task)
     known = tuple(str(config.id2label[index]) for index in sorted(config.id2label))
-    if known != labels.names:
+    if labels is not None and known != labels.names:
         wanted = _listed(labels.names)
         raise PlanError(f"--teacher {name}: its labels are {_listed(known)}; those of the data are {wanted}")
     model, notes = load(name, task, config, labels)

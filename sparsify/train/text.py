@@ -1,17 +1,18 @@
-"""Text classification: one text or a pair, tokenized once; batches padded to their longest row."""
+"""Texts or pairs with a class or a number: tokenized once; batches padded to their longest row."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from sparsify.errors import DataError, PlanError
-from sparsify.pretrained import first_line
 from sparsify.train import table
 from sparsify.train.columns import TEXTS
+from sparsify.train.labelled import Inputs, Side, prepare
 from sparsify.train.settings import Settings
-from sparsify.train.task import Encoded, Side, Task
+from sparsify.train.task import Encoded, Task
+from sparsify.train.tokenizing import most_tokens, tokenizer_of
 
 
 def encode(settings: Settings, config: Any, model: nn.Module, train: Side, evaluation: Side) -> Encoded:
@@ -20,12 +21,8 @@ def encode(settings: Settings, config: Any, model: nn.Module, train: Side, evalu
     from transformers import DataCollatorWithPadding
 
     datasets.disable_progress_bars()
-    tokenizer = _tokenizer(settings.model)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    most = min(settings.max_length, getattr(config, "max_position_embeddings", None) or settings.max_length)
+    tokenizer = tokenizer_of(settings.model, config)
+    most = most_tokens(settings, config)
     tokenized = [_tokenize(tokenizer, side, most, datasets) for side in (train, evaluation)]
     lengths = [len(ids) for ids in tokenized[0]["input_ids"]]
     ranks = [len(ids) for ids in tokenized[1]["input_ids"]]
@@ -33,24 +30,10 @@ def encode(settings: Settings, config: Any, model: nn.Module, train: Side, evalu
     return Encoded(tokenized[0], sorted_by_length, lengths, DataCollatorWithPadding(tokenizer), tokenizer)
 
 
-def _tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # the library raises of every kind
-        raise PlanError(f"{name}: no tokenizer to be had: {first_line(error)}") from None
-
-
 def _tokenize(tokenizer: Any, side: Side, most: int, datasets: Any) -> Any:
-    columns = [side.table.columns[name] for name in side.columns.inputs]
-    for name, column in zip(side.columns.inputs, columns, strict=True):
-        for row, text in enumerate(column):
-            if not isinstance(text, str):
-                raise DataError(f"{side.table.place(row)}: {name!r} is {text!r}, not text")
-            table.check_letters(text, side.table.place(row))
+    columns = [[table.text_in(side.table, name, row) for row in range(len(side.table))] for name in side.columns.inputs]
     names = [f"text{number}" for number in range(len(columns))]
-    data = datasets.Dataset.from_dict({**dict(zip(names, columns, strict=True)), "labels": side.classes})
+    data = datasets.Dataset.from_dict({**dict(zip(names, columns, strict=True)), "labels": side.targets})
     return data.map(
         lambda batch: tokenizer(*(batch[name] for name in names), truncation=True, max_length=most),
         batched=True,
@@ -61,4 +44,6 @@ def _tokenize(tokenizer: Any, side: Side, most: int, datasets: Any) -> Any:
     )
 
 
-TASK = Task("text-classification", TEXTS, "--text-column", table.read, encode)
+INPUTS = Inputs(TEXTS, "--text-column", table.read, encode)
+CLASSIFICATION = Task("text-classification", partial(prepare, INPUTS), ("accuracy", "f1", "matthews"))
+REGRESSION = Task("text-regression", partial(prepare, INPUTS), ("spearman", "pearson", "mse"))

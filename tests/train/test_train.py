@@ -61,6 +61,13 @@ def same(first: Path, second: Path) -> None:
 
 def interrupted(place: Path, out: Path, step: int, monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
     """Run until Ctrl-C is pressed in a step."""
+    interrupted_as(settings(place, **more), recipe(), out, step, monkeypatch)
+
+
+def interrupted_as(
+    asked: Settings, under: Recipe | None, out: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run what was asked for until Ctrl-C is pressed in a step."""
     before = Keeper.on_step_end
 
     def press(self: Keeper, args: Any, state: Any, control: Any, **_: Any) -> Any:
@@ -71,7 +78,7 @@ def interrupted(place: Path, out: Path, step: int, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         patch.setattr(Keeper, "on_step_end", press)
         with pytest.raises(Stopped) as stopped:
-            run(settings(place, **more), recipe(), out)
+            run(asked, under, out)
     assert stopped.value.step == step
 
 

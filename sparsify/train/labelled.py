@@ -1,0 +1,130 @@
+"""Tasks whose rows are inputs and a label: from columns of a table to classes, or to numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sparsify.errors import DataError
+from sparsify.train import metrics
+from sparsify.train.columns import Columns, choose, known_names
+from sparsify.train.labels import Labels, labels_of
+from sparsify.train.model import config_for, load
+from sparsify.train.order import Ordered
+from sparsify.train.settings import Settings
+from sparsify.train.table import Table
+from sparsify.train.task import Encoded, Prepared, fingerprint
+
+
+@dataclass(frozen=True)
+class Side:
+    """A data set, chosen and checked: its table, its columns, a class (or a number) for every row."""
+
+    table: Table
+    columns: Columns
+    targets: list[Any]
+
+    def inputs(self) -> list[tuple[Any, ...]]:
+        """Return the inputs of every row."""
+        return list(zip(*(self.table.columns[name] for name in self.columns.inputs), strict=True))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A kind of input: the usual columns, and the way from rows to tensors."""
+
+    usual: tuple[str, ...]
+    option: str
+    """The flag that names an input column."""
+
+    read: Callable[[str, str, list[str]], Table]
+    encode: Callable[[Settings, Any, nn.Module, Side, Side], Encoded]
+
+
+def prepare(inputs: Inputs, settings: Settings) -> Prepared:
+    """Read the data and the model, and put them together. Raises DataError and PlanError."""
+    config = config_for(settings.model, settings.task)
+    tables, columns = _tables(inputs, settings)
+    numbers = settings.task == "text-regression"
+    labels = None if numbers else labels_of(tables[0], columns[0].label, config.id2label)
+    train, evaluation = (
+        Side(table, chosen, labels.encode(table, chosen.label) if labels else _numbers(table, chosen.label))
+        for table, chosen in zip(tables, columns, strict=True)
+    )
+    if numbers:
+        config.num_labels, config.problem_type = 1, "regression"
+    model, notes = load(settings.model, settings.task, config, labels)
+    encoded = inputs.encode(settings, config, model, train, evaluation)
+    return Prepared(
+        model=model,
+        train=Ordered(encoded.train, settings.rows_per_step, settings.seed, encoded.lengths),
+        evaluation=encoded.evaluation,
+        collate=encoded.collate,
+        processor=encoded.processor,
+        measure=metrics.regression if numbers else metrics.classification,
+        notes=[*_described(train, evaluation, labels), *notes],
+        data={
+            "train_rows": len(train.targets),
+            "eval_rows": len(evaluation.targets),
+            **({"labels": list(labels.names)} if labels else {}),
+            **{f"{name}_sha256": _hash(side) for name, side in (("train", train), ("eval", evaluation))},
+        },
+        labels=labels,
+    )
+
+
+def _tables(inputs: Inputs, settings: Settings) -> tuple[list[Table], list[Columns]]:
+    """Return both tables, and the columns to use of each."""
+    known = known_names(settings.label_column, settings.input_columns, inputs.usual)
+    sources = ((settings.train, "train"), (settings.eval, "eval"))
+    tables = [inputs.read(source, split, known) for source, split in sources]
+
+    def chosen(table: Table) -> Columns:
+        return choose(table, settings.label_column, settings.input_columns, inputs.usual, inputs.option)
+
+    first = chosen(tables[0])
+    alike = {first.label, *first.inputs} <= set(tables[1].columns)
+    columns = [first, first if alike else chosen(tables[1])]
+    if len(columns[0].inputs) != len(columns[1].inputs):
+        raise DataError(
+            f"{settings.eval}: its inputs are {columns[1].inputs}, those of the training data {columns[0].inputs}"
+        )
+    return tables, columns
+
+
+def _numbers(table: Table, column: str) -> list[float]:
+    """Return the label of every row as a number. Raises DataError, with the row's place, for one that is none."""
+    found = []
+    for row, value in enumerate(table.columns[column]):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise DataError(f"{table.place(row)}: the label {value!r} is no finite number, as a regression needs")
+        found.append(number)
+    if len(set(found)) < 2:
+        raise DataError(f"{table.name}: all rows have the label {found[0]:g}; is {column!r} the label?")
+    return found
+
+
+def _hash(side: Side) -> str:
+    return fingerprint(zip(side.targets, side.inputs(), strict=True))
+
+
+def _described(train: Side, evaluation: Side, labels: Labels | None) -> list[str]:
+    if labels is not None:
+        shown = ", ".join(labels.names[:6]) + (", …" if len(labels.names) > 6 else "")
+        what = f"{len(labels.names)} labels: {shown}"
+    else:
+        what = f"labels from {min(train.targets):g} to {max(train.targets):g}"
+    columns = "column" if train.table.header else "column number"
+    return [
+        f"{len(train.targets):,} rows to train on, {len(evaluation.targets):,} to evaluate on; {what}",
+        f"label from {columns} {train.columns.label}, input from {columns} {' and '.join(train.columns.inputs)}"
+        + ("" if train.table.header else " (the file has no header)"),
+    ]
