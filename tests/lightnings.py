@@ -18,6 +18,9 @@ from tests.loop import batch
 QUIET = [
     pytest.mark.filterwarnings("ignore:.*(LeafSpec|treespec).*:FutureWarning"),  # Lightning's use of torch
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
 ]
 RECIPE = """
 version: 1

@@ -100,6 +100,9 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
         self._measured = True
         """Whether an evaluation has begun since then: metrics of before are still in the trainer."""
 
+        self._unfinished = False
+        """Whether the checkpoint that is being written is that of a training that ended too early."""
+
         self._hooked = False
         """Whether the loss of this batch has its terms from the hook on the model."""
 
@@ -283,8 +286,9 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
         """Finalize, before averages become the model."""
         if self._trainer is None:
             return
-        early = self.manager.step < self.manager.last_update and not trainer.fast_dev_run
-        if early and (folder := getattr(trainer.checkpoint_callback, "dirpath", None)) is not None:
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        if self.manager.step < self.manager.last_update and folder is not None and not trainer.fast_dev_run:
+            self._unfinished = True
             trainer.save_checkpoint(Path(folder) / UNFINISHED)
         directory = self._directory(trainer) if not trainer.fast_dev_run else None
         others.project(trainer, self.manager, self._trained)
@@ -293,6 +297,11 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
         )
         self._kept = self.state_dict()
         self._break_off()
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Have a training that ended within an epoch go on there, not with the next epoch."""
+        if self._unfinished:
+            others.within_epoch(checkpoint)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave a sparse model; keep our part of the checkpoint that Lightning may write now."""
@@ -308,6 +317,7 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
     def _break_off(self) -> None:
         """Give back what the training had: the model under its masks, hooks, clipping, the folder. Again: nothing."""
         self._trainer = self._steps = None
+        self._unfinished = False
         self._shown.close()
         self._held.close()
 

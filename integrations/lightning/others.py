@@ -39,6 +39,16 @@ def saves_on_exception(trainer: Any) -> bool:
     return found or bool(_of(trainer, "OnExceptionCheckpoint"))
 
 
+def within_epoch(checkpoint: dict[str, Any]) -> None:
+    """Let a checkpoint that is written after an epoch was broken off say that it is still under way."""
+    loop = checkpoint["loops"]["fit_loop"]
+    batches = loop.get("epoch_loop.batch_progress", {})
+    if batches.get("is_last_batch", True):
+        return
+    for counted in loop["epoch_progress"].values():
+        counted["processed"] = counted["completed"] = max(counted["started"] - 1, 0)
+
+
 # ---------------------------------------------------------------------- the best one
 
 
