@@ -46,10 +46,10 @@ class Batches:
         return self.count
 
     def __iter__(self) -> Iterator[Any]:
+        self.at %= self.count
         while self.at < self.count:
             self.at += 1
             yield self.make(self.at - 1)
-        self.at = 0
 
     def state_dict(self) -> dict[str, int]:
         return {"at": self.at}

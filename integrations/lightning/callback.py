@@ -164,6 +164,8 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
         model = trained(pl_module, self.which)
         optimizers = optimizers_of(trainer, model.parameters)
         found = length(trainer, resumed=saved is not None)
+        steps = Steps(self.manager, optimizers, trainer, manual=not pl_module.automatic_optimization)
+        self._held.callback(steps.end)
         self.manager.apply(
             model,
             optimizers,
@@ -178,11 +180,10 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
             same = saved["manager"].get("sha256") == self.manager.plan.recipe.sha256
             if same and self.manager.step >= self.manager.last_update:
                 self._reached, self._measured = saved.get("reached"), bool(saved.get("measured", True))
-        self._steps = Steps(self.manager, optimizers, trainer, manual=not pl_module.automatic_optimization)
-        self._held.callback(self._steps.end)
+        steps.attach()
         if self.manager.loss_modifiers and self.manager.model is not pl_module:
             self._held.callback(loss_hook.attach(self.manager.model, self._from_outputs).remove)
-        self._trainer = trainer
+        self._trainer, self._steps = trainer, steps
         self._note_reached(trainer)
 
     def _directory(self, trainer: Any) -> Path:

@@ -27,7 +27,7 @@ _LATE = (
 
 
 class Steps:
-    """The steps of a manager's optimizers, from when it is made to `end()`."""
+    """The steps of a manager's optimizers, from when it is made, before `apply`, and `attach()`, after it, to `end()`."""
 
     def __init__(self, manager: Manager, optimizers: Sequence[Any], trainer: Any, *, manual: bool) -> None:
         self.manager, self.manual = manager, manual
@@ -48,9 +48,14 @@ class Steps:
         self._clips: list[Callable[[], Any]] = []
         """What the module wants clipped before they step."""
 
-        self._handles = [optimizer.register_step_post_hook(self._stepped) for optimizer in optimizers]
+        self.optimizers = optimizers
+        self._handles = [each.register_step_pre_hook(self._before_step) for each in optimizers] if manual else []
         self._plugin, self._clip = trainer.precision_plugin, trainer.precision_plugin.clip_gradients
-        if manual:
+
+    def attach(self) -> None:
+        """Learn of the optimizers' steps, after the manager has."""
+        self._handles += [each.register_step_post_hook(self._stepped) for each in self.optimizers]
+        if self.manual:
             self._plugin.clip_gradients = self._clip_masked
 
     def begin(self, batch: Any = None) -> None:
@@ -80,6 +85,19 @@ class Steps:
         """Raise HookError for a backward whose gradients come too late."""
         if self._clips or (self.manual and self.ready and self._left != self.ours):
             raise HookError(_LATE)
+
+    def _before_step(self, optimizer: Any, arguments: Any, options: dict[str, Any]) -> Any:
+        """Run what Lightning gives to every optimizer, its own event, before the step of one that is not the first.
+
+        The manager would take it for a closure that makes gradients, and weights are latent by then. One that does is
+        refused in `after_backward`.
+        """
+        closure = options.get("closure")
+        if not self.ready or closure is None:
+            return None
+        with torch.enable_grad():
+            closure()
+        return arguments, {**options, "closure": None}
 
     def _stepped(self, optimizer: Any, arguments: Any, options: Any) -> None:
         """End the transaction with the last of our optimizers."""
