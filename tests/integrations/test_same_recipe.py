@@ -45,10 +45,20 @@ def loss_of(model: nn.Module, batch: Any) -> Any:
     return outputs.loss, outputs
 
 
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    """In the two groups of the Trainer: the norm that is clipped is a sum in their order."""
+    named = list(model.named_parameters())
+    groups = [
+        [parameter for name, parameter in named if ("bias" in name or "LayerNorm" in name) is those]
+        for those in (False, True)
+    ]
+    return torch.optim.SGD([{"params": group} for group in groups], lr=1e-2)
+
+
 def plain(recipe: Recipe, folder: Path) -> nn.Module:
     model = bert(layers=4)
     manager = Manager(recipe).attach(model, **bindings())
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    optimizer = sgd(model)
     manager.apply(model, optimizer, steps_per_epoch=STEPS // EPOCHS, epochs=EPOCHS, **bindings())
     model.train()
     for _ in range(EPOCHS):
@@ -58,7 +68,7 @@ def plain(recipe: Recipe, folder: Path) -> nn.Module:
             loss, outputs = loss_of(model, batch)
             manager.on_loss(loss, outputs).backward()
             manager.on_before_optimizer_step()
-            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            manager.clip_grad_norm_(0.5)
             optimizer.step()
             manager.on_step_end()
     manager.finalize()
@@ -80,14 +90,14 @@ def with_accelerate(recipe: Recipe, folder: Path) -> nn.Module:
     from sparsify.integrations.accelerate.loop import train
 
     model = bert(layers=4)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    optimizer = sgd(model)
     train(Accelerator(cpu=True), model.train(), optimizer, loader(), loss_of, recipe, folder, epochs=EPOCHS, max_norm=0.5, **bindings())  # fmt: skip
     return model
 
 
 class Sgd(Distilled):
     def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.net.parameters(), lr=1e-2)
+        return sgd(self.net)
 
 
 def with_lightning(recipe: Recipe, folder: Path) -> nn.Module:
