@@ -6,7 +6,6 @@ seconds after it has begun).
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import sys
@@ -14,7 +13,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import lightning.fabric.utilities.cloud_io
 import torch
 
 from tests.integrations.test_lightning_resume import keep_all, newest, stages

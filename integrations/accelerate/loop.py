@@ -43,9 +43,10 @@ def train(
     """Train `model` in place under `recipe`; go on from the last whole checkpoint in `directory`.
 
     `loader` is a DataLoader with a `generator` of its own, so that beginning to read draws no random number that
-    dropout would have had; where it shuffles, the accelerator has `use_seedable_sampler`. `loss_of(model, batch)` returns the loss and the model's outputs, for recipes that distil;
-    `bindings` are what they declare (`teacher=…`). The first process writes checkpoints, and at the end `recipe.yaml`
-    and `report.json`, to `directory`. Returns the density that was reached.
+    dropout would have had; where it shuffles, the accelerator has `use_seedable_sampler`. `loss_of(model, batch)`
+    returns the loss and the model's outputs, for recipes that distil; `bindings` are what they declare (`teacher=…`).
+    The first process writes checkpoints, and at the end `recipe.yaml` and `report.json`, to `directory`. Returns the
+    density that was reached.
     """
     last = checkpoints.last_whole(directory)
     manager = Manager(recipe).attach(model, **bindings)  # ←

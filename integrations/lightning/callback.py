@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsify import Density, HookError, Manager, PlanError, Recipe, StateError, lock
+from sparsify import Density, HookError, Manager, Recipe, StateError, lock
 from sparsify.integrations.common import loss_hook
 from sparsify.integrations.common.metrics import metrics
 from sparsify.integrations.lightning import others
@@ -124,7 +124,7 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
             if self._used:
                 self._used, self.manager = False, self.manager.again()
         if self.manager.structure_modifiers:
-            pl_module.configure_model()  # modules that are made there are not there yet; Lightning's may be called twice
+            pl_module.configure_model()  # what is made there is not there yet; it may be called twice
             manager = self.manager.again() if self._used else self.manager
             manager.attach(trained(pl_module, self.which), state=self._decided(), **self.bindings)
             if stage == "fit":

@@ -27,7 +27,7 @@ _LATE = (
 
 
 class Steps:
-    """The steps of a manager's optimizers, from when it is made, before `apply`, and `attach()`, after it, to `end()`."""
+    """The steps of a manager's optimizers. Made before `apply`, attached after it, and ended."""
 
     def __init__(self, manager: Manager, optimizers: Sequence[Any], trainer: Any, *, manual: bool) -> None:
         self.manager, self.manual = manager, manual

@@ -215,7 +215,9 @@ def test_two_fits_with_one_callback(tmp_path: Path) -> None:
 def test_epochs_and_limits_are_known(tmp_path: Path, epochs: int) -> None:
     text = RECIPE.replace("{begin: 1, end: 8, every: 2}", "{begin: 50%, end: 2 epochs, every: 1}")
     ours = callback(text)
-    trainer(tmp_path, ours, max_epochs=epochs, limit_train_batches=7, accumulate_grad_batches=2).fit(Module(), Batches(30))
+    trainer(tmp_path, ours, max_epochs=epochs, limit_train_batches=7, accumulate_grad_batches=2).fit(
+        Module(), Batches(30)
+    )
     window = ours.manager.plan.modifiers[0].window
     assert (window.begin, window.end) == (2 * epochs, 8)
 
