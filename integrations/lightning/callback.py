@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsify import Density, HookError, Manager, Recipe, StateError, lock
-from sparsify.integrations.common import loss_hook
+from sparsify.integrations.common import loss_hook, randomness
 from sparsify.integrations.common.metrics import metrics
 from sparsify.integrations.lightning import others
 from sparsify.integrations.lightning.model import Which, length, trained
@@ -185,6 +185,8 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
             self._held.callback(loss_hook.attach(self.manager.model, self._from_outputs).remove)
         self._trainer, self._steps = trainer, steps
         self._note_reached(trainer)
+        if saved is not None:
+            randomness.restore(saved.get("random"))
 
     def _directory(self, trainer: Any) -> Path:
         """Return where reports go, the same in every process."""
@@ -277,7 +279,8 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
         """Return our part of a checkpoint; none outside of a training."""
         if self._trainer is None:
             return self._kept or {}
-        state = {"manager": self.manager.state_dict(), "reached": self._reached, "measured": self._measured}
+        state: dict[str, Any] = {"manager": self.manager.state_dict(), "reached": self._reached, "measured": self._measured}
+        state["random"] = randomness.random_states()
         others.project(self._trainer, self.manager, self._trained)  # the average is saved after this
         return state
 

@@ -32,9 +32,9 @@ def keep_all(folder: Path) -> ModelCheckpoint:
 
 def stages(folder: Path, seed: int, *more: Any, resume: Path | None = None, own: bool = False) -> Distilled:
     """Three stages: layers dropped, distilled, learned masks; another teacher; a lock."""
-    module = Distilled(bert(layers=4, seed=seed), own)
+    module = Distilled(bert(layers=4, seed=seed, hidden_dropout_prob=0.1).train(), own)
     ours = callback(STAGES, bindings={"teacher": bert(layers=4, seed=9, hidden_size=24)})
-    # dropout is off, what is random are initial weights
+    torch.manual_seed(seed)
     made = trainer(folder, ours, *more, enable_checkpointing=bool(more))
     made.fit(module, Batches(STEPS, batch), ckpt_path=None if resume is None else str(resume), weights_only=None)
     assert ours.density is not None
