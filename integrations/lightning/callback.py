@@ -279,7 +279,11 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
         """Return our part of a checkpoint; none outside of a training."""
         if self._trainer is None:
             return self._kept or {}
-        state: dict[str, Any] = {"manager": self.manager.state_dict(), "reached": self._reached, "measured": self._measured}
+        state: dict[str, Any] = {
+            "manager": self.manager.state_dict(),
+            "reached": self._reached,
+            "measured": self._measured,
+        }
         state["random"] = randomness.random_states()
         others.project(self._trainer, self.manager, self._trained)  # the average is saved after this
         return state

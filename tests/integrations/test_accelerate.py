@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import runpy
 import shutil
 import sys
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from sparsify import Manager, Recipe
+from tests.killing import killed
 from tests.lightnings import CRITERIA, mlp, same
 from tests.loop import adamw
 from tests.loop import batch as rows
@@ -64,20 +66,15 @@ def stages(folder: Path, seed: int = 0, *, save_every: int = 100) -> nn.Module:
 
 
 def test_a_resume_in_every_stage_ends_with_the_same_bits(tmp_path: Path) -> None:
-    from accelerate.state import AcceleratorState, GradientState
-
     whole = stages(tmp_path / "whole", save_every=1)
     for stop in (1, 3, 4, 5, 7, 9, 10, 13):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
+        _again()
         name = f"checkpoint-{stop}"
         shutil.copytree(tmp_path / "whole" / name, tmp_path / f"{stop}" / name)
         same(whole, stages(tmp_path / f"{stop}", seed=5))
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    from accelerate.state import AcceleratorState, GradientState
-
     from sparsify.integrations.accelerate import last_whole
 
     whole = stages(tmp_path / "whole", save_every=4)
@@ -86,9 +83,21 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "cut" / "checkpoint-12" / "complete.json").unlink()
     (tmp_path / "cut" / "checkpoint-12" / "custom_checkpoint_0.pkl").write_bytes(b"")
     assert last_whole(tmp_path / "cut") == tmp_path / "cut" / "checkpoint-8"
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    _again()
     same(whole, stages(tmp_path / "cut", seed=5))
+
+
+@pytest.mark.slow
+def test_a_dozen_kills_at_random_moments(tmp_path: Path) -> None:
+    chance, whole = random.Random(0), stages(tmp_path / "whole", save_every=1)
+    for trial in range(4):
+        folder = tmp_path / str(trial)
+        for _ in range(3):
+            moment = chance.choice(["checkpoint", "step", "time"])
+            count = chance.uniform(0.05, 3) if moment == "time" else chance.randint(1, 9)
+            killed("accelerate", folder, moment, count)
+        _again()
+        same(whole, stages(folder, seed=5, save_every=1))
 
 
 @pytest.mark.parametrize("kind", CRITERIA)

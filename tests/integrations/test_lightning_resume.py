@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from sparsify import SparsityError, StateError
 from sparsify.integrations.lightning import SparsifyCallback
+from tests.killing import killed
 from tests.lightnings import CRITERIA, QUIET, RECIPE, Batches, Distilled, Module, callback, same, trainer
 from tests.modifiers.distill.students import batch, bert
 from tests.modifiers.test_stages import RECIPE as STAGES
 
 pytestmark = QUIET
 STEPS = 12
-ROOT = Path(__file__).parents[2]
 
 
 def keep_all(folder: Path) -> ModelCheckpoint:
@@ -147,17 +145,6 @@ def test_a_resume_goes_by_the_layers_that_were_chosen(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- kill -9
 
 
-def killed(folder: Path, moment: str, count: float) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.lightning_crash", str(folder), moment, str(count)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode in (0, -9), done.stderr[-2000:]
-
-
 def newest(folder: Path) -> Path | None:
     found = sorted((folder / "kept").glob("step=*.ckpt"), key=lambda path: int(path.stem.removeprefix("step=")))
     return found[-1] if found else None
@@ -165,7 +152,7 @@ def newest(folder: Path) -> Path | None:
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     """With a teacher and dropped layers; killed while a checkpoint was written."""
-    killed(tmp_path, "checkpoint", 7)
+    killed("lightning", tmp_path, "checkpoint", 7)
     last = newest(tmp_path)
     assert last is not None
     assert last.stem == "step=6"
@@ -176,12 +163,10 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_dozen_kills_at_random_moments(tmp_path: Path) -> None:
-    import random
-
     chance, whole = random.Random(0), stages(tmp_path / "whole", 0)
     for trial in range(4):
         folder = tmp_path / str(trial)
         for _ in range(3):
             moment = chance.choice(["checkpoint", "step", "time"])
-            killed(folder, moment, chance.uniform(0.05, 1.5) if moment == "time" else chance.randint(1, 5))
+            killed("lightning", folder, moment, chance.uniform(0.05, 1.5) if moment == "time" else chance.randint(1, 5))
         same(whole, stages(folder, 5, resume=newest(folder)))
