@@ -2,13 +2,14 @@
 
     python benchmarks/integrations.py [--rounds 6] [--steps 24] [--every 10] [--layers 4]
 
-BERT of width 256, batch 16 × 32 tokens, AdamW, clipping at 1, CPU. A round is `steps` steps of each; the first step of a
-round is left out (it pays for planning), as is the first round.
+BERT of width 256, batch 16 × 32 tokens, AdamW, clipping at 1, CPU. A round is `steps` steps of each; the first step of
+a round is left out (it pays for planning), as is the first round.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import statistics
 import tempfile
@@ -150,9 +151,7 @@ def lightning(model: nn.Module, steps: int, recipe: Recipe | None, folder: str) 
         "enable_model_summary": False,
     }
     callbacks = [SparsifyCallback(recipe)] if recipe else []
-    pl.Trainer(
-        max_epochs=1, accelerator="cpu", gradient_clip_val=1.0, callbacks=callbacks, default_root_dir=folder, **silent
-    ).fit(Module(), loader(steps))
+    pl.Trainer(gradient_clip_val=1.0, callbacks=callbacks, **silent).fit(Module(), loader(steps))
     return times
 
 
@@ -193,7 +192,7 @@ def main() -> None:
                         recipe if sparse else None,
                         str(Path(folder)),
                     )
-                spent[sparse] = [after - before for before, after in zip(times, times[1:], strict=False)]
+                spent[sparse] = [after - before for before, after in itertools.pairwise(times)]
             if number:
                 ratios[name].append(statistics.median(spent[True]) / statistics.median(spent[False]))
                 dense[name].append(statistics.median(spent[False]))

@@ -139,15 +139,14 @@ class Steps:
 
     @contextmanager
     def _without_autocast(self) -> Iterator[None]:
-        """Leave the autocast region in which a manual step is made.
-
-        Lightning's has no cache of weights; one that has is left as it is, and the manager refuses it.
-        """
+        """Leave the autocast region in which a manual step is made; what it has cached of weights is forgotten."""
+        kinds = [kind for kind in {"cpu", self.device} if torch.is_autocast_enabled(kind)]
         with ExitStack() as stack:
-            for kind in {"cpu", self.device} if not torch.is_autocast_cache_enabled() else ():
-                if torch.is_autocast_enabled(kind):
-                    stack.enter_context(torch.autocast(kind, enabled=False, cache_enabled=False))
+            for kind in kinds:
+                stack.enter_context(torch.autocast(kind, enabled=False))
             yield
+        if kinds:
+            torch.clear_autocast_cache()
 
 
 def optimizers_of(trainer: Any, parameters: Callable[[], Iterator[Any]]) -> list[Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -19,6 +21,7 @@ from tests.modifiers.test_stages import RECIPE as STAGES
 
 pytestmark = QUIET
 STEPS = 12
+NEW = "weights_only" in inspect.signature(pl.Trainer.fit).parameters
 
 
 def keep_all(folder: Path) -> ModelCheckpoint:
@@ -34,7 +37,7 @@ def stages(folder: Path, seed: int, *more: Any, resume: Path | None = None, own:
     ours = callback(STAGES, bindings={"teacher": bert(layers=4, seed=9, hidden_size=24)})
     torch.manual_seed(seed)
     made = trainer(folder, ours, *more, enable_checkpointing=bool(more))
-    made.fit(module, Batches(STEPS, batch), ckpt_path=None if resume is None else str(resume), weights_only=None)
+    made.fit(module, Batches(STEPS, batch), ckpt_path=None if resume is None else str(resume))
     assert ours.density is not None
     assert len(module.net.bert.encoder.layer) == 3
     return module
@@ -61,7 +64,7 @@ def test_accumulation_and_an_epoch_in_the_middle(tmp_path: Path, kind: str) -> N
             "enable_checkpointing": True,
         }
         trainer(folder, callback(CRITERIA[kind]), *more, **options).fit(
-            module, Batches(7), ckpt_path=resume, weights_only=True if resume else None
+            module, Batches(7), ckpt_path=resume, **({"weights_only": True} if resume and NEW else {})
         )
         return module
 
