@@ -50,6 +50,7 @@ bench: $(STAMP) ## Run the benchmarks (minutes; ratios, one process).
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/hooks.py
 	$(BIN)/python benchmarks/trainer.py
+	$(BIN)/python benchmarks/integrations.py
 
 clean: ## Remove what was built, but not the environment.
 	rm -rf build dist site runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -58,3 +58,17 @@ def quiet_libraries() -> Iterator[None]:
     transformers.logging.set_verbosity_warning()
     transformers.logging.enable_progress_bar()
     datasets.enable_progress_bars()
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its settings for the whole process: those of other tests must not be ours, nor ours theirs."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    reset()
+    yield
+    reset()

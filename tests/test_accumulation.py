@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,20 +13,6 @@ from tests.loop import STEPS, adamw, loss_of, recipe, train
 
 CRITERIA = ["magnitude", "movement", "soft-movement", "hard-concrete"]
 MICRO = 3
-
-
-@pytest.fixture
-def fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps its settings for the whole process: those of other tests must not be ours, nor ours theirs."""
-    from accelerate.state import AcceleratorState, GradientState
-
-    def reset() -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-
-    reset()
-    yield
-    reset()
 
 
 @pytest.mark.usefixtures("fresh_accelerate")

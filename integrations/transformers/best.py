@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sparsify import Manager, PlanError, StateError
-from sparsify.integrations.transformers import checkpoints, states
+from sparsify.integrations.common import checkpoints
+from sparsify.integrations.transformers import states
 
 
 def refuse(args: Any, below_target: bool) -> None:

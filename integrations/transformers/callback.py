@@ -23,7 +23,9 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from sparsify import Density, HookError, Manager, PlanError, Recipe, StateError, checkpoint, lock
-from sparsify.integrations.transformers import best, checkpoints, loss, states
+from sparsify.integrations.common import checkpoints, loss_hook
+from sparsify.integrations.common.metrics import metrics
+from sparsify.integrations.transformers import best, loss, states
 from sparsify.integrations.transformers.surroundings import Clipping, Within, come_first, trainer_of, watch
 
 
@@ -140,7 +142,7 @@ class SparsifyCallback(TrainerCallback):
         self._note_reached(state)
         self._forget_early_best(state)
         if self.manager.loss_modifiers:
-            self._loss = loss.attach(self.manager.model, self.manager)
+            self._loss = loss_hook.attach(self.manager.model, self.manager.on_loss)
         if (trainer := trainer_of(self, args)) is not None:
             watch(trainer, self._break_off)
             self._clipping = Clipping(trainer, self._clip)
@@ -212,11 +214,7 @@ class SparsifyCallback(TrainerCallback):
         """
         if not self._used or logs is None or "train_runtime" in logs:
             return
-        values = {"sparsity": self.manager.sparsity}
-        if self.manager.target is not None:
-            values["target_sparsity"] = self.manager.target
-        if self.manager.learning_rate is not None:
-            values["effective_learning_rate"] = self.manager.learning_rate
+        values = metrics(self.manager)
         logs.update(values)
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
             state.log_history[-1].update(values)

@@ -1,0 +1,1 @@
+"""What several integrations share. Needs none of their libraries."""
