@@ -18,7 +18,7 @@ from sparsify.recipe.library import names
 
 BUILT_IN = sorted(name for name, (label, _) in names().items() if label == "built in")
 METHODS = [name for name in BUILT_IN if name != "demo"]
-WITHOUT_TARGET = ("distill", "layer-drop-3", "layer-drop-6", "lock")
+WITHOUT_TARGET = ("distill", "layer-drop-3", "layer-drop-6", "lock", "nonorm-relu")
 """Recipes that ask for no sparsity of their own."""
 
 STEPS = 24
