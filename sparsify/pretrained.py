@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from sparsify.errors import PlanError, did_you_mean
-from sparsify.substitutes import saved_class
 from sparsify.files import contents
+from sparsify.substitutes import saved_class
 
 MOST_LAYERS = 10_000
 

@@ -18,6 +18,8 @@ _EPSILONS = ("eps", "variance_epsilon", "epsilon", "norm_eps")
 class Substitute(nn.Module):
     """Computes what another module did, then something between that and its own function, then only its own."""
 
+    share: Tensor
+
     def __init__(self, old: Any, device: torch.device | None = None) -> None:
         super().__init__()
         self._old: tuple[Any, ...] = () if old is None else (old,)
@@ -35,7 +37,7 @@ class Substitute(nn.Module):
     def replaced(self) -> str:
         """The class, or function, that stood here."""
         old = self._old[0] if self._old else self
-        return getattr(old, "__name__", type(old).__name__)
+        return str(getattr(old, "__name__", type(old).__name__))
 
     def blend(self, row: Tensor) -> None:
         """Take up λ, beside it a mean and a variance; float [3]. λ is 0 up to the window and below 1 within it."""
@@ -55,7 +57,7 @@ class Gradual(Substitute):
     def forward(self, x: Tensor) -> Tensor:
         """Return the activations, of x's shape and dtype."""
         if self.phase == AFTER:
-            return nn.functional.relu(x)
+            return x.relu()
         y: Tensor = self._old[0](x)
         if self.phase == BEFORE:
             return y
@@ -70,6 +72,10 @@ class NoNorm(Substitute):
     `marked` weights are saved as [1, n]: whoever takes them for those of a norm fails instead of computing one.
     Sources: nn_pruning's Layer2NoNorm; Sun et al., "MobileBERT" (2020).
     """
+
+    sums: Tensor
+    weight: Any
+    bias: Any
 
     def __init__(self, norm: nn.Module, kind: str = "layer", eps: float = 0.0, *, marked: bool, done: bool) -> None:
         old = None if done else bare(norm)
@@ -88,8 +94,8 @@ class NoNorm(Substitute):
     def forward(self, x: Tensor) -> Tensor:
         """Return x scaled, of x's shape."""
         if self.phase == AFTER:
-            y = x * self.weight
-            return y if self.bias is None else y + self.bias
+            scaled: Tensor = x * self.weight
+            return scaled if self.bias is None else scaled + self.bias
         gathers = self.gathers and torch.is_grad_enabled()
         if self.phase == BEFORE and not gathers:
             return self._old[0](x)  # type: ignore[no-any-return]
@@ -106,7 +112,8 @@ class NoNorm(Substitute):
         if mean is not None:
             wide = wide - torch.lerp(mean, m.expand_as(mean), share)
         y = wide * torch.rsqrt(torch.lerp(spread, v.expand_as(spread), share) + self.eps) * self.weight
-        return (y if self.bias is None else y + self.bias).to(torch.result_type(x, self.weight))
+        y = y if self.bias is None else y + self.bias
+        return y.to(torch.result_type(x, self.weight))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def fold(self, m: float, v: float) -> None:
@@ -133,7 +140,9 @@ def bare(module: nn.Module) -> nn.Module:
     """Return a module of the same class, parameters and attributes, without hooks."""
     made = object.__new__(type(module))
     fresh = vars(nn.Module())
-    vars(made).update({name: fresh.get(name, value) if "_hooks" in name else value for name, value in vars(module).items()})
+    vars(made).update(
+        {name: fresh.get(name, value) if "_hooks" in name else value for name, value in vars(module).items()}
+    )
     return made
 
 

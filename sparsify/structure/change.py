@@ -71,7 +71,11 @@ class Dropped(Change):
         return f"{self.stack} {self}"
 
     def same(self, other: Change) -> bool:
-        return isinstance(other, Dropped) and (self.stack, self.layers, self.kept) == (other.stack, other.layers, other.kept)
+        return isinstance(other, Dropped) and (self.stack, self.layers, self.kept) == (
+            other.stack,
+            other.layers,
+            other.kept,
+        )
 
     def __str__(self) -> str:
         if not self.chosen:
@@ -154,13 +158,13 @@ class Substituted(Change):
         state.exactly(("norms", "activations", "marked", "fields"))
         if not isinstance(state.any("marked"), bool):
             raise state.fail("marked", "expected true or false")
-        named, fields = [], state.part("fields")
-        for key in ("norms", "activations"):
-            named.append(_texts(state.any(key), state, key))
+        fields = state.part("fields")
+        norms, activations = (_texts(state.any(key), state, key) for key in ("norms", "activations"))
         values = {name: _texts(fields.any(name), fields, name) for name in fields}
         if wrong := next((name for name, pair in values.items() if len(pair) != 2), None):
             raise fields.fail(wrong, "expected a value before and one afterwards")
-        return cls(*named, state.any("marked"), {name: (pair[0], pair[1]) for name, pair in values.items()})
+        said = {name: (pair[0], pair[1]) for name, pair in values.items()}
+        return cls(norms, activations, state.any("marked"), said)
 
 
 def _texts(value: Any, state: StateReader, key: str) -> tuple[str, ...]:

@@ -157,7 +157,10 @@ def _short_cache(layers: Sequence[Layer], change: Dropped, context: StructureCon
     if "num_layers" not in layers[0].depths:
         return None
     for name, others in stacks(context.anatomy).items():
-        left = next((len(each.kept) for each in context.others.values() if isinstance(each, Dropped) and each.stack == name), len(others))
+        left = next(
+            (len(each.kept) for each in context.others.values() if isinstance(each, Dropped) and each.stack == name),
+            len(others),
+        )
         if "num_decoder_layers" in others[0].depths and left > len(change.kept):
             return (
                 f"{name} has {left}, and transformers' cache has an entry for each of the encoder's: no generation "

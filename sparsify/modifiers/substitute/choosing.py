@@ -119,7 +119,9 @@ def _differing(one: nn.Module, other: nn.Module) -> Iterator[tuple[str, tuple[An
     theirs = dict(other.named_modules())
     for name, module in one.named_modules():
         twin = theirs.get(name)
-        for attribute, child in {**vars(module), **module._modules}.items() if twin is not None else ():
+        if twin is None:
+            continue
+        for attribute, child in {**vars(module), **module._modules}.items():
             second = twin._modules.get(attribute, vars(twin).get(attribute))
             if isinstance(child, nn.Module):
                 differs = not _holds(child) and isinstance(second, nn.Module) and type(child) is not type(second)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sparsify.modifiers.substitute.substitute import Substitute
 
 DECAY = 0.99
-"""What the averages keep at a step at the beginning of the window; at its end they keep everything. As in nn_pruning."""
+"""What averages keep at a step at the beginning of the window; at its end they keep everything, as in nn_pruning."""
 
 
 @dataclass(frozen=True, kw_only=True)

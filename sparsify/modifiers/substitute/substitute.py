@@ -93,8 +93,9 @@ class Substitute(Modifier):
         return True
 
     def choose(self, model: nn.Module, context: StructureContext) -> Change | None:
-        norms, marked, fields = (), False, dict[str, tuple[str, str]]()
+        norms: tuple[str, ...] = ()
         activations: tuple[str, ...] = ()
+        marked, fields = False, dict[str, tuple[str, str]]()
         if self.norms is not None:
             norms, marked, fields = choosing.norms(model, self.targets, self.exclude or (), context)
         if self.activations is not None:

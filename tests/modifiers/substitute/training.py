@@ -52,7 +52,9 @@ class Training:
         return self
 
 
-def norm(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str, eps: float, share: float, m: float, v: float) -> Tensor:
+def norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, kind: str, eps: float, share: float, m: float, v: float
+) -> Tensor:
     """Return what a norm on its way computes, token by token."""
     out = torch.empty_like(x)
     for place in range(x.shape[0]):
