@@ -63,8 +63,8 @@ def settled(recipe: Recipe, model: nn.Module) -> set[str]:
 
 
 def _refuse_wrapped(model: nn.Module, structure: Structure) -> None:
-    """Raise PlanError where layers would be removed under something that has looked at the model already."""
-    key = next((key for key in structure.open if structure.changes[key].removed), None)
+    """Raise PlanError where the structure would change under something that has looked at the model already."""
+    key = next((key for key in structure.open if structure.changes[key].alters), None)
     if key is None:
         return
     wrapper = type(model).__name__ if unwrap(model) is not model else None

@@ -12,6 +12,7 @@ from torch import nn
 
 from sparsify.errors import PlanError, did_you_mean
 from sparsify.files import contents
+from sparsify.substitutes import saved_class
 
 MOST_LAYERS = 10_000
 
@@ -27,7 +28,11 @@ def skeleton(name: str) -> nn.Module:
     _check_size(name, config)
     try:
         with torch.device("meta"):
-            model = kind(config) if kind is not None else transformers.AutoModel.from_config(config)
+            if kind is not None:
+                model = saved_class(kind, config)(config)
+                model.__class__ = kind
+            else:
+                model = transformers.AutoModel.from_config(config)
     except Exception as error:  # whatever a model does with sizes that are none
         raise PlanError(f"{name}: no model can be made of its config.json: {first_line(error)}") from None
     assert isinstance(model, nn.Module)
@@ -41,7 +46,10 @@ def load(directory: str | Path) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Casting complex values")
-            model = (_class_of(config) or transformers.AutoModel).from_pretrained(directory, config=config)
+            kind = _class_of(config)
+            model = saved_class(kind or transformers.AutoModel, config).from_pretrained(directory, config=config)
+            if kind is not None:
+                model.__class__ = kind
     except Exception as error:  # the library raises of every kind
         raise PlanError(f"{directory}: the model cannot be loaded: {first_line(error)}") from None
     assert isinstance(model, nn.Module)

@@ -115,13 +115,13 @@ def _changes(saved: StateReader) -> dict[str, Change]:
 
 
 def _check_structure(saved: Mapping[str, Change], plan: Plan) -> None:
-    """Raise StateError for a state of a model that has kept other layers."""
-    then, now = ([each for each in changes.values() if each.removed] for changes in (saved, plan.changes))
+    """Raise StateError for a state of a model whose structure was changed in another way."""
+    then, now = ([each for each in changes.values() if each.alters] for changes in (saved, plan.changes))
     if len(then) != len(now) or not all(any(one.same(other) for other in now) for one in then):
-        texts = ["; ".join(f"{each.stack} {each}" for each in side) or "all" for side in (then, now)]
+        texts = ["; ".join(each.summary() for each in side) or "as it was made" for side in (then, now)]
         raise StateError(
-            f"the state was saved with other layers kept ({texts[0]}) than this model has ({texts[1]}): make the model "
-            "as it was before the training, and have them dropped by attach(model, state=…)"
+            f"the state was saved with another structure ({texts[0]}) than this model has ({texts[1]}): make the model "
+            "as it was before the training, and have it changed by attach(model, state=…)"
         )
 
 

@@ -18,9 +18,9 @@ from sparsify.recipe.library import names
 
 BUILT_IN = sorted(name for name, (label, _) in names().items() if label == "built in")
 METHODS = [name for name in BUILT_IN if name != "demo"]
-WITHOUT_TARGET = ("distill", "layer-drop-3", "layer-drop-6", "lock", "sparse-transfer")
-LOCKS = ("lock", "sparse-transfer")
+WITHOUT_TARGET = ("distill", "layer-drop-3", "layer-drop-6", "lock", "nonorm-relu", "sparse-transfer")
 """Recipes that ask for no sparsity of their own."""
+LOCKS = ("lock", "sparse-transfer")
 
 STEPS = 24
 DOCS = Path(__file__).parents[1] / "docs" / "methods"

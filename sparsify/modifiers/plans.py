@@ -92,6 +92,9 @@ class ModifierPlan:
     reaches: float | None = None
     """The sparsity of its last update, where the recipe says."""
 
+    rescales: int | None = None
+    """The step at which it writes weights of another scale than they had, where it does."""
+
     @property
     def held(self) -> tuple[int, int]:
         """The first and last step between which it owns masks or latent weights."""

@@ -107,6 +107,14 @@ class Rewind(Modifier):
             return None
         if context.problems:
             return None
+        start = context.span.begin + context.span.steps(self.to)
+        for plan in context.earlier:
+            if plan.rescales is not None and start < plan.rescales <= window.end:
+                context.problem(
+                    f"{plan.key} puts norms into their weights at step {plan.rescales}: weights of step {start} would "
+                    "not fit any more; end one of the two before"
+                )
+                return None
         weights = merged(weight for plan in context.earlier for weight in plan.weights)
         return RewindPlan(
             key=context.key,
@@ -117,11 +125,11 @@ class Rewind(Modifier):
             nonzeros=None,
             facts={
                 "parameters": f"{sum(parameter.numel() for parameter in parameters.values()):,}",
-                "rewound to": f"step {context.span.begin + context.span.steps(self.to)}",
+                "rewound to": f"step {start}",
                 "every": f"{window.every} steps",
             },
             unknown="prunes nothing",
-            start=context.span.begin + context.span.steps(self.to),
+            start=start,
             parameters=parameters,
             tickets=tuple(weights),
         )

@@ -35,7 +35,7 @@ class Structure:
 
     def shown(self, model: nn.Module) -> nn.Module:
         """Return the model as it will be: itself where nothing is to be done, else an outline of it."""
-        if not any(self.changes[key].removed for key in self.open):
+        if not any(self.changes[key].alters for key in self.open):
             return model
         changed = outline(model)
         for key, modifier in self.open.items():
@@ -66,7 +66,7 @@ def decide(
     structure cannot change so.
     """
     found, problems = Structure(), list[Problem]()
-    anatomy = read(model) if any(modifier.restructures() for _, modifier in recipe.keyed()) else None
+    seen, anatomy = model, read(model) if any(modifier.restructures() for _, modifier in recipe.keyed()) else None
     for number, stage in enumerate(recipe.staged()):
         for index, (modifier, name) in enumerate(zip(stage.modifiers, stage.names(), strict=True)):
             if not modifier.restructures():
@@ -79,8 +79,12 @@ def decide(
             if number:
                 context.problem("changes the structure, which is done before the training: put it in the first stage")
             elif change is None:
-                change = modifier.choose(model, context)
+                change = modifier.choose(seen, context)
                 found.open[key] = modifier
+                if change is not None and change.alters:  # what stands after it is decided on what it leaves
+                    seen = outline(seen)
+                    modifier.restructure(seen, change)
+                    anatomy = read(seen)
             if change is not None:
                 found.changes[key] = change
             problems += [recipe.problem(message, *path, *below) for below, message in context.problems]

@@ -8,7 +8,7 @@ from torch import nn
 
 from sparsify.anatomy import Anatomy, Layer, read
 from sparsify.anatomy.read import ORIGIN
-from sparsify.structure.change import Change
+from sparsify.structure.change import Dropped
 from sparsify.structure.configs import container_of, shorten
 
 NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number", "layer_num", "block_idx")
@@ -26,7 +26,7 @@ def stacks(anatomy: Anatomy | None) -> dict[str, list[Layer]]:
     return found
 
 
-def drop(model: nn.Module, change: Change) -> list[nn.Parameter]:
+def drop(model: nn.Module, change: Dropped) -> list[nn.Parameter]:
     """Remove the layers of a stack that do not stay, in place; return the parameters that are not the model's any more.
 
     The change must be one that was found possible.

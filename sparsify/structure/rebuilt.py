@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsify.structure.change import Change
+from sparsify.structure.change import Dropped
 from sparsify.structure.drop import drop
 
 SIMPLE = (bool, int, float, str, type(None))
 
 
-def misfit(model: nn.Module, change: Change, container: str) -> str | None:
+def misfit(model: nn.Module, change: Dropped, container: str) -> str | None:
     """Return how the model would differ from one that is made of the new configuration, or None.
 
     Both are made of the configuration alone, without weights: what the user has changed by hand does not matter. Where
@@ -30,7 +30,7 @@ def misfit(model: nn.Module, change: Change, container: str) -> str | None:
     except Exception:  # whatever a class of the user's own wants beside a configuration
         return None
     try:
-        drop(shorter, Change(inside, change.layers, change.kept))
+        drop(shorter, Dropped(inside, change.layers, change.kept))
     except KeyError:  # its layers are elsewhere, as under a wrapper
         return None
     try:

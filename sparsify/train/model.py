@@ -11,6 +11,7 @@ from sparsify.anatomy import ROLES, read
 from sparsify.errors import PlanError, did_you_mean
 from sparsify.pretrained import config_of, first_line
 from sparsify.selectors import SelectorError, matcher
+from sparsify.substitutes import RECORD, saved_class
 from sparsify.train.labels import Labels
 
 AUTO = {
@@ -54,11 +55,16 @@ def load(name: str, task: str, config: Any, labels: Labels | None) -> tuple[nn.M
         config.id2label = dict(enumerate(labels.names))
         config.label2id = {label: number for number, label in enumerate(labels.names)}
     try:
-        model, info = getattr(transformers, AUTO[task]).from_pretrained(
+        kind = getattr(transformers, AUTO[task])
+        if getattr(config, RECORD, None):
+            kind = kind._model_mapping[type(config)]
+        model, info = saved_class(kind, config).from_pretrained(
             name, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
     except Exception as error:  # the library raises of every kind
         raise PlanError(f"{name}: the model cannot be loaded: {first_line(error)}") from None
+    if getattr(config, RECORD, None):
+        model.__class__ = kind
     _refuse_misfits(name, model, [_key(entry) for entry in info["mismatched_keys"]])
     fresh = sorted({*info["missing_keys"], *(_key(entry) for entry in info["mismatched_keys"])})
     notes = []

@@ -83,6 +83,9 @@ KINDS = {
         f"type: regrow, {ON}, scope: global, grow: everything, dense: 1, sparsity: {{to}}, window: {{every}}",
         grows=True,
     ),
+    "substitute": Kind(
+        "type: substitute, norms: nonorm, activations: relu, window: {window}", prunes=False, first=False
+    ),
     "freeze": Kind("type: freeze, targets: [attention, embeddings], begin: {at}", prunes=False, first=False),
 }
 FIRSTS = [name for name, kind in KINDS.items() if kind.first]
@@ -184,7 +187,7 @@ def _texts() -> list[str]:
 def test_a_ends_where_b_begins(first: str, second: str, place: str) -> None:
     if place == "step" and latent_from_the_stage(second):
         pytest.skip("refused in the plan: latent weights are held from the beginning of the stage")
-    if place != "step" and second == "layer drop":
+    if place != "step" and second in ("layer drop", "substitute"):
         pytest.skip("refused in the plan: the structure changes before the training")
     recipe = written(first, second, place)
     one = Training(recipe).train(FIRST + SECOND, STOPS)

@@ -12,19 +12,20 @@ from sparsify.errors import PlanError, did_you_mean
 from sparsify.modifiers.layer_drop.keep import Keep, least_influence, least_turning
 from sparsify.modifiers.structural import StructureContext
 from sparsify.selectors import layer_indices
-from sparsify.structure.change import Change
+from sparsify.structure.change import Dropped
 from sparsify.structure.configs import container_of, obstacle
 from sparsify.structure.drop import parameters_lost, stacks
 from sparsify.structure.importance import angular_distances, block_influence
 from sparsify.structure.rebuilt import misfit
 
 
-def choose(keep: Keep, stack: str | None, model: nn.Module, context: StructureContext) -> Change | None:
+def choose(keep: Keep, stack: str | None, model: nn.Module, context: StructureContext) -> Dropped | None:
     """Return the layers that stay, or None after reporting problems. The model is not changed."""
     layers = _stack(stack, model, context)
     if layers is None:
         return None
-    if any(layers[0].stack == other.stack for other in context.others.values()):
+    dropped = [other for other in context.others.values() if isinstance(other, Dropped)]
+    if any(layers[0].stack == other.stack for other in dropped):
         context.problem(f"an earlier modifier drops layers of {layers[0].stack}: one drops them all")
         return None
     change = _change(keep, layers, model, context)
@@ -56,7 +57,7 @@ def _stack(stack: str | None, model: nn.Module, context: StructureContext) -> li
     return None
 
 
-def _change(keep: Keep, layers: Sequence[Layer], model: nn.Module, context: StructureContext) -> Change | None:
+def _change(keep: Keep, layers: Sequence[Layer], model: nn.Module, context: StructureContext) -> Dropped | None:
     """Return which layers the recipe, a saved state or data say."""
     stack, total = layers[0].stack, len(layers)
     if keep.layers is not None:
@@ -74,7 +75,7 @@ def _change(keep: Keep, layers: Sequence[Layer], model: nn.Module, context: Stru
         kept, scores, chosen = found
     else:
         kept, scores, chosen = keep.numbers(total), (), True
-    return Change(stack, total, kept, parameters_lost(model, layers, kept), scores, chosen)
+    return Dropped(stack, total, kept, parameters_lost(model, layers, kept), scores, chosen)
 
 
 def _measured(
@@ -89,7 +90,7 @@ def _measured(
         reason = next(layer.fixed for layer in layers if layer.fixed)
         context.problem(f"only {total - len(fixed)} of {total} layers can be removed: one that stays {reason}", "keep")
         return None
-    if earlier is not None:
+    if isinstance(earlier, Dropped):
         if (earlier.stack, earlier.layers, len(earlier.kept)) != (layers[0].stack, total, keep.count):
             context.problem(
                 f"the saved training kept {earlier} of {earlier.stack}; this model has {total} layers in "
@@ -126,7 +127,7 @@ def _measured(
     return kept, tuple(scores), True
 
 
-def _check(layers: Sequence[Layer], change: Change, model: nn.Module, context: StructureContext) -> None:
+def _check(layers: Sequence[Layer], change: Dropped, model: nn.Module, context: StructureContext) -> None:
     """Report why layers cannot go."""
     gone = [layer for layer in layers if layer.index not in change.kept]
     for layer in gone:
@@ -151,12 +152,15 @@ def _check(layers: Sequence[Layer], change: Change, model: nn.Module, context: S
         context.problem(f"without the layers {', '.join(map(str, change.removed))} of {change.stack}: {why}", "keep")
 
 
-def _short_cache(layers: Sequence[Layer], change: Change, context: StructureContext) -> str | None:
+def _short_cache(layers: Sequence[Layer], change: Dropped, context: StructureContext) -> str | None:
     """Return why generating with a cache would fail, or None: transformers takes T5's encoder for the size of it."""
     if "num_layers" not in layers[0].depths:
         return None
     for name, others in stacks(context.anatomy).items():
-        left = next((len(each.kept) for each in context.others.values() if each.stack == name), len(others))
+        left = next(
+            (len(each.kept) for each in context.others.values() if isinstance(each, Dropped) and each.stack == name),
+            len(others),
+        )
         if "num_decoder_layers" in others[0].depths and left > len(change.kept):
             return (
                 f"{name} has {left}, and transformers' cache has an entry for each of the encoder's: no generation "

@@ -16,7 +16,7 @@ from sparsify.modifiers.plans import ModifierPlan
 from sparsify.modifiers.structural import StructureContext
 from sparsify.schedules.window import StepWindow
 from sparsify.spec import gist
-from sparsify.structure.change import Change
+from sparsify.structure.change import Change, Dropped
 from sparsify.structure.drop import drop
 
 
@@ -59,6 +59,7 @@ class LayerDrop(Modifier):
         return choose(self.keep, self.stack, model, context)
 
     def restructure(self, model: nn.Module, change: Change) -> list[nn.Parameter]:
+        assert isinstance(change, Dropped)
         return drop(model, change)
 
     @classmethod
@@ -71,7 +72,7 @@ class LayerDrop(Modifier):
 
     def plan(self, context: PlanContext) -> LayerDropPlan | None:
         change = context.changes.get(context.key)
-        if change is None:
+        if not isinstance(change, Dropped):
             return None  # what is wrong was reported when it was decided
         if not change.removed and change.chosen:
             context.notes.append(f"{context.key}: all {change.layers} layers of {change.stack} stay")
@@ -96,7 +97,7 @@ class LayerDrop(Modifier):
 class LayerDropPlan(ModifierPlan):
     """A `layer_drop` resolved to layers. It has no `weights`: it masks nothing."""
 
-    change: Change
+    change: Dropped
 
 
 class LayerDropRun(Run):
