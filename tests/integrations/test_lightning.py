@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +233,24 @@ def test_sharded_strategies_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(PlanError, match="FSDPStrategy shards the parameters"):
         refuse(SimpleNamespace(strategy=FSDPStrategy(), callbacks=[]))
+
+
+@pytest.mark.slow
+def test_the_package_under_its_other_name(tmp_path: Path) -> None:
+    """In a process of its own: the program's first import decides."""
+    pytest.importorskip("pytorch_lightning")
+    script = f"import pytorch_lightning, pathlib\nfrom sparsify.integrations.lightning import example\nexample.main(pathlib.Path({str(tmp_path)!r}))"
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert "90.0% of the targeted weights zero" in done.stdout, done.stderr[-2000:]
+
+
+def test_the_example_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sparsify.integrations.lightning import example
+
+    with pytest.warns() as found:  # that a loader is read by one process
+        example.main(tmp_path)
+    assert found
+    text = capsys.readouterr().out
+    assert float(text.rpartition("accuracy ")[2].partition("%")[0]) > 90
+    assert "90.0% of the targeted weights zero" in text
