@@ -15,6 +15,8 @@ from sparsify.files import contents
 from sparsify.substitutes import saved_class
 
 MOST_LAYERS = 10_000
+FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer")
+"""Kinds of models whose first position comes after that of the padding token."""
 
 
 def skeleton(name: str) -> nn.Module:
@@ -66,6 +68,16 @@ def saved_names(model: nn.Module) -> dict[str, str]:
     names = {id(parameter): name for name, parameter in parameters.items()}
     saved = revert_weight_conversion(model, dict(parameters))
     return {key: names[id(tensor)] for key, tensor in saved.items() if key not in parameters and id(tensor) in names}
+
+
+def positions(config: Any) -> int | None:
+    """Return the most tokens that a model of texts has places for; None where its configuration does not say."""
+    most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+        return None
+    if getattr(config, "model_type", "") in FROM_PADDING:
+        most -= (getattr(config, "pad_token_id", None) or 0) + 1
+    return most
 
 
 def _library() -> Any:

@@ -27,9 +27,17 @@ def export(
             "--tolerance", min=0, callback=finite, help="The largest difference to ONNX Runtime that is accepted."
         ),
     ] = TOLERANCE,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Refused: language models are exported without past keys and values.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Export a model to ONNX with varying batch and sequence, and check it: results, and zero by zero."""
+    if cache:
+        raise SparsifyError(
+            "--cache: language models are exported without a cache, each call reads the whole text: leave it out, and "
+            "generate from the folder itself"
+        )
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
         raise SparsifyError(f"the export needs {', '.join(missing)}: pip install 'sparsify-torch[export]'")

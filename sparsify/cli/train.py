@@ -31,6 +31,8 @@ TASKS = (
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 NEEDS = ("accelerate", "datasets", "sklearn", "transformers")
 STOPPED = 130
+LENGTHS = {"question-answering": 384, "causal-lm": 512, "masked-lm": 512}
+"""Task → `--max-length`, where that is not 128."""
 METRICS = ("accuracy", "exact_match", "f1", "perplexity", "spearman", "mse")
 PARTS = ("accuracy", "exact_match")
 """Shown as percentages."""
@@ -108,8 +110,9 @@ def train(
     weight_decay: Annotated[float, _number("--weight-decay", "Of AdamW.", 0)] = 0.01,
     max_grad_norm: Annotated[float, _number("--max-grad-norm", "Gradients are clipped to it; 0: never.", 0)] = 1.0,
     max_length: Annotated[
-        int, _number("--max-length", "Tokens after which a text is cut; of a block or a window.", 4)
-    ] = 128,
+        int | None,
+        _number("--max-length", "Tokens after which a text is cut: 128; of questions 384, of language models 512.", 4),
+    ] = None,
     stride: Annotated[
         int | None,
         _number("--stride", "Tokens that two windows of a context share; by default a third.", 0, metavar="TOKENS"),
@@ -184,7 +187,7 @@ def train(
         warmup=warmup,
         weight_decay=weight_decay,
         max_grad_norm=max_grad_norm,
-        max_length=max_length,
+        max_length=max_length or LENGTHS.get(task, 128),
         stride=stride,
         seed=seed,
         freeze=tuple(freeze or ()),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.errors import ExportError, SparsifyError
-from sparsify.pretrained import first_line
+from sparsify.pretrained import first_line, positions
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
 SHAPES = ((2, 9), (1, 8), (3, 17), (2, 64))
@@ -74,10 +74,8 @@ def _signature(model: nn.Module, directory: Path) -> Signature:
         names = [name for name in TEXT if name in takes and name in _tokenizer_inputs(directory)]
         if getattr(config, "is_encoder_decoder", False) and "SequenceClassification" not in type(model).__name__:
             names.append("decoder_input_ids")
-        positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 512
-        padded = 2 if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert") else 0
         axes = {name: {0: "batch", 1: "decoder_sequence" if "decoder" in name else "sequence"} for name in names}
-        signature = Signature(axes, (), None, int(config.vocab_size), int(positions) - padded)
+        signature = Signature(axes, (), None, int(config.vocab_size), positions(config) or 512)
     else:
         raise ExportError(f"{type(model).__name__} takes {', '.join(takes)}: only text and image models are exported")
     with torch.no_grad():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsify.errors import DataError, PlanError
 from sparsify.train import metrics, table
@@ -140,6 +140,11 @@ def prepare(settings: Settings, *, masked: bool) -> Prepared:
     sources = ((settings.train, "train"), (settings.eval, "eval"))
     texts = [documents(settings, source, split) for source, split in sources]
     model, notes = load(settings.model, settings.task, config, None)
+    if not masked and _looks_ahead(model, config):
+        raise PlanError(
+            f"{settings.model}: a {config.model_type} model sees the tokens that come next, and would learn "
+            "nothing from causal-lm: use --task masked-lm, or a model that reads from left to right"
+        )
     cut, most = windows if masked else packed, most_tokens(settings, config)
     train, evaluation = (cut(tokenizer, each, most) for each in texts)
     for source, blocks in zip((settings.train, settings.eval), (train, evaluation), strict=True):
@@ -169,6 +174,19 @@ def prepare(settings: Settings, *, masked: bool) -> Prepared:
             **{f"{name}_sha256": fingerprint(each) for name, each in zip(("train", "eval"), texts, strict=True)},
         },
     )
+
+
+@torch.no_grad()
+def _looks_ahead(model: nn.Module, config: Any) -> bool:
+    """Whether what a model says of a token depends on those after it."""
+    first = torch.arange(4).remainder(int(config.vocab_size))[None]
+    second = first.clone()
+    second[0, -1] = int(config.vocab_size) - 1
+    training = model.training
+    model.eval()
+    one, other = (model(input_ids=ids).logits[:, :-1] for ids in (first, second))
+    model.train(training)
+    return bool((one - other).abs().max() > 1e-5 * max(1.0, float(one.abs().max())))
 
 
 MEASURED = ("perplexity", "accuracy")

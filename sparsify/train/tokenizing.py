@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sparsify.errors import PlanError
-from sparsify.pretrained import first_line
+from sparsify.pretrained import first_line, positions
 from sparsify.train.settings import Settings
 
 
@@ -34,4 +34,4 @@ def fast(tokenizer: Any, name: str, task: str) -> Any:
 
 def most_tokens(settings: Settings, config: Any) -> int:
     """Return the tokens after which a text is cut."""
-    return min(settings.max_length, getattr(config, "max_position_embeddings", None) or settings.max_length)
+    return min(settings.max_length, positions(config) or settings.max_length)

@@ -46,7 +46,7 @@ def test_results_and_zeros_are_the_models(tmp_path: Path, name: str) -> None:
     with torch.no_grad():
         wanted = model(**inputs).logits
     assert torch.allclose(torch.from_numpy(got), wanted, atol=1e-5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model", "out.onnx"]
 
 
 def test_large_models_keep_their_weights_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,3 +121,20 @@ def test_the_command(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, ["export", str(tmp_path / "modle"), str(tmp_path / "out.onnx")])
     assert wrong.exit_code == 1
     assert "did you mean" in wrong.output
+
+
+def test_what_stands_beside_is_never_anothers(tmp_path: Path) -> None:
+    """Files of another model under the same names are left alone, and named."""
+    first, second = (tiny.text_model(tmp_path / f"of {layers}", layers=layers) for layers in (1, 2))
+    made = export(first, tmp_path / "out" / "a.onnx")
+    assert {"config.json", "tokenizer.json"} <= set(made.beside)
+    other = export(second, tmp_path / "out" / "b.onnx")
+    assert other.left == ("config.json",)
+    assert (tmp_path / "out" / "config.json").read_bytes() == (first / "config.json").read_bytes()
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_cache_is_refused(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["export", str(tmp_path), str(tmp_path / "out.onnx"), "--cache"])
+    assert done.exit_code == 1
+    assert "without a cache" in done.output

@@ -300,6 +300,8 @@ def test_models_without_the_head_or_the_token_are_refused(tmp_path: Path) -> Non
     ).save_pretrained(vit)
     with pytest.raises(PlanError, match=r"has no head for causal-lm \(it has one for --task image-classification\)"):
         run(replace(wanted, model=str(vit)), None, tmp_path / "out")
+    with pytest.raises(PlanError, match="a bert model sees the tokens that come next"):
+        run(replace(wanted, model=str(tmp_path / "bert")), None, tmp_path / "out")
     with pytest.raises(PlanError, match="its tokenizer has no mask token"):
         run(replace(wanted, task="masked-lm", model=str(tmp_path / "bert")), None, tmp_path / "out")
 
