@@ -15,7 +15,8 @@ from transformers import TrainerCallback
 
 from sparsify import ranks
 from sparsify.errors import StateError, TrainingError
-from sparsify.integrations.transformers import best, checkpoints
+from sparsify.integrations.common import checkpoints
+from sparsify.integrations.transformers import best
 
 KEPT = 2
 """Whole checkpoints that are kept beside the best one: the last, and the one before while the last is written."""

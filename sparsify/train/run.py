@@ -15,8 +15,7 @@ from rich.console import Console
 
 from sparsify import ranks
 from sparsify.errors import SparsifyError, StateError, TrainingError
-from sparsify.integrations.transformers import SparsifyCallback, last_whole
-from sparsify.integrations.transformers.checkpoints import (
+from sparsify.integrations.common.checkpoints import (
     check,
     checkpoints,
     is_marked,
@@ -25,6 +24,7 @@ from sparsify.integrations.transformers.checkpoints import (
     refuse_others,
     step_of,
 )
+from sparsify.integrations.transformers import SparsifyCallback, last_whole
 from sparsify.lock import only_run_in
 from sparsify.modifiers.distill.positions import divides_by_items
 from sparsify.outcome import REPORT

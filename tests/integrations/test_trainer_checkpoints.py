@@ -13,8 +13,8 @@ from typing import Any, Literal
 import pytest
 
 from sparsify import Recipe, SparsityError, StateError
+from sparsify.integrations.common.checkpoints import MARKER, check
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
-from sparsify.integrations.transformers.checkpoints import MARKER, check
 from tests.trainers import RECIPE, STEPS, Breaks, Stop, bert, cut, recipe, resume, same, trainer
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from sparsify import StateError
 from sparsify.checkpoint import save
+from sparsify.integrations.common.checkpoints import MARKER, check, mark, marker
 from sparsify.integrations.transformers import last_whole
-from sparsify.integrations.transformers.checkpoints import MARKER, check, mark, marker
 from tests.trainers import cut, resume
 
 MARKERS = {

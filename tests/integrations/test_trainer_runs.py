@@ -13,8 +13,8 @@ from transformers import TrainingArguments
 
 from sparsify import Recipe, StateError
 from sparsify.errors import TrainingError
+from sparsify.integrations.common.checkpoints import MARKER, checkpoints, marker
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
-from sparsify.integrations.transformers.checkpoints import MARKER, checkpoints, marker
 from tests.trainers import RECIPE, STEPS, Breaks, bert, cut, recipe, resume, trainer
 
 

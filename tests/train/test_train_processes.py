@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from sparsify.errors import StateError, TrainingError
-from sparsify.integrations.transformers.checkpoints import MARKER
+from sparsify.integrations.common.checkpoints import MARKER
 from sparsify.train.processes import joined
 from sparsify.train.run import run
 from tests.commands import ENVIRONMENT, contents, words

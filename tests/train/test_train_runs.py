@@ -16,7 +16,7 @@ from rich.console import Console
 
 from sparsify import Recipe
 from sparsify.errors import StateError, TrainingError
-from sparsify.integrations.transformers.checkpoints import MARKER, checkpoints, marker
+from sparsify.integrations.common.checkpoints import MARKER, checkpoints, marker
 from sparsify.lock import FILE, FolderLock
 from sparsify.train.run import run
 from tests.commands import ENVIRONMENT, contents, words
