@@ -7,6 +7,7 @@ DDP reduces gradients before our hooks, so that every process makes the same mas
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +33,12 @@ def share_first(model: nn.Module) -> bool:
     plain = [type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_meta for _, tensor in tensors]
     if ranks.count() == 1 or not all(ranks.of_all(all(plain))):  # sharded: what is missing is said by the plan
         return False
-    theirs = ranks.of_all({name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors})
-    for rank, other in enumerate(theirs):
-        if other != theirs[0]:
-            name = next(name for name in (*theirs[0], *other) if theirs[0].get(name) != other.get(name))
-            raise PlanError(
-                f"{name} has another shape, or is missing, in process 0 or in process {rank}: all processes train one "
-                "model under one recipe"
-            )
+    shapes = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors}
+    if found := _difference(shapes):
+        raise PlanError(
+            f"{found[0]} has another shape, or is missing, in process 0 or in process {found[1]}: all train one "
+            "model under one recipe"
+        )
     sums = ranks.of_all([checksum(parameter.data) for parameter in model.parameters()])
     if all(other == sums[0] for other in sums):
         return False
@@ -67,12 +66,19 @@ class Agreement:
         if self.updates % EVERY != 1 and not last:
             return
         sums = {f"the weight {weight.name}": checksum(weight.parameter) for weight in self.weights}
-        theirs = ranks.of_all(sums | self.masks.checksums())
-        for rank, other in enumerate(theirs):
-            if other != theirs[0]:
-                what = next(name for name in (*theirs[0], *other) if theirs[0].get(name) != other.get(name))
-                raise HookError(
-                    f"{what} differs between process 0 and process {rank} after step {step}: they do not train one "
-                    "model any more; wrap the model in DDP, have gradients reduced before on_before_optimizer_step(), "
-                    "and load weights in every process"
-                )
+        if found := _difference(sums | self.masks.checksums()):
+            raise HookError(
+                f"{found[0]} differs between process 0 and process {found[1]} after step {step}: they do not train one "
+                "model any more; wrap the model in DDP, have gradients reduced before on_before_optimizer_step(), "
+                "and load weights in every process"
+            )
+
+
+def _difference(own: dict[str, Any]) -> tuple[str, int] | None:
+    """Return the first name whose value differs between the first process and another, and the number of that one."""
+    first, *others = ranks.of_all(own)
+    for rank, other in enumerate(others, 1):
+        for name in (*first, *other):
+            if first.get(name) != other.get(name):
+                return name, rank
+    return None
