@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsify import Manager, Recipe
 from tests.models import MODELS, build
@@ -64,7 +64,3 @@ def norm(
         mean, square = (1 - share) * mean + share * m, (1 - share) * square + share * v
         out[place] = (token - mean) / (square + eps) ** 0.5 * weight + (0 if bias is None else bias)
     return out
-
-
-def plain(module: nn.Module) -> list[str]:
-    return [type(each).__name__ for each in module.modules()]
