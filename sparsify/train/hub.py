@@ -53,8 +53,9 @@ def columns_of(data: Any) -> dict[str, Any]:
 
     classes: dict[str, Sequence[str]] = {}
     for name, feature in data.features.items():
-        if isinstance(feature, datasets.ClassLabel):
-            classes[name] = list(feature.names)
+        kind = getattr(feature, "feature", feature)  # of lists of classes, such as tags, that of their elements
+        if isinstance(kind, datasets.ClassLabel):
+            classes[name] = list(kind.names)
         elif isinstance(feature, datasets.Image):
             data = data.cast_column(name, datasets.Image(decode=False))
     return {"columns": {name: data[name] for name in data.column_names}, "classes": classes}

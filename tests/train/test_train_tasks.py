@@ -324,3 +324,20 @@ def test_layers_are_measured_on_the_data_of_the_flag(place: Path, tmp_path: Path
     )
     with pytest.raises(PlanError, match="--calibration is for a --recipe that measures layers"):
         run(wanted, Recipe.parse(PRUNE), tmp_path / "other")
+
+
+def test_tags_of_a_dataset_have_the_names_that_it_says(tmp_path: Path) -> None:
+    import datasets
+
+    from sparsify.train import tokens
+
+    features = datasets.Features(
+        {
+            "tokens": datasets.List(datasets.Value("string")),
+            "ner_tags": datasets.List(datasets.ClassLabel(names=["O", "B-X"])),
+        }
+    )
+    data = datasets.Dataset.from_dict({"tokens": [["fine", "film"]], "ner_tags": [[1, 0]]}, features=features)
+    data.save_to_disk(str(tmp_path / "data"))
+    found = tokens.read(settings(tmp_path, task="token-classification"), str(tmp_path / "data"), "train")
+    assert found.tags == [["B-X", "O"]]
