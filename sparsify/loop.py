@@ -211,6 +211,14 @@ class Loop:
         self.masks.project()
         self.transaction.reopen()
 
+    def pause(self) -> None:
+        """Have the model be seen as outside of the step that is open, which goes on with the next `on_step_begin`."""
+        if self.transaction.phase == "open":
+            for run in self.runs:
+                run.pause()
+            self.masks.project()
+            self.transaction.reopen()
+
     def abandon(self) -> None:
         """End the step as if it had never begun."""
         for run in self.runs:

@@ -320,9 +320,12 @@ class Manager:
 
         Those methods (`masking: admm`) keep a sparse copy until their window ends; evaluate it, and save it, in here.
         Afterwards the dense weights are back, bit by bit. Elsewhere the model is sparse anyway, and nothing happens.
-        Raises HookError within a step that is about to be made.
+        Between two micro-batches, call `on_step_begin` again before the next. Raises HookError within a step that is
+        about to be made.
         """
         self._transaction.expect("sparse_copy", "idle", "open", "final", "detached")
+        if self._transaction.phase == "open":
+            self._loop.pause()
         return sparse_copy(self._transaction, self._runs if self._transaction.phase in AT_WORK else [])
 
     def project(self, model: nn.Module) -> None:

@@ -115,9 +115,8 @@ class Steps:
             self.manager.on_step_end()
 
     def pause(self) -> None:
-        """Take out of the model what holds for one step only: an evaluation comes in the middle of an accumulation."""
-        if self.open and not self.ready:
-            self.manager.state_dict()  # ends what is under way; the next batch begins the same step anew
+        """An evaluation comes in the middle of an accumulation: the next batch goes on with the same step."""
+        if not self.ready:
             self.open = False
 
     def end(self) -> None:

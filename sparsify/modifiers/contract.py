@@ -142,6 +142,9 @@ class Run:
     def rollback(self) -> None:
         """The optimizer step did not happen: drop what was kept aside."""
 
+    def pause(self) -> None:
+        """Others look at the model within a step: take out what holds for it alone; `on_step_begin` comes again."""
+
     # ------------------------------------------------------------------ updates
 
     def due(self, step: int) -> bool:

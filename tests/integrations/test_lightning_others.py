@@ -283,6 +283,18 @@ def test_the_hook_and_the_line_do_the_same(tmp_path: Path, compiled: bool) -> No
     same(*models)
 
 
+def test_an_evaluation_in_an_accumulation_keeps_what_projections_were_given(tmp_path: Path) -> None:
+    models = []
+    for evaluated in (0, 2):
+        module = Distilled(bert())
+        text = DISTILL.replace("logits: {}", "logits: {}, hidden: {loss: mse, learning_rate: 0.1}")
+        ours = callback(text, bindings={"teacher": bert(seed=1, hidden_size=24)})
+        made = trainer(tmp_path, ours, accumulate_grad_batches=3, val_check_interval=4, limit_val_batches=evaluated)
+        made.fit(module, Batches(24, batch), Batches(2, batch))
+        models.append(module.net)
+    same(*models)
+
+
 class Twice(Distilled):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         from sparsify.integrations.lightning import on_loss

@@ -99,6 +99,9 @@ class GatedRun(LearnedRun):
         super().rollback()
         self._set_gates()
 
+    def pause(self) -> None:
+        self._set_gates()
+
     def penalise(self, step: int) -> None:
         if self.alive:
             self.steering.push(step, self.scores)

@@ -292,3 +292,35 @@ def test_adapters(who: str) -> None:
     changed = [name for name, parameter in student.named_parameters() if not torch.equal(parameter, before[name])]
     assert changed
     assert who == "the teacher" or all("lora" in name or "classifier" in name for name in changed)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "movement", "hard-concrete"])
+def test_an_evaluation_between_two_micro_batches_changes_nothing(criterion: str) -> None:
+    """What earlier micro-batches gave to projections and scores stays; gates of the step are out of the model meanwhile."""
+    more = f"  - {{type: prune, criterion: {criterion}, scope: global, sparsity: 0.5, window: {{begin: 0, end: 4}}}}\n"
+
+    def train(looked: bool) -> list[torch.Tensor]:
+        student = bert()
+        manager, optimizer = apply(
+            student, "logits: {}, hidden: {loss: mse}", more, steps=6, teacher=bert(seed=1, hidden_size=24)
+        )
+        for number in range(6):
+            optimizer.zero_grad()
+            for part in range(3):
+                manager.on_step_begin()
+                outputs = student(**batch(3 * number + part))
+                manager.on_loss(outputs.loss, outputs).backward()
+                if looked and part < 2:
+                    with manager.sparse_copy(), torch.no_grad():
+                        student(**batch(99))
+                        resting = student.state_dict()  # without gates of the step, at any moment
+                        assert all(torch.equal(resting[name], p) for name, p in student.named_parameters())
+            manager.on_before_optimizer_step()
+            optimizer.step()
+            manager.on_step_end()
+        projections = manager.state_dict()["modifiers"]["main/distill"]["projections"]["hidden"]["matrices"]
+        manager.finalize()
+        return [*(parameter.detach().clone() for parameter in student.parameters()), *projections.values()]
+
+    for one, other in zip(train(False), train(True), strict=True):
+        assert torch.equal(one, other)
