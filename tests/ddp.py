@@ -44,7 +44,7 @@ def main(directory: Path, stop: bool) -> None:
     trainer.train(resume_from_checkpoint=last_whole(directory))
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
     assert callback.density is not None
-    print(f"rank {trainer.args.process_index} of {trainer.args.world_size}: {digest[:16]}", flush=True)
+    print(f"rank {trainer.args.process_index} of {trainer.args.world_size}: {digest[:16]}\n", end="", flush=True)
 
 
 if __name__ == "__main__":

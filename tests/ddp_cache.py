@@ -55,10 +55,10 @@ def main(folder: Path) -> None:
     worst = max(float((mine - theirs).detach().abs().max()) for mine, theirs in pairs)
     counts = manager._runs[0].report()["cache"]
     manager.finalize()
-    print(f"rank {rank} cached: agrees {worst < 1e-4} {counts}", flush=True)
+    print(f"rank {rank} cached: agrees {worst < 1e-4} {counts}\n", end="", flush=True)
     dist.barrier()
     again = train(bert(), [0, 1], body, teacher_cache=folder)
-    print(f"rank {rank} again: {again._runs[0].report()['cache']}", flush=True)
+    print(f"rank {rank} again: {again._runs[0].report()['cache']}\n", end="", flush=True)
     dist.destroy_process_group()
 
 

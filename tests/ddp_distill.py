@@ -50,7 +50,7 @@ def main() -> None:
     total = torch.cat([each.flatten() for each in (*weights, *matrices)])
     both = [torch.empty_like(total) for _ in range(2)]
     dist.all_gather(both, total)
-    print(f"rank {rank}: weights {worst:.1e}, projections {far:.1e}, alike {torch.equal(*both)}", flush=True)
+    print(f"rank {rank}: weights {worst:.1e}, projections {far:.1e}, alike {torch.equal(*both)}\n", end="", flush=True)
     dist.destroy_process_group()
 
 

@@ -48,7 +48,7 @@ def main() -> None:
         alone, others = train(build(), fields, [0, 1])
         worst = max(float((mine - theirs).abs().max()) for mine, theirs in zip(weights, alone, strict=True))
         bits = sum(int((mine != theirs).sum()) for mine, theirs in zip(masks, others, strict=True))
-        print(f"rank {rank} {name}: weights {worst:.1e}, mask bits {bits}", flush=True)
+        print(f"rank {rank} {name}: weights {worst:.1e}, mask bits {bits}\n", end="", flush=True)
     dist.destroy_process_group()
 
 

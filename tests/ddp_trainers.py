@@ -161,7 +161,11 @@ def main(which: str, folder: Path) -> None:
     digest = hashlib.sha256(values[0].numpy().tobytes()).hexdigest()[:16]
     far = float((values[0] - values[2]).abs().max())
     again = torch.equal(values[0], values[1])
-    print(f"rank {dist.get_rank()} of {dist.get_world_size()}: {digest} resumed {again} far {far:.1e}", flush=True)
+    print(
+        f"rank {dist.get_rank()} of {dist.get_world_size()}: {digest} resumed {again} far {far:.1e}\n",
+        end="",
+        flush=True,
+    )
     dist.destroy_process_group()
 
 

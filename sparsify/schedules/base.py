@@ -27,4 +27,5 @@ class Curve(Family):
             return end
         if progress <= 0 and not self.jumps:
             return start
-        return start + (end - start) * self.fraction(progress)
+        fraction = self.fraction(progress)
+        return end if fraction == 1 else start + (end - start) * fraction  # the sum may miss it by a rounding

@@ -25,7 +25,7 @@ def test_two_processes_agree_and_resume_to_the_same_bits(tmp_path: Path, which: 
         capture_output=True,
         text=True,
     )  # fmt: skip
-    found = re.findall(r"rank \d of 2: (\w+) resumed (\w+) far (\S+)", done.stdout)
+    found = re.findall(r"rank \d of 2: (\w+) resumed (\w+) far ([\d.e+-]+)", done.stdout)
     assert len(found) == 2, done.stderr[-3000:]
     assert found[0][0] == found[1][0], "every process has the same"
     assert [again for _, again, _ in found] == ["True", "True"]

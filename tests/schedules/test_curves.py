@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sparsify.durations import Duration
 from sparsify.modifiers.span import ClockError, Span
 from sparsify.schedules import Curve, Ramp, Window
+from sparsify.schedules.constant import Constant
 from sparsify.schedules.window import StepWindow
 
 CURVES = Curve.samples()
 
 
 @given(st.sampled_from(CURVES), st.floats(0, 1), st.floats(0, 1), st.floats(-1, 2), st.floats(-1, 2))
+@example(Constant(), 0.32518328341128383, 0.92, 0.0, 0.0)
 def test_curves_are_clamped_and_monotone(curve: Curve, start: float, end: float, p: float, q: float) -> None:
     start, end = sorted((start, end))
     low, high = (curve.value(x, start, end) for x in sorted((p, q)))
