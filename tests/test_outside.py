@@ -71,10 +71,10 @@ def test_what_is_written_under_a_mask_comes_alive_under_it(mlp: nn.Module) -> No
 
 
 def test_several_processes_refuse_it(mlp: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsify.masking.store._processes", lambda: 2)
     optimizer = adamw(mlp)
     manager = Manager(recipe(criterion="movement")).apply(mlp, optimizer, total_steps=STEPS)
     train(mlp, optimizer, manager, range(3))
+    monkeypatch.setattr("sparsify.ranks.count", lambda: 2)
     clamp(mlp)
     manager.on_step_begin()
     with pytest.raises(HookError, match="was written to after apply\\(\\) in one of several processes"):

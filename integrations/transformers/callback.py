@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor
 from transformers import TrainerCallback
 
-from sparsify import Density, HookError, Manager, PlanError, Recipe, StateError, checkpoint, lock
+from sparsify import Density, HookError, Manager, PlanError, Recipe, StateError, checkpoint, lock, ranks
 from sparsify.integrations.common import checkpoints, loss_hook
 from sparsify.integrations.common.metrics import metrics
 from sparsify.integrations.transformers import best, loss, states
@@ -121,7 +121,7 @@ class SparsifyCallback(TrainerCallback):
 
     def _begin(self, args: Any, state: Any, model: Any, optimizer: Any, train_dataloader: Any) -> None:
         parts = self._resumed(args, state) if state.global_step else None
-        self.run = states.agreed(self.run)
+        self.run = ranks.from_first(lambda: self.run)
         self._reserve(args, state, resumed=parts is not None)
         for key in self.manager.loss_modifiers:
             loss.refuse(args, trainer_of(self, args), key)
@@ -227,7 +227,7 @@ class SparsifyCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write our state into the Trainer's checkpoint, and the marker that it is whole."""
-        states.wait_for_all()  # each process writes its own random state into the folder
+        ranks.wait()  # each process writes its own random state into the folder
         if args.should_save and not args.save_only_model:
             folder, state_dict = states.written_to(args, state), self.manager.state_dict()
             checkpoint.save(folder / states.STATE, step=state.global_step, reached=self._reached, manager=state_dict)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sparsify import StateError, checkpoint
 
 STATE = "sparsify.pt"
@@ -59,18 +57,3 @@ def written_to(args: Any, state: Any) -> Path:
 def _trials(args: Any, name: str) -> list[Path]:
     """Return the folders of this name that trials of a search for hyperparameters wrote, the last one last."""
     return sorted(Path(args.output_dir).glob(f"run-*/{name}"), key=lambda path: path.stat().st_mtime)
-
-
-def wait_for_all() -> None:
-    """Return when every process of the training has come here."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
-def agreed(run: str) -> str:
-    """Return the name that the first process has for the run."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return run
-    names = [run]
-    torch.distributed.broadcast_object_list(names, src=0)
-    return names[0]

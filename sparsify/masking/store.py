@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 import torch
 from torch import Tensor
 
+from sparsify import ranks
 from sparsify.bits import checksum
 from sparsify.errors import HookError
 from sparsify.layers import Weight, row_span
@@ -103,7 +104,7 @@ class MaskStore(Masks):
             latent.check(latent.weight.parameter)
             if latent.changed():
                 found = True
-                if not ours and _processes() > 1:
+                if not ours and ranks.count() > 1:
                     raise HookError(
                         f"{latent.weight.name} was written to after apply() in one of several processes: wrap the "
                         "model in DDP, and load weights, before apply()"
@@ -235,9 +236,3 @@ class MaskStore(Masks):
             spans = [part for span in spans for part in outside(span, row_span(latent.weight))]
         for span in spans:
             yield masked.weight.rows(*span)
-
-
-def _processes() -> int:
-    """Return how many processes train together."""
-    there = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if there else 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +14,10 @@ from sparsify.errors import SparsityError
 from sparsify.modifiers.contract import Run, Session, Shortfall
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.modifiers.substitute.saying import say
+from sparsify.schedules.base import Curve
 from sparsify.state_reader import StateReader
 from sparsify.structure.change import Substituted
 from sparsify.substitutes import AFTER, BEFORE, BETWEEN, Gradual, NoNorm
-
-if TYPE_CHECKING:
-    from sparsify.modifiers.substitute.substitute import Substitute
 
 DECAY = 0.99
 """What averages keep at a step at the beginning of the window; at its end they keep everything, as in nn_pruning."""
@@ -29,7 +27,7 @@ DECAY = 0.99
 class SubstitutePlan(ModifierPlan):
     """A `substitute` resolved to steps and modules. It has no `weights`: it masks nothing."""
 
-    spec: Substitute
+    curve: Curve
     change: Substituted
 
     def share(self, step: int) -> float:
@@ -38,7 +36,7 @@ class SubstitutePlan(ModifierPlan):
         if not window.begin <= step < window.end:
             return float(step >= window.end)
         last = step - (step - window.begin) % window.every
-        return self.spec.curve.value(window.progress(last), 0.0, 1.0)
+        return self.curve.value(window.progress(last), 0.0, 1.0)
 
 
 class SubstituteRun(Run):

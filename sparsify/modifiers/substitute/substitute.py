@@ -139,7 +139,7 @@ class Substitute(Modifier):
             facts={**facts, "loading": loading(change)},
             unknown="prunes nothing",
             rescales=window.end if change.norms else None,
-            spec=self,
+            curve=self.curve,
             change=change,
         )
 
