@@ -344,7 +344,7 @@ def test_two_processes_learn_what_one_does() -> None:
     """SparseML's movement could not run under DDP at all."""
     command = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*command, str(Path(__file__).parents[1] / "ddp_learned.py")],
+        [*command, str(Path(__file__).parents[1] / "ddp_masks.py"), "learned"],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     lines = re.findall(r"rank \d (\w+): weights (\S+), mask bits (\d+)", done.stdout)

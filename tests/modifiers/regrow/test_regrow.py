@@ -370,7 +370,7 @@ def test_two_processes_make_one_result() -> None:
     """Gradients are those that DDP has reduced, and a lot is the same everywhere."""
     command = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*command, str(Path(__file__).parents[2] / "ddp_regrow.py")],
+        [*command, str(Path(__file__).parents[2] / "ddp_masks.py"), "regrow"],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     found = re.findall(r"rank \d ([\w-]+): weights (\S+), mask bits (\d+)", done.stdout)

@@ -1,6 +1,8 @@
-"""Learned masks in two processes against one: `torchrun --nproc_per_node 2 tests/ddp_learned.py`; prints what differs."""
+"""Masks in two processes against one: `torchrun --nproc_per_node 2 tests/ddp_masks.py KIND`; prints what differs."""
 
 from __future__ import annotations
+
+import sys
 
 import torch
 import torch.distributed as dist
@@ -10,10 +12,19 @@ from torch.nn.parallel import DistributedDataParallel
 from sparsify import Manager, Recipe
 
 STEPS = 24
-CRITERIA = {
-    "hard": "{type: movement, learning_rate: 0.05}",
-    "soft": "{type: soft-movement, learning_rate: 0.2}",
-    "l0": "{type: hard-concrete, learning_rate: 0.8}",
+LEARNED = "scope: global, sparsity: 0.75, window: {begin: 2, end: 18}"
+MODIFIERS = {
+    "learned": {
+        "hard": f"type: prune, criterion: {{type: movement, learning_rate: 0.05}}, {LEARNED}",
+        "soft": f"type: prune, criterion: {{type: soft-movement, learning_rate: 0.2}}, {LEARNED}",
+        "l0": f"type: prune, criterion: {{type: hard-concrete, learning_rate: 0.8}}, {LEARNED}",
+    },
+    "regrow": {
+        "rigl": "type: regrow, sparsity: 0.75, window: {end: 18, every: 2}",
+        "set": "type: regrow, sparsity: 0.75, grow: random, window: {end: 18, every: 2}",
+        "granet": "type: regrow, sparsity: {from: 0.2, to: 0.75}, scope: global, fraction: 0.5, window: {end: 18, every: 2}",
+        "ac-dc": "type: regrow, sparsity: 0.75, grow: everything, scope: global, dense: 2, window: {begin: 2, end: 18, every: 4}",
+    },
 }
 
 
@@ -22,13 +33,10 @@ def build() -> nn.Module:
     return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).double()
 
 
-def train(model: nn.Module, criterion: str, ranks: list[int]) -> tuple[list[Tensor], list[Tensor]]:
+def train(model: nn.Module, modifier: str, ranks: list[int]) -> tuple[list[Tensor], list[Tensor]]:
     """Train on the parts of every batch that `ranks` have; return weights and masks."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    text = (
-        f'version: 1\nmodifiers:\n  - {{type: prune, targets: "*", criterion: {criterion}, scope: global, '
-        "sparsity: 0.75, window: {begin: 2, end: 18}}\n"
-    )
+    text = f'version: 1\nmodifiers:\n  - {{targets: "*", {modifier}}}\n'
     manager = Manager(Recipe.parse(text)).apply(model, optimizer, total_steps=STEPS)
     for step in range(STEPS):
         batch = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(step), dtype=torch.float64)[ranks]
@@ -42,12 +50,12 @@ def train(model: nn.Module, criterion: str, ranks: list[int]) -> tuple[list[Tens
     return [p.detach() for p in model.parameters()], [masked.mask for masked in manager._masks]
 
 
-def main() -> None:
+def main(kind: str) -> None:
     dist.init_process_group("gloo")
     rank = dist.get_rank()
-    for name, criterion in CRITERIA.items():
-        weights, masks = train(DistributedDataParallel(build()), criterion, [rank])
-        alone, others = train(build(), criterion, [0, 1])
+    for name, modifier in MODIFIERS[kind].items():
+        weights, masks = train(DistributedDataParallel(build()), modifier, [rank])
+        alone, others = train(build(), modifier, [0, 1])
         worst = max(float((mine - theirs).abs().max()) for mine, theirs in zip(weights, alone, strict=True))
         bits = sum(int((mine != theirs).sum()) for mine, theirs in zip(masks, others, strict=True))
         print(f"rank {rank} {name}: weights {worst:.1e}, mask bits {bits}\n", end="", flush=True)
@@ -55,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
