@@ -152,11 +152,6 @@ class Manager:
         return [key for key, modifier in self.recipe.resolve().keyed() if modifier.changes_loss()]
 
     @property
-    def structure_modifiers(self) -> list[str]:
-        """The keys of the modifiers that change the structure of the model, for which `attach` must come early."""
-        return [key for key, modifier in self.recipe.resolve().keyed() if modifier.restructures()]
-
-    @property
     def _runs(self) -> list[Run]:
         return self._loop.runs if self._transaction.phase != "new" else []
 
