@@ -110,7 +110,7 @@ class Manager:
         optimizers = [innermost(each) for each in given]
         bindings = check_bindings(self.recipe, bindings, settled(self.recipe, model))
         clock = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch, "epochs": epochs}
-        if restructures(self.recipe):
+        if self.restructures:
             Plan.of(self.recipe, model, **clock)  # what is wrong is said before anything changes
         attached = self.attach(model, **bindings)._attached
         assert attached is not None
@@ -150,6 +150,11 @@ class Manager:
     def loss_modifiers(self) -> list[str]:
         """The keys of the modifiers for which `on_loss` must be called."""
         return [key for key, modifier in self.recipe.resolve().keyed() if modifier.changes_loss()]
+
+    @property
+    def restructures(self) -> bool:
+        """Whether the recipe changes the structure of the model, so that `attach` must come before it is wrapped."""
+        return restructures(self.recipe)
 
     @property
     def _runs(self) -> list[Run]:

@@ -20,7 +20,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsify import Density, HookError, Manager, Recipe, StateError, lock
-from sparsify.attaching import restructures
 from sparsify.integrations.common import loss_hook, randomness
 from sparsify.integrations.common.metrics import metrics
 from sparsify.integrations.lightning import others
@@ -124,7 +123,7 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
             self._kept = None
             if self._used:
                 self._used, self.manager = False, self.manager.again()
-        if restructures(self.recipe):
+        if self.manager.restructures:
             pl_module.configure_model()  # what is made there is not there yet; it may be called twice
             manager = self.manager.again() if self._used else self.manager
             manager.attach(trained(pl_module, self.which), state=self._decided(), **self.bindings)
