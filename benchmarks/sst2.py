@@ -17,6 +17,7 @@ import math
 import subprocess
 import sys
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -144,14 +145,16 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="*", default=[], help="parts of names of runs; `dense` is always among them")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="names of runs, with * and ?; `dense` is always among them"
+    )
     parser.add_argument("--stream", default="0/1", help="I/N: make every N-th run, from the I-th on")
     parser.add_argument("--table", action="store_true", help="make nothing, only print what is finished")
     arguments = parser.parse_args()
     cases = [
         case
         for case in CASES
-        if case is CASES[0] or not arguments.only or any(part in case.name for part in arguments.only)
+        if case is CASES[0] or not arguments.only or any(fnmatch(case.name, name) for name in arguments.only)
     ]
     number, streams = map(int, arguments.stream.split("/"))
     runs = [(case, seed) for seed in arguments.seeds for case in cases]

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sparsify import Manager, Recipe
 from sparsify.errors import SparsifyError
 from tests.modifiers.distill.students import bert
+from tests.processes import leave
 
 STEPS = 24
 RECIPES = {
@@ -77,7 +78,7 @@ def main(ways: list[str]) -> None:
             said = f"{type(error).__name__}: {error}"
         sys.stdout.write(f"{how} {rank}: {said}\n")
         sys.stdout.flush()
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparsify import Manager, Recipe
 from tests.modifiers.distill.students import bert
+from tests.processes import leave
 
 ROWS, BATCH, STEPS, EPOCHS = 64, 16, 4, 3
 PRUNE = "  - {type: prune, criterion: movement, sparsity: 0.5}\n"
@@ -59,7 +60,7 @@ def main(folder: Path) -> None:
     dist.barrier()
     again = train(bert(), [0, 1], body, teacher_cache=folder)
     print(f"rank {rank} again: {again._runs[0].report()['cache']}\n", end="", flush=True)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sparsify import Manager
 from tests.modifiers.distill.students import bert, recipe
+from tests.processes import leave
 
 STEPS = 8
 BODY = "logits: {temperature: 2}, hidden: {loss: mse, learning_rate: 0.01}, hardness: 0.7"
@@ -51,7 +52,7 @@ def main() -> None:
     both = [torch.empty_like(total) for _ in range(2)]
     dist.all_gather(both, total)
     print(f"rank {rank}: weights {worst:.1e}, projections {far:.1e}, alike {torch.equal(*both)}\n", end="", flush=True)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

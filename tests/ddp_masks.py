@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sparsify import Manager, Recipe
+from tests.processes import leave
 
 STEPS = 24
 LEARNED = "scope: global, sparsity: 0.75, window: {begin: 2, end: 18}"
@@ -59,7 +60,7 @@ def main(kind: str) -> None:
         worst = max(float((mine - theirs).abs().max()) for mine, theirs in zip(weights, alone, strict=True))
         bits = sum(int((mine != theirs).sum()) for mine, theirs in zip(masks, others, strict=True))
         print(f"rank {rank} {name}: weights {worst:.1e}, mask bits {bits}\n", end="", flush=True)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

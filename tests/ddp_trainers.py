@@ -19,6 +19,7 @@ from torch import nn
 
 from sparsify import Manager, Recipe
 from tests.modifiers.distill.students import bert
+from tests.processes import leave
 
 STEPS, STOP = 10, 6
 RECIPE = """
@@ -166,7 +167,7 @@ def main(which: str, folder: Path) -> None:
         end="",
         flush=True,
     )
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

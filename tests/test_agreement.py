@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.processes import in_two
+
 WAYS = ("before", "after", "alone", "tampered", "self", "shapes")
 
 
 @pytest.fixture(scope="module")
 def said() -> dict[str, list[str]]:
     """What each of two processes printed, by way."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "tests/ddp_agreement.py", *WAYS]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300)
+    done = in_two("ddp_agreement", *WAYS)
     assert done.returncode == 0, done.stderr
     found = sorted(re.findall(r"^(\w+) ([01]): (.*)$", done.stdout, re.MULTILINE))
     return {way: [text for each, _, text in found if each == way] for way in WAYS}

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +12,7 @@ import pytest
 from sparsify import Recipe, SparsityError, StateError
 from sparsify.integrations.common.checkpoints import MARKER, check
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
+from tests.processes import in_two
 from tests.trainers import RECIPE, STEPS, Breaks, Stop, bert, cut, recipe, resume, same, trainer
 
 
@@ -128,13 +126,8 @@ def test_structure_changes_before_a_checkpoint_is_loaded(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_two_processes_agree_and_resume_to_the_same_bits(tmp_path: Path) -> None:
-    script = str(Path(__file__).parents[1] / "ddp.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-
     def hashes(*words: str) -> list[str]:
-        done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
-        return re.findall(r"rank \d of 2: (\w+)", done.stdout)
+        return re.findall(r"rank \d of 2: (\w+)", in_two("ddp", *words).stdout)
 
     whole = hashes(str(tmp_path / "whole"))
     assert len(whole) == 2

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import in_two
 
 
 @pytest.mark.parametrize(
@@ -18,13 +15,7 @@ ROOT = Path(__file__).parents[2]
     [pytest.param("accelerate", marks=pytest.mark.slow), "accelerate-after", "lightning"],
 )
 def test_two_processes_agree_and_resume_to_the_same_bits(tmp_path: Path, which: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.ddp_trainers", which, str(tmp_path)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )  # fmt: skip
+    done = in_two("ddp_trainers", which, str(tmp_path))
     found = re.findall(r"rank \d of 2: (\w+) resumed (\w+) far ([\d.e+-]+)", done.stdout)
     assert len(found) == 2, done.stderr[-3000:]
     assert found[0][0] == found[1][0], "every process has the same"

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +15,7 @@ from sparsify.masking import budget
 from tests.learning import CRITERIA, each_criterion, run_of, same, start
 from tests.loop import STEPS, WEIGHTS, adamw, batch, latent_of, loss_of, masks_of, train, zeros
 from tests.modifiers.test_matrix import clone
+from tests.processes import in_two
 
 HELD = "{type: hard-concrete, init: constant, offset: -2.6, floor: 0.4}"
 """Gates that are closed from the start, but for what the floor holds open."""
@@ -342,11 +339,7 @@ def test_a_tensor_of_zeros_starts_at_zero(mlp: nn.Module) -> None:
 
 def test_two_processes_learn_what_one_does() -> None:
     """SparseML's movement could not run under DDP at all."""
-    command = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(Path(__file__).parents[1] / "ddp_masks.py"), "learned"],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = in_two("ddp_masks", "learned")
     lines = re.findall(r"rank \d (\w+): weights (\S+), mask bits (\d+)", done.stdout)
     assert sorted(name for name, _, _ in lines) == ["hard", "hard", "l0", "l0", "soft", "soft"], done.stderr
     assert all(float(worst) < 1e-12 and bits == "0" for _, worst, bits in lines)

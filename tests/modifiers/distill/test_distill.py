@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +13,7 @@ from torch.nn import functional as F
 
 from sparsify import HookError, Manager, Plan, PlanError, StateError
 from tests.modifiers.distill.students import apply, batch, bert, recipe, step
+from tests.processes import in_two
 
 
 def kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -647,11 +644,7 @@ def test_the_timeline_shows_when() -> None:
 
 def test_two_processes_learn_what_one_does() -> None:
     """Under DDP, projections too: they are in no module that DDP knows."""
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", str(root / "tests" / "ddp_distill.py")],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
-    )  # fmt: skip
+    done = in_two("ddp_distill")
     lines = re.findall(r"rank \d: weights (\S+), projections (\S+), alike (\w+)", done.stdout)
     assert len(lines) == 2, done.stderr[-2000:]
     assert all(float(weights) < 1e-5 and float(far) < 1e-5 and alike == "True" for weights, far, alike in lines)

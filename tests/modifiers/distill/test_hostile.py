@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import io
-import os
 import pickle
 import re
-import subprocess
 import sys
 import weakref
 from pathlib import Path
@@ -21,6 +19,7 @@ from torch import nn
 from sparsify import Manager, Recipe
 from tests.modifiers.distill.students import apply, batch, bert, step
 from tests.modifiers.distill.test_cache import answered
+from tests.processes import in_two
 
 PRUNE = "  - {type: prune, criterion: movement, sparsity: 0.5}\n"
 
@@ -247,12 +246,7 @@ def test_stages_of_two_teachers_resumed_at_every_step(cache: str) -> None:
 
 def test_two_processes_fill_one_cache(tmp_path: Path) -> None:
     """Each asks the teacher about its part of the data, and has a file; the next run begins with both."""
-    root = Path(__file__).parents[3]
-    command = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", "tests/ddp_cache.py"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root)}
-    if not Path(command[0]).exists():
-        command[:1] = [sys.executable, "-m", "torch.distributed.run"]
-    done = subprocess.run([*command, str(tmp_path)], cwd=root, capture_output=True, text=True, env=environment)
+    done = in_two("ddp_cache", str(tmp_path))
     found = re.findall(r"rank \d cached: agrees (\w+)", done.stdout)
     assert found == ["True"] * 2, done.stderr
     again = re.findall(r"again: {'misses': (\d+), 'hits': (\d+), 'samples': (\d+)}", done.stdout)

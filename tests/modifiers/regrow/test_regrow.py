@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +18,7 @@ from sparsify.modifiers.regrow import run as at_work
 from tests.layers import KINDS
 from tests.loop import adamw, loss_of, masks_of, train
 from tests.modifiers.regrow.reference import regrow
+from tests.processes import in_two
 
 STEPS = 12
 METHODS = {
@@ -368,11 +365,7 @@ def test_what_is_frozen_is_dropped_and_what_grows_stays_zero(mlp: nn.Module) -> 
 
 def test_two_processes_make_one_result() -> None:
     """Gradients are those that DDP has reduced, and a lot is the same everywhere."""
-    command = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(Path(__file__).parents[2] / "ddp_masks.py"), "regrow"],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = in_two("ddp_masks", "regrow")
     found = re.findall(r"rank \d ([\w-]+): weights (\S+), mask bits (\d+)", done.stdout)
     assert sorted(name for name, _, _ in found) == sorted([*METHODS, *METHODS]), done.stderr
     assert all(float(worst) < 1e-12 and bits == "0" for _, worst, bits in found)
