@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Literal
 
 from sparsify.spec import load_plugins
+
+Packing = Literal["blocks", "heads"]
 
 
 @dataclass(frozen=True)
@@ -16,14 +19,24 @@ class AttentionPaths:
     """Where an attention block's parts are, as paths below the layer. Blocks that a layer lacks are skipped."""
 
     output: str
-    head_size: str
+    head_size: str = ""
     """Path of the attribute that holds the features of a head."""
+
+    heads: str = ""
+    """Path of the attribute that holds the number of query heads, where `head_size` has none."""
 
     query: str = ""
     key: str = ""
     value: str = ""
     fused: str = ""
-    """One matrix of which query, key and value are the thirds, instead of the three."""
+    """One matrix that holds query, key and value, instead of the three."""
+
+    packing: Packing = "blocks"
+    """How the fused matrix is laid out: the rows of query, key and value one after another (`blocks`; key and value may
+    have fewer), or those of each head, or group of heads, together (`heads`: GPT-NeoX, BLOOM, Falcon)."""
+
+    doubt: str = ""
+    """Why heads are not offered, where the paths were inferred and could not be verified."""
 
     least: int = 0
     """Heads that must stay, in a layer whose class is in `least_in` (empty: in all)."""
@@ -42,6 +55,9 @@ class FeedForwardPaths:
     gate: str = ""
     fused: str = ""
     """One matrix of which gate and up are the halves, in this order, instead of the two."""
+
+    doubt: str = ""
+    """Why neurons are not offered, where the paths were inferred and could not be verified."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,8 @@ class Architecture:
     are (role, path with `*`) of convolutions. `stacked` says that layers are counted in each container, not through
     the whole model. `depths` are (part of a stack's name, fields of the configuration that hold its number of layers);
     a stack of another name has `num_hidden_layers`. `shared` says why layers are not there one by one, where they are
-    not. `fixed` are the layers that cannot be removed.
+    not. `fixed` are the layers that cannot be removed. `fits` are alternatives, each of them paths that a layer must
+    have: a class that only bears the same name is not of the family. `inferred` says that nobody has declared it.
     """
 
     name: str
@@ -79,6 +96,8 @@ class Architecture:
     depths: tuple[tuple[str, tuple[str, ...]], ...] = ()
     shared: str = ""
     fixed: tuple[Fixed, ...] = ()
+    fits: tuple[tuple[str, ...], ...] = ()
+    inferred: bool = False
 
 
 _known: dict[str, Architecture] = {}

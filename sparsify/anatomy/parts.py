@@ -30,15 +30,24 @@ ROLES = (
 
 @dataclass(frozen=True)
 class Attention:
-    """An attention block. Rows of query, key and value, and columns of output, belong to heads, in order."""
+    """An attention block. Rows of query, key and value, and columns of output, belong to heads, in order.
+
+    Where each head's rows of query, key and value lie together in one matrix (`interleaved`), all three are that one.
+    """
 
     name: str
     query: Weight
     key: Weight
     value: Weight
     output: Weight
-    head_size: int
-    """Features of a head."""
+    heads: int
+    """Query heads."""
+
+    groups: int
+    """Key and value heads; fewer than `heads` with grouped-query attention."""
+
+    doubt: str = ""
+    """Why its heads cannot be pruned as wholes (they could not be verified, say); empty where they can."""
 
     least: int = 0
     """Heads (groups, with grouped key and value) that the architecture cannot do without."""
@@ -47,19 +56,20 @@ class Attention:
     """Blocks of one `shared` name can only lose the same heads, as T5's, which share a table of biases."""
 
     @property
-    def heads(self) -> int:
-        """Query heads."""
-        return self.query.geometry.rows // self.head_size
+    def interleaved(self) -> bool:
+        """Whether the rows of each head's (or group's) query, key and value lie together in one matrix."""
+        return self.query == self.key
 
     @property
-    def groups(self) -> int:
-        """Key and value heads; fewer than `heads` with grouped-query attention."""
-        return self.key.geometry.rows // self.head_size
+    def projections(self) -> tuple[Weight, ...]:
+        """The matrices whose rows belong to heads, each once."""
+        return (self.query,) if self.interleaved else (self.query, self.key, self.value)
 
     def roles(self) -> Iterator[tuple[str, Weight]]:
         """Yield (role, weight)."""
-        for part in ("query", "key", "value", "output"):
-            yield f"attention.{part}", getattr(self, part)
+        names = ("attention",) if self.interleaved else ("attention.query", "attention.key", "attention.value")
+        yield from zip(names, self.projections, strict=True)
+        yield "attention.output", self.output
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class FeedForward:
     up: Weight
     down: Weight
     gate: Weight | None = None
+    doubt: str = ""
+    """Why its neurons cannot be pruned as wholes; empty where they can."""
 
     def roles(self) -> Iterator[tuple[str, Weight]]:
         """Yield (role, weight)."""
@@ -121,6 +133,12 @@ class Anatomy:
     layers: tuple[Layer, ...]
     embeddings: tuple[Weight, ...]
     task_head: tuple[Weight, ...]
+    between: tuple[Weight, ...] = ()
+    """What joins parts of the model and lies in no layer (a projector from images to text); `default` means it too."""
+
+    inferred: tuple[str, ...] = ()
+    """Those of `families` that nobody has declared: classes of layers whose parts were inferred."""
+
     _roles: dict[str, tuple[Weight, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -130,6 +148,7 @@ class Anatomy:
                 names = {DEFAULT, role, role.partition(".")[0]} - {""}
                 for name in names:
                     found.setdefault(name, []).append(weight)
+        found.setdefault(DEFAULT, []).extend(self.between)
         object.__setattr__(self, "_roles", {name: tuple(weights) for name, weights in found.items() if weights})
 
     def role(self, name: str) -> tuple[Weight, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from sparsify.anatomy.coverage import coverage
+from sparsify.anatomy.parts import DEFAULT
 from sparsify.layers import Weight, aliases, computed, unsuitable
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.contract import Modifier
@@ -30,16 +32,6 @@ class Targeted(Modifier):
     layers: Layers | None = None
     """Only what lies in these layers, counted from 0: `3`, `0-5`, or a list; where the architecture is known."""
 
-    def select(self, context: PlanContext, role: str) -> list[Weight]:
-        """Return the weights that are meant; `default` is `role`. What does not fit is reported."""
-        weights = self.find(context, Targets(context.model, context.anatomy, role))
-        if made := computed(context.model):
-            context.notes.append(
-                f"{context.key}: {_some(made)}: computed from other parameters (weight_norm, torch.nn.utils.prune, …), "
-                "so no recipe acts on them"
-            )
-        return weights
-
     def find(self, context: PlanContext, finder: Targets) -> list[Weight]:
         """Return what a finder finds; what does not fit is reported, what is tied is noted."""
         weights = finder.select(self.targets, self.exclude or (), self.layers)
@@ -51,6 +43,39 @@ class Targeted(Modifier):
             context.problem(problem.message, *path)
         _note_ties(context, weights)
         return weights
+
+
+class Sparsifying(Targeted):
+    """A modifier that makes zeros where its `targets` say, or acts on groups of them."""
+
+    allow_partial: bool = False
+    """Whether `default` may mean less than half of the model's matrix weights; else that is an error."""
+
+    def select(self, context: PlanContext, role: str) -> list[Weight]:
+        """Return the weights that are meant; `default` is `role`. What does not fit is reported."""
+        weights = self.find(context, Targets(context.model, context.anatomy, role))
+        if (
+            role == DEFAULT
+            and weights
+            and self.targets in (None, (DEFAULT,))
+            and not self.exclude
+            and self.layers is None
+        ):
+            self._tell_coverage(context, weights)
+        if made := computed(context.model):
+            context.notes.append(
+                f"{context.key}: {_some(made)}: computed from other parameters (weight_norm, torch.nn.utils.prune, …), "
+                "so no recipe acts on them"
+            )
+        return weights
+
+    def _tell_coverage(self, context: PlanContext, weights: Sequence[Weight]) -> None:
+        """Note what `default` leaves out of the model; refuse it where that is more than half."""
+        found = coverage(context.model, context.anatomy, weights)
+        if 2 * found.covered < found.total and not self.allow_partial:
+            context.problem(f"`targets: default` {found}; name `targets`, or write `allow_partial: true`", "targets")
+        elif found.covered < found.total:
+            context.notes.append(f"{context.key}: {found}")
 
     def cut(self, context: PlanContext, weights: Sequence[Weight], pattern: Pattern) -> list[Bundle]:
         """Return the weights as the pattern cuts them; what cannot be masked or cut is reported."""

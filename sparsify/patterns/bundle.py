@@ -106,6 +106,9 @@ class Bundle:
     least: int = 0
     """How many of the highest groups are never pruned."""
 
+    doubt: str = ""
+    """Why its groups cannot be pruned as wholes; empty where they can."""
+
     quota: int = 1
     """With more than 1: the tiles fall into so many equal runs, and a group takes one tile from each, its lowest
     first (an equal number of query heads from every group of a grouped-query attention)."""

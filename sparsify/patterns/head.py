@@ -35,14 +35,14 @@ class Head(Spanning):
             together.setdefault(block.shared or block.name, []).append(block)
         for name, blocks in together.items():
             first = blocks[0]
-            quota = self.grouped == "quota" and first.groups < first.heads
+            quota = self.grouped == "quota" and first.groups < first.heads and not first.interleaved
             parts = tuple(part for block in blocks for part in (_queries(block) if quota else _whole(block)))
-            yield Bundle(name, parts, least=first.least, quota=first.groups if quota else 1)
+            yield Bundle(name, parts, first.least, first.doubt, quota=first.groups if quota else 1)
 
 
 def _whole(block: Attention) -> list[Part]:
     groups = block.groups
-    return [*with_biases((block.query, block.key, block.value), groups), across(block.output, groups)]
+    return [*with_biases(block.projections, groups), across(block.output, groups)]
 
 
 def _queries(block: Attention) -> list[Part]:

@@ -23,4 +23,4 @@ class Neuron(Spanning):
         for block in anatomy.feed_forwards:
             width = block.up.geometry.rows
             ups = [block.up] if block.gate is None else [block.up, block.gate]
-            yield Bundle(block.name, (*with_biases(ups, width), across(block.down, width)))
+            yield Bundle(block.name, (*with_biases(ups, width), across(block.down, width)), doubt=block.doubt)

@@ -33,12 +33,18 @@ class Spanning(Grouped):
                 meant.append(bundle)
             elif hit:
                 cut.setdefault(len(matrices), []).append(bundle.name)
+        doubts: dict[str, list[str]] = {}
+        for bundle in meant:
+            if bundle.doubt:
+                doubts.setdefault(bundle.doubt, []).append(bundle.name)
         covered = anatomy.role(self.role)
         strange = tuple(weight.name for weight in weights if not shared_rows(weight, covered))
         misfits = []
         if strange:
             reason = f"is in no {self.role} block, so it has no {self.type}s (write `targets: {self.role}`)"
             misfits.append(Misfit(reason, strange, "targets"))
+        for doubt, names in doubts.items():
+            misfits.append(Misfit(f"its {self.type}s cannot be pruned as wholes, {doubt}", tuple(names), "targets"))
         for count, names in cut.items():
             reason = f"targeted in part, but a {self.type} spans {count} matrices (write `targets: {self.role}`)"
             misfits.append(Misfit(reason, tuple(names), "targets"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsify.anatomy.coverage import Coverage, coverage
 from sparsify.layers import Weight, merged, unwrap
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.plan import show
@@ -32,6 +33,9 @@ class Plan:
     stages: tuple[StagePlan, ...]
     modifiers: tuple[ModifierPlan, ...]
     notes: tuple[str, ...]
+    coverage: Coverage | None = None
+    """How much of the model's matrices the modifiers act on, and what they leave out; None where they act on none."""
+
     changes: Mapping[str, Change] = field(default_factory=dict)
     """What modifiers change of the model's structure before the training, by key; all else is as it is afterwards."""
 
@@ -59,6 +63,7 @@ class Plan:
         model = structure.shown(model)
         planner = Planner(recipe, model, total, steps_per_epoch, structure.changes)
         planner.run()
+        targeted = [weight for modifier in planner.plans for weight in modifier.weights]
         return cls(
             recipe=recipe,
             model=type(model).__name__,
@@ -68,6 +73,7 @@ class Plan:
             stages=tuple(planner.stages),
             modifiers=tuple(planner.plans),
             notes=tuple(dict.fromkeys(planner.notes)),
+            coverage=coverage(model, planner.anatomy, targeted) if targeted else None,
             changes=structure.changes,
         )
 
@@ -93,6 +99,7 @@ class Plan:
             "stages": [{"name": s.name, "begin": s.begin, "end": s.end} for s in self.stages],
             "structure": [{"key": key, **change.to_dict()} for key, change in self.changes.items()],
             "modifiers": [modifier.to_json() for modifier in self.modifiers],
+            "coverage": None if self.coverage is None else self.coverage.to_dict(),
             "notes": list(self.notes),
         }
 
@@ -106,9 +113,13 @@ class Plan:
         name = self.recipe.name or "recipe"
         return f"{name} ({self.recipe.sha256[:12]}) on {self.model}, {self.parameters:,} parameters, {steps}"
 
+    def closing(self) -> str:
+        """Return one line about what is covered; empty where nothing is pruned."""
+        return "" if self.coverage is None else f"the recipe {self.coverage}"
+
     def __str__(self) -> str:
-        return show.text(self.headline(), self.modifiers, self.notes)
+        return show.text(self.headline(), self.modifiers, self.closing(), self.notes)
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         """Yield tables for rich (`rich.print(plan)`)."""
-        return show.tables(self.headline(), self.modifiers, self.notes)
+        return show.tables(self.headline(), self.modifiers, self.closing(), self.notes)

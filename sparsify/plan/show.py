@@ -42,7 +42,7 @@ def title(modifier: ModifierPlan) -> str:
     return f"{modifier.key}: {facts}; {modifier.when or when}"
 
 
-def text(headline: str, modifiers: Sequence[ModifierPlan], notes: Sequence[str]) -> str:
+def text(headline: str, modifiers: Sequence[ModifierPlan], closing: str, notes: Sequence[str]) -> str:
     """Return a plan as text."""
     lines = [headline]
     for modifier in modifiers:
@@ -52,10 +52,10 @@ def text(headline: str, modifiers: Sequence[ModifierPlan], notes: Sequence[str])
         lines += [
             "  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table
         ]
-    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+    return "\n".join([*lines, *([closing] if closing else []), *(f"note: {note}" for note in notes)])
 
 
-def tables(headline: str, modifiers: Sequence[ModifierPlan], notes: Sequence[str]) -> Iterator[Any]:
+def tables(headline: str, modifiers: Sequence[ModifierPlan], closing: str, notes: Sequence[str]) -> Iterator[Any]:
     """Yield a plan as rich prints it."""
     from rich.table import Table
     from rich.text import Text
@@ -80,6 +80,8 @@ def tables(headline: str, modifiers: Sequence[ModifierPlan], notes: Sequence[str
         table.add_section()
         table.add_row(*map(plain, total))
         yield table
+    if closing:
+        yield plain(closing)
     for note in notes:
         yield Text.assemble(("note: ", "yellow"), one_line(note))
 

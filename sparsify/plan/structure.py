@@ -10,13 +10,13 @@ from torch import nn
 
 from sparsify.anatomy import read
 from sparsify.errors import PlanError, Problem
+from sparsify.layers.outline import outline
 from sparsify.modifiers import Modifier
 from sparsify.modifiers.structural import StructureContext
 from sparsify.recipe import Recipe
 from sparsify.recipe.problems import in_order
 from sparsify.state_reader import StateReader
 from sparsify.structure.change import Change
-from sparsify.structure.outline import outline
 
 MADE = "_sparsify_structure"
 """The attribute of a model in which the changes that were made are kept: plain data by the modifier as JSON. Copies of

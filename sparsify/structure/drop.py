@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from sparsify.anatomy import Anatomy, Layer, read
-from sparsify.anatomy.read import ORIGIN
+from sparsify.anatomy.building import ORIGIN
 from sparsify.structure.change import Dropped
 from sparsify.structure.configs import container_of, shorten
 

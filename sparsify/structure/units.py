@@ -36,7 +36,8 @@ def _living_heads(block: Attention, mask: MaskOf) -> list[tuple[Weight, Tensor, 
     values = _not_empty(block.value, mask, block.groups)
     queries = outputs & values.repeat_interleave(block.heads // block.groups)
     groups = queries.view(block.groups, -1).any(1)
-    rows = ((block.query, queries), (block.key, groups), (block.value, groups))
+    lives = (groups,) if block.interleaved else (queries, groups, groups)
+    rows = zip(block.projections, lives, strict=True)
     return [*((weight, kept, False) for weight, kept in rows), (block.output, queries, True)]
 
 

@@ -78,8 +78,9 @@ def test_attention_and_ffn_have_their_shapes(name: str) -> None:
     heads, groups = EXPECTED[name]["heads"]
     for block in anatomy.attentions:
         assert (block.heads, block.groups) == (heads, groups)
-        assert block.query.geometry.rows == heads * block.head_size == block.output.geometry.columns
-        assert block.key.geometry.rows == groups * block.head_size == block.value.geometry.rows
+        assert block.query.geometry.rows == block.output.geometry.columns
+        assert block.key.geometry.rows * heads == block.query.geometry.rows * groups
+        assert block.key.geometry.rows == block.value.geometry.rows
     for ffn in anatomy.feed_forwards:
         assert ffn.up.geometry.rows == ffn.down.geometry.columns
         assert ffn.gate is None or ffn.gate.geometry == ffn.up.geometry
@@ -303,7 +304,7 @@ def test_a_single_layer_is_a_model_too() -> None:
     assert not read(layer).task_head  # type: ignore[union-attr]
 
 
-def test_a_class_of_the_same_name_but_another_make_is_unknown() -> None:
+def test_a_class_of_the_same_name_but_another_make_is_not_of_the_family() -> None:
     class BertSelfAttention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -315,7 +316,10 @@ def test_a_class_of_the_same_name_but_another_make_is_unknown() -> None:
             self.attention = nn.ModuleDict({"self": BertSelfAttention()})
             self.attention["output"] = nn.ModuleDict({"dense": nn.Linear(8, 8)})
 
-    assert read(nn.Sequential(BertLayer())) is None, "it does not say how large a head is"
+    found = read(nn.Sequential(BertLayer()))
+    assert found is not None
+    assert found.inferred == ("BertLayer",)
+    assert not found.attentions, "it does not say how large a head is"
 
     class TransformerBlock(nn.Module):
         def __init__(self) -> None:

@@ -125,7 +125,7 @@ def test_targets_are_a_union_less_a_union(targets: list[str], exclude: list[str]
         ("re:layers", "x", "exclude[0]: 'x' matches nothing in Net"),
         ("re:layers.0.que", None, "'re:layers.0.que' matches nothing in Net"),
         ("emb*", None, "'emb*' matches only embeddings, which must be named (`embeddings`, `type:Embedding`)"),
-        ("attention", None, "'attention' is a role, but the architecture of Net is not known; it has: classifier"),
+        ("attention", None, "Net has no 'attention' (it has: default, ffn, ffn.up, ffn.down, embeddings, task_head)"),
         ("*.norm", None, "'*.norm' matches only modules without a prunable weight (LayerNorm)"),
         ("layers.*", "layers", "everything that is targeted is excluded"),
     ],
@@ -138,11 +138,11 @@ def test_selectors_that_match_nothing_are_errors(targets: str, exclude: str | No
 
 
 def test_without_targets_the_candidates_are_listed() -> None:
+    net = nn.ModuleDict({name: nn.Linear(8, 8) for name in ("one", "two")})
     with pytest.raises(
-        PlanError,
-        match="`targets` is needed for Net, whose architecture is not known; it has: classifier, conv, layers.0.down, ",
+        PlanError, match="`targets` is needed for ModuleDict, whose architecture is not known; it has: one, two"
     ):
-        Plan.of(recipe(targets=""), Net(), total_steps=100)
+        Plan.of(recipe(targets=""), net, total_steps=100)
 
 
 def test_the_plan_says_what_will_happen() -> None:

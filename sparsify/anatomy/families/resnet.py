@@ -7,6 +7,7 @@ register(
         name="resnet",
         layers=("ResNetBasicLayer", "ResNetBottleNeckLayer", "BasicBlock", "Bottleneck"),
         others=(("shortcut", "shortcut*"), ("shortcut", "downsample*"), ("conv", "*")),
+        fits=(("conv1", "conv2"), ("layer",)),  # YOLO's Bottleneck is another
         stacked=False,
         depths=(("resnet", ("depths",)),),
     )

@@ -8,7 +8,7 @@ from sparsify.criteria import Criterion
 from sparsify.criteria.magnitude import Magnitude
 from sparsify.layers import Weight
 from sparsify.modifiers.prune.penalty import Penalty
-from sparsify.modifiers.targeted import Targeted, whole_gradients
+from sparsify.modifiers.targeted import Sparsifying, whole_gradients
 from sparsify.patterns import Pattern
 from sparsify.patterns.unstructured import Unstructured
 from sparsify.schedules import Ramp, Threshold, Window
@@ -16,7 +16,7 @@ from sparsify.scopes import Scope
 from sparsify.scopes.tensor import TensorScope
 
 
-class PruneFields(Targeted):
+class PruneFields(Sparsifying):
     """A criterion, a pattern, a scope, a ramp and a window, on some targets."""
 
     criterion: Criterion = Magnitude()

@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from sparsify.durations import PositiveDuration, longer
 from sparsify.layers import Weight
-from sparsify.modifiers.targeted import Targeted, whole_gradients
+from sparsify.modifiers.targeted import Sparsifying, whole_gradients
 from sparsify.schedules import EXISTING, Curve, Level, Ramp, Window
 from sparsify.schedules.cosine import Cosine
 from sparsify.schedules.shorthand import is_number
@@ -54,7 +54,7 @@ class Exchanged(Level):
         return self
 
 
-class RegrowFields(Targeted):
+class RegrowFields(Sparsifying):
     """What a recipe writes."""
 
     sparsity: HeldRamp

@@ -1,0 +1,186 @@
+"""Guesses about an unknown layer: which of its matrices are attention and feed-forward, by the names that models use.
+
+Nothing here is trusted: what is guessed is tried (`trial`) before a head or a neuron is offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise, product
+from typing import get_args
+
+from torch import nn
+
+from sparsify.anatomy.architecture import AttentionPaths, FeedForwardPaths, Packing
+from sparsify.anatomy.building import common, join, number_at
+from sparsify.anatomy.outside import ADAPTERS
+from sparsify.layers import Weight, weights
+
+TRIPLES = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("query", "key", "value"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("query_proj", "key_proj", "value_proj"),
+    ("linear_q", "linear_k", "linear_v"),
+    ("to_q", "to_k", "to_v"),
+    ("q", "k", "v"),
+    ("Wq", "Wk", "Wv"),
+    ("wq", "wk", "wv"),
+    ("q_linear", "k_linear", "v_linear"),
+    ("w_q", "w_k", "w_v"),
+    ("qs", "ks", "vs"),
+)
+FUSED = (
+    "qkv", "Wqkv", "qkv_proj", "c_attn", "query_key_value", "in_proj", "in_proj_qkv", "W_pack", "att_proj", "to_qkv",
+    "wqkv",
+)  # fmt: skip
+OUTPUTS = (
+    "out_proj", "o_proj", "out_lin", "o", "proj", "c_proj", "dense", "output_proj", "linear_out", "to_out.0", "to_out",
+    "Wo", "wo", "out", "output.dense", "projection", "linear_o", "fc", "w_o",
+)  # fmt: skip
+SIZES = (
+    "head_dim",
+    "attention_head_size",
+    "key_value_proj_dim",
+    "head_size",
+    "d_head",
+    "dim_head",
+    "dim_per_head",
+    "d_k",
+)
+HEADS = ("num_heads", "num_attention_heads", "n_heads", "nhead", "n_head", "heads", "h", "num_attn_heads")
+
+GATED = (
+    ("up_proj", "gate_proj", "down_proj"),
+    ("w3", "w1", "w2"),
+    ("wi_1", "wi_0", "wo"),
+    ("linear_v", "linear", "linear_1"),
+    ("c_fc_1", "c_fc_0", "c_proj"),
+    ("fc1_x", "fc1_g", "fc2"),
+)
+"""Up, gate and down."""
+
+PAIRS = (
+    ("fc1", "fc2"), ("up_proj", "down_proj"), ("intermediate.dense", "output.dense"), ("lin1", "lin2"), ("wi", "wo"),
+    ("linear1", "linear2"), ("c_fc", "c_proj"), ("w1", "w2"), ("dense_h_to_4h", "dense_4h_to_h"), ("fc_in", "fc_out"),
+    ("intermediate_dense", "output_dense"), ("pwconv1", "pwconv2"), ("ffn", "ffn_output"), ("layer_1", "layer_2"),
+    ("ff.0", "ff.2"), ("dense_in", "dense_out"), ("linear_1", "linear_2"), ("key", "value"), ("up", "down"),
+)  # fmt: skip
+FUSED_GATES = (
+    ("gate_up_proj", "down_proj"), ("Wi", "Wo"), ("up_gate_proj", "down_proj"), ("weights_in", "weights_out"),
+    ("fc1", "fc2"), ("input_linear", "output_linear"),
+)  # fmt: skip
+
+
+def attentions(layer: nn.Module) -> Iterator[list[AttentionPaths]]:
+    """Yield, for each attention block that a layer may have, what its paths may be, the likeliest first."""
+    found = _matrices(layer)
+    for path, module in layer.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            if module.in_proj_weight is not None:
+                yield [AttentionPaths(fused=path, output=join(path, "out_proj"), head_size=join(path, "head_dim"))]
+            continue
+        for names in TRIPLES:
+            parts = [join(path, name) for name in names]
+            if all(part in found for part in parts):
+                outputs = _outputs(path, found, found[parts[0]].geometry.rows, parts)
+                query, key, value = parts
+                made = [
+                    replace(size, query=query, key=key, value=value, output=output)
+                    for output, size in product(outputs, _sizes(layer, path))
+                ]
+                if made:
+                    yield made
+                break
+        for name in FUSED:
+            whole = join(path, name)
+            if whole in found:
+                rows = found[whole].geometry.rows
+                outputs = [o for o in _outputs(path, found, None, [whole]) if found[o].geometry.columns < rows]
+                made = [
+                    replace(size, fused=whole, output=output, packing=packing)
+                    for output, packing, size in product(outputs, get_args(Packing), _sizes(layer, path))
+                ]
+                if made:
+                    yield made
+                break
+
+
+def feed_forwards(layer: nn.Module, taken: set[str]) -> Iterator[list[FeedForwardPaths]]:
+    """Yield, for each feed-forward block that a layer may have, what its paths may be; `taken` are of attention.
+
+    Names come first; then any two matrices, one after the other, of which the second reads as many features as the
+    first makes.
+    """
+    found = {path: weight for path, weight in _matrices(layer).items() if path not in taken}
+    used: set[str] = set()
+    for path, _ in layer.named_modules():
+        for names in (*GATED, *PAIRS, *FUSED_GATES):
+            parts = [join(path, name) for name in names]
+            if not all(part in found and part not in used for part in parts):
+                continue
+            rows, columns = found[parts[0]].geometry.rows, found[parts[-1]].geometry.columns
+            if len(parts) == 3 and found[parts[1]].geometry.rows == rows == columns:
+                yield [FeedForwardPaths(up=parts[0], gate=parts[1], down=parts[2])]
+            elif len(parts) == 2 and rows == columns:
+                yield [FeedForwardPaths(up=parts[0], down=parts[1])]
+            elif len(parts) == 2 and rows == 2 * columns and columns > 1:
+                yield [FeedForwardPaths(fused=parts[0], down=parts[1])]
+            else:
+                continue
+            used |= set(parts)
+    for one, other in pairwise([path for path in found if path not in used]):
+        first, second = found[one].geometry, found[other].geometry
+        if one not in used and first.rows == second.columns > first.columns == second.rows and _near(one, other):
+            used |= {one, other}
+            yield [FeedForwardPaths(up=one, down=other)]
+
+
+def is_attention(paths: AttentionPaths) -> bool:
+    """Whether names alone tell that it is attention, though its heads may not be what they seem."""
+    return bool(paths.query) or "att" in paths.fused.lower()
+
+
+def is_feed_forward(paths: FeedForwardPaths) -> bool:
+    """Whether names alone tell that it is a feed-forward block."""
+    mine = [path for path in (paths.up or paths.fused, paths.gate, paths.down) if path]
+    known = [names for names in (*GATED, *PAIRS, *FUSED_GATES) if len(names) == len(mine) and names != ("key", "value")]
+    return any(all(f".{path}".endswith(f".{name}") for path, name in zip(mine, names, strict=True)) for names in known)
+
+
+def _near(one: str, other: str) -> bool:
+    """Whether two matrices stand in one module, or in the layer itself."""
+    return one.count(".") <= 1 or bool(common(one, other))
+
+
+def _matrices(layer: nn.Module) -> dict[str, Weight]:
+    """Return the linear layers of a layer by path, without adapters."""
+    return {
+        path: weight
+        for path, module in layer.named_modules()
+        if not any(ADAPTERS.fullmatch(part) for part in path.split("."))
+        for weight in weights("", module)
+        if weight.layout in ("linear", "transposed") and not isinstance(module, nn.MultiheadAttention)
+    }
+
+
+def _outputs(path: str, found: dict[str, Weight], columns: int | None, without: list[str]) -> list[str]:
+    """Return what may be the output of an attention block: beside its projections, or one module further out."""
+    parent = path.rpartition(".")[0]
+    places = [path, parent] if path else [path]
+    names = [join(place, name) for place in places for name in OUTPUTS]
+    return [n for n in names if n in found and n not in without and columns in (None, found[n].geometry.columns)]
+
+
+def _sizes(layer: nn.Module, path: str) -> list[AttentionPaths]:
+    """Return paths with nothing but an attribute that may say how large a head is."""
+    places = [path, path.rpartition(".")[0]] if path else [path]
+    found = []
+    for place in places:
+        for sized, names in ((True, SIZES), (False, HEADS)):
+            for name in (*names, *(f"config.{name}" for name in names)):
+                at = join(place, name)
+                if (number_at(layer, at) or 0) > 0:
+                    found.append(AttentionPaths("", head_size=at) if sized else AttentionPaths("", heads=at))
+    return found

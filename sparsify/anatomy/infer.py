@@ -1,0 +1,106 @@
+"""Families for layers that nobody has declared: guessed from names and shapes, and tried before they are believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from threading import Lock
+from typing import Any, TypeVar
+
+from torch import nn
+
+from sparsify.anatomy import guess
+from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths
+from sparsify.anatomy.building import below, join
+from sparsify.anatomy.repeated import Element
+from sparsify.anatomy.trial import RefutedError, Trial
+from sparsify.anatomy.twin import Twin, UnverifiedError
+
+Paths = TypeVar("Paths", AttentionPaths, FeedForwardPaths)
+
+_found: dict[Any, Architecture] = {}
+_lock = Lock()
+
+
+class Inference:
+    """What is inferred about the layers of one model. Results are kept for layers of the same classes and shapes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._trial: Trial | None = None
+        self._unable = ""
+
+    def families(self, found: Sequence[Element], declared: Sequence[str]) -> Iterator[Architecture]:
+        """Yield the family of every element, in order. What lies in other elements, or `declared` layers, is theirs."""
+        inside = [*declared, *(name for _, name, _ in found)]
+        for _, name, module in found:
+            inner = [other for other in inside if other != name and below(other, name)]
+            key = (type(module), _signature(name, module, inner))
+            with _lock:
+                if key not in _found:
+                    _found[key] = self._infer(name, module, inner)
+            yield _found[key]
+
+    def _infer(self, name: str, module: nn.Module, inner: Sequence[str]) -> Architecture:
+        """Return the family of one layer; what lies in layers inside it is theirs."""
+
+        def mine(path: str) -> bool:
+            return not any(below(f"{join(name, path)}.", other) for other in inner)
+
+        attentions = [
+            believed
+            for options in guess.attentions(module)
+            if mine(options[0].output) and (believed := self._believed(name, options, guess.is_attention)) is not None
+        ]
+        taken = {p for a in attentions for p in (a.query, a.key, a.value, a.fused, a.output) if p}
+        feed_forwards = [
+            known
+            for choices in guess.feed_forwards(module, taken)
+            if mine(choices[0].down) and (known := self._believed(name, choices, guess.is_feed_forward)) is not None
+        ]
+        kind = type(module).__name__
+        return Architecture(kind, (kind,), tuple(attentions), tuple(feed_forwards), (("conv", "*"),), inferred=True)
+
+    def _believed(self, layer: str, options: list[Paths], named: Callable[[Paths], bool]) -> Paths | None:
+        """Return the first option that holds; or the likeliest, in doubt, where names alone say what it is."""
+        doubt = ""
+        for option in options:
+            try:
+                self._tried().try_out(layer, option)
+            except RefutedError as error:
+                doubt = doubt or f"not so when it was tried: {error}"
+            except UnverifiedError as error:
+                doubt = f"not verified: {error}"
+                break
+            else:
+                return option
+        if not named(options[0]):
+            return None
+        return replace(options[0], doubt=doubt)
+
+    def _tried(self) -> Trial:
+        """Return what tries blocks. Raises UnverifiedError where the model has no twin."""
+        if self._unable:
+            raise UnverifiedError(self._unable)
+        if self._trial is None:
+            try:
+                self._trial = Trial(Twin(self.model))
+            except UnverifiedError as error:
+                self._unable = str(error)
+                raise
+            except Exception as error:  # a module that cannot be copied
+                self._unable = f"the model cannot be copied ({type(error).__name__}: {error})"
+                raise UnverifiedError(self._unable) from None
+        return self._trial
+
+
+def _signature(name: str, module: nn.Module, inner: Sequence[str]) -> tuple[Any, ...]:
+    """Return what makes two layers alike: names and shapes, and the numbers that modules hold (heads, sizes)."""
+    shapes = tuple((path, tuple(parameter.shape)) for path, parameter in module.named_parameters())
+    numbers = tuple(
+        (path, key, value)
+        for path, part in module.named_modules()
+        for key, value in vars(part).items()
+        if isinstance(value, int) and not key.startswith("_") and "idx" not in key and "layer" not in key
+    )
+    return shapes, numbers, tuple(other.removeprefix(name) for other in inner)

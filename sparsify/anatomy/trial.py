@@ -1,0 +1,203 @@
+"""Heads and neurons tried out: what is said to die may hold anything, and the output does not move.
+
+A head's rows of query, key and value are filled with other random numbers while its columns of output are zero: nothing
+may change. While its columns are alive it must change. Half of a head must not be a head: a size that is too large is
+found out. With its value rows zero, its columns of output may hold anything. No knowledge of the architecture goes in,
+so a wrong one (thirds for interleaved heads, a norm over all heads) is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsify.anatomy import building
+from sparsify.anatomy.architecture import AttentionPaths, FeedForwardPaths
+from sparsify.anatomy.parts import Attention, FeedForward
+from sparsify.anatomy.samples import Call
+from sparsify.anatomy.twin import Twin, UnverifiedError
+from sparsify.layers import Weight
+
+SECONDS = 5.0
+MOVES = 1e-3
+STAYS = 1e-4
+"""Relative changes of an output, by the largest value: what counts as moving, and as standing still."""
+
+Edit = tuple[Weight, slice, bool]
+"""A matrix or bias, some of its rows (or, if True, columns)."""
+
+
+class RefutedError(Exception):
+    """What was guessed is not so; says in what."""
+
+
+class Trial:
+    """Tries blocks of one model. `seconds` bound each block."""
+
+    def __init__(self, twin: Twin, seconds: float = SECONDS) -> None:
+        self.twin, self.seconds = twin, seconds
+
+    def try_out(self, layer: str, paths: AttentionPaths | FeedForwardPaths) -> None:
+        """Return where the paths are right for a layer.
+
+        Raises RefutedError where they are not, and UnverifiedError where nobody can tell.
+        """
+        module = self.twin.model.get_submodule(layer)
+        block: Attention | FeedForward | None
+        if isinstance(paths, AttentionPaths):
+            block = building.attention(paths, "", "", module)
+            names = (paths.fused or paths.query, paths.output)
+        else:
+            block = next(building.feed_forwards(paths, "", module), None)
+            names = (paths.up or paths.fused, paths.down)
+        if block is None:
+            raise RefutedError("its matrices have other sizes")
+        name = building.join(layer, building.common(*names))
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            root = self.twin.model.get_submodule(name)
+            self.twin.own_weights(root)
+            problem: UnverifiedError | None = None
+            for run in self._runners(name):
+                try:
+                    _check(block, run)
+                except UnverifiedError as error:
+                    problem = problem or error
+                else:
+                    return
+            if problem is not None:
+                raise problem
+
+    def _runners(self, name: str) -> Iterator[Callable[[], Tensor]]:
+        """Yield what runs a block on arguments that it takes; its outputs as one vector.
+
+        Raises UnverifiedError where there are none.
+        """
+        block, end = self.twin.model.get_submodule(name), time.monotonic() + self.seconds
+        problem, count = "nothing can be given to it", 0
+        for call in self.twin.calls(name):
+
+            def run(call: Call = call) -> Tensor:
+                if time.monotonic() > end:
+                    raise UnverifiedError(f"trying it takes more than {self.seconds:g} s")
+                torch.manual_seed(0)
+                return _flat(block(*call[0], **call[1]))
+
+            try:
+                first = run()
+            except UnverifiedError:
+                raise
+            except Exception as error:  # whatever a model that we do not know says
+                problem = f"{type(error).__name__}: {(str(error).strip() or ' ').splitlines()[0]}"
+                continue
+            if first.numel() and bool(first.isfinite().all()) and torch.equal(first, run()):
+                count += 1
+                yield run
+            else:
+                problem = "its output is not the same twice"
+        if not count:
+            raise UnverifiedError(f"it could not be run alone ({problem})")
+
+
+def _check(block: Attention | FeedForward, run: Callable[[], Tensor]) -> None:
+    """Raise RefutedError or UnverifiedError unless the last head or neuron of a block is one."""
+    if isinstance(block, Attention):
+        _heads(block, run)
+    else:
+        _neurons(block, run)
+
+
+def _heads(block: Attention, run: Callable[[], Tensor]) -> None:
+    size = block.output.geometry.columns // block.heads
+    group = block.groups - 1  # the last: what is wrong with the sizes of those before it shows here too
+    per = block.heads // block.groups
+    columns: list[Edit] = [(block.output, slice(group * per * size, (group + 1) * per * size), True)]
+    rows: list[Edit] = []
+    for weight in block.projections:
+        step = weight.geometry.rows // block.groups
+        mine = _with_bias(weight, slice(group * step, (group + 1) * step))
+        if _moved(run, mine, []) < MOVES:
+            raise UnverifiedError(f"{weight.parameter_name} has no effect on the output with random inputs")
+        rows += mine
+    _dies(run, rows, columns, "a head")
+    if (per * size) % 2 == 0:
+        half = slice(group * per * size, group * per * size + per * size // 2)
+        _lives(run, [(weight, _half(part), across) for weight, part, across in rows], [(block.output, half, True)])
+    if not block.interleaved:
+        value = _with_bias(block.value, slice(group * size, (group + 1) * size))
+        _dies(run, columns, value, "a head's output")
+        if per > 1:
+            one = slice(group * per * size, (group * per + 1) * size)
+            _dies(run, _with_bias(block.query, one), [(block.output, one, True)], "a query head")
+
+
+def _neurons(block: FeedForward, run: Callable[[], Tensor]) -> None:
+    last = block.down.geometry.columns - 1
+    unit = slice(last, last + 1)
+    columns: list[Edit] = [(block.down, unit, True)]
+    rows = _with_bias(block.up, unit)
+    if block.gate is not None:
+        rows += _with_bias(block.gate, unit)
+    _dies(run, rows, columns, "a neuron")
+
+
+def _with_bias(weight: Weight, rows: slice) -> list[Edit]:
+    bias = weight.bias()
+    return [(weight, rows, False), *([(bias, rows, False)] if bias is not None else [])]
+
+
+def _dies(run: Callable[[], Tensor], free: Sequence[Edit], zero: Sequence[Edit], what: str) -> None:
+    """Raise RefutedError unless `free` has no effect while `zero` is zero, and has some while it is not."""
+    alive = _moved(run, free, [])
+    if alive < MOVES:
+        raise UnverifiedError(f"{what} has no effect on the output with random inputs")
+    if (moved := _moved(run, free, zero)) > STAYS:
+        raise RefutedError(f"the output moves by {moved:.1%} with what should be {what} that is dead")
+
+
+def _half(part: slice) -> slice:
+    return slice(part.start, part.start + (part.stop - part.start) // 2)
+
+
+def _lives(run: Callable[[], Tensor], free: Sequence[Edit], zero: Sequence[Edit]) -> None:
+    """Raise RefutedError where half of a head dies by itself, so that a head is smaller than was thought."""
+    if all(_moved(run, free, zero, seed) <= STAYS for seed in range(1, 5)):
+        raise RefutedError("half of what should be a head is one already")
+
+
+def _moved(run: Callable[[], Tensor], free: Sequence[Edit], zero: Sequence[Edit], seed: int = 1) -> float:
+    """Return by how much the output changes with other numbers in `free` while `zero` is zero; relative, by maxima."""
+    made = torch.Generator().manual_seed(seed)  # the block may draw from the global one
+    saved = [(weight, weight.parameter.detach().clone()) for weight, _, _ in (*free, *zero)]
+    try:
+        for weight, part, across in zero:
+            _view(weight, part, across).zero_()
+        outputs = []
+        for _ in range(2):
+            for weight, part, across in free:
+                view = _view(weight, part, across)
+                view.copy_(torch.randn(view.shape, generator=made) * 2 / math.sqrt(view.shape[-1]))
+            outputs.append(run())
+    finally:
+        for weight, values in reversed(saved):
+            weight.parameter.detach().copy_(values)
+    scale = float(outputs[0].abs().max()) or 1.0
+    return float((outputs[0] - outputs[1]).abs().max()) / scale
+
+
+def _view(weight: Weight, part: slice, across: bool) -> Tensor:
+    cube = weight.cube(weight.tensor)
+    return cube[:, :, part] if across else cube[part]
+
+
+def _flat(value: Any) -> Tensor:
+    """Return the first tensor of real numbers in an output, as one vector; those after it may be attention maps."""
+    if isinstance(value, Tensor):
+        return value.flatten().float() if value.is_floating_point() else torch.empty(0)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return next((flat for part in parts if (flat := _flat(part)).numel()), torch.empty(0))
