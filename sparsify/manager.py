@@ -331,12 +331,14 @@ class Manager:
     def project(self, model: nn.Module) -> None:
         """Write the masks in force into another model of the same names, such as an average of weights.
 
-        Raises StateError, and changes nothing, for a model that lacks a masked parameter or has it in another shape.
+        Modules that a `substitute` has put in place compute what those of the manager's model do. Raises StateError,
+        and changes nothing, for a model that lacks a masked parameter, has one of another shape, or was copied before
+        modules were put there.
         """
         self._transaction.expect("project", "idle", "open", "final", "detached")
         if not isinstance(model, nn.Module):
             raise StateError(f"project() takes a model, got {type(model).__name__}")
-        project_into(model, self._masks)
+        project_into(model, self._masks, self._runs)
 
     # ------------------------------------------------------------------ state
 

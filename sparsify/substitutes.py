@@ -50,6 +50,19 @@ class Substitute(nn.Module):
         """Compute only the new function from now on."""
         self.phase = AFTER
 
+    @torch.no_grad()
+    def follow(self, other: Substitute) -> None:
+        """Compute what another of the same kind does, which an average of weights is a copy of.
+
+        Weights that were folded there since have another scale now: an average over both is of neither, and begins
+        anew with those of the other.
+        """
+        if other.phase == AFTER and self.phase != AFTER:
+            for mine, theirs in zip(self.parameters(recurse=False), other.parameters(recurse=False), strict=True):
+                mine.copy_(theirs)
+        self.share = other.share.to(self.share.device, copy=True)
+        self.phase = other.phase
+
 
 class Gradual(Substitute):
     """An activation on its way to ReLU: y = (1 − λ)·f(x) + λ·max(x, 0). Source: nn_pruning's GeLU2ReLU."""
@@ -73,7 +86,6 @@ class NoNorm(Substitute):
     Sources: nn_pruning's Layer2NoNorm; Sun et al., "MobileBERT" (2020).
     """
 
-    sums: Tensor
     weight: Any
     bias: Any
 
@@ -83,8 +95,9 @@ class NoNorm(Substitute):
         super().__init__(old, weight.device)
         self.weight, self.kind, self.eps, self.marked, self.gathers = weight, kind, eps, marked, False
         self.register_parameter("bias", norm._parameters.get("bias"))
-        self.register_buffer("sums", torch.zeros(3, device=weight.device), persistent=False)
-        """Of the forwards of this step: the means over tokens of μ and σ², and their number."""
+        self.sums = torch.zeros(3, device=weight.device)
+        """Of the forwards of this step: the means over tokens of μ and σ², and their number. No buffer, for DDP would
+        put those of the first process into the others before every forward."""
 
         if old is not None:
             vars(old)["_parameters"] = self._parameters
@@ -114,6 +127,12 @@ class NoNorm(Substitute):
         y = wide * torch.rsqrt(torch.lerp(spread, v.expand_as(spread), share) + self.eps) * self.weight
         y = y if self.bias is None else y + self.bias
         return y.to(torch.result_type(x, self.weight))  # type: ignore[no-any-return]
+
+    def gather(self, gathers: bool) -> None:
+        """Begin to sum, or end it: what was summed is gone."""
+        if self.gathers or gathers:
+            self.sums = self.sums.to(self.weight.device).zero_()
+        self.gathers = gathers and self.phase != AFTER
 
     @torch.no_grad()
     def fold(self, m: float, v: float) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.errors import StateError
-from sparsify.layers import Named, Weight
+from sparsify.layers import Named, Weight, unwrap
 from sparsify.masking.masks import Masks
 from sparsify.masking.project import project_
 from sparsify.modifiers.contract import Run
@@ -44,13 +44,18 @@ def _write(weights: Iterable[Weight], values: Iterable[Tensor]) -> None:
 
 
 @torch.no_grad()
-def project_into(model: nn.Module, masks: Masks) -> None:
-    """Write masks into another model of the same names. Raises StateError, and changes nothing, where it differs."""
+def project_into(model: nn.Module, masks: Masks, runs: Sequence[Run]) -> None:
+    """Write masks into another model of the same names, which follows whatever else runs have made of this one.
+
+    Raises StateError, and changes nothing, where it differs.
+    """
     named = Named(model)
     found = [(masked, named.get(masked.weight).detach()) for masked in masks]
     for masked, tensor in found:
         if tensor.shape != masked.mask.shape:
             name, shapes = masked.weight.parameter_name, (list(tensor.shape), list(masked.mask.shape))
             raise StateError(f"{name} is {shapes[0]} in the model given to project(), its mask {shapes[1]}")
+    for run in runs:
+        run.follow(unwrap(model))
     for masked, tensor in found:
         project_(tensor, masked.mask.to(tensor.device))

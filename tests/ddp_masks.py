@@ -20,6 +20,9 @@ MODIFIERS = {
         "soft": f"type: prune, criterion: {{type: soft-movement, learning_rate: 0.2}}, {LEARNED}",
         "l0": f"type: prune, criterion: {{type: hard-concrete, learning_rate: 0.8}}, {LEARNED}",
     },
+    "substitute": {
+        "nonorm": "type: substitute, norms: nonorm, window: {begin: 2, end: 18}",
+    },
     "regrow": {
         "rigl": "type: regrow, sparsity: 0.75, window: {end: 18, every: 2}",
         "set": "type: regrow, sparsity: 0.75, grow: random, window: {end: 18, every: 2}",
@@ -29,21 +32,25 @@ MODIFIERS = {
 }
 
 
-def build() -> nn.Module:
+def build(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).double()
+    norms = [nn.LayerNorm(32)] if kind == "substitute" else []
+    return nn.Sequential(nn.Linear(16, 32), *norms, nn.ReLU(), nn.Linear(32, 4)).double()
 
 
 def train(model: nn.Module, modifier: str, ranks: list[int]) -> tuple[list[Tensor], list[Tensor]]:
-    """Train on the parts of every batch that `ranks` have; return weights and masks."""
+    """Train on the parts of every batch that `ranks` have, in two micro-batches; return weights and masks."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    text = f'version: 1\nmodifiers:\n  - {{targets: "*", {modifier}}}\n'
-    manager = Manager(Recipe.parse(text)).apply(model, optimizer, total_steps=STEPS)
+    manager = Manager(Recipe.parse(f'version: 1\nmodifiers:\n  - {{targets: "*", {modifier}}}\n')).attach(model)
+    if len(ranks) == 1:
+        model = DistributedDataParallel(model)
+    manager.apply(model, optimizer, total_steps=STEPS)
     for step in range(STEPS):
         batch = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(step), dtype=torch.float64)[ranks]
         manager.on_step_begin()
         optimizer.zero_grad()
-        (model(batch.flatten(0, 1)) - 0.3).square().mean().backward()
+        for part in batch.split(4, dim=1):
+            ((model(part.flatten(0, 1)) - 0.3).square().mean() / 2).backward()
         manager.on_before_optimizer_step()
         optimizer.step()
         manager.on_step_end()
@@ -55,8 +62,8 @@ def main(kind: str) -> None:
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     for name, modifier in MODIFIERS[kind].items():
-        weights, masks = train(DistributedDataParallel(build()), modifier, [rank])
-        alone, others = train(build(), modifier, [0, 1])
+        weights, masks = train(build(kind), modifier, [rank])
+        alone, others = train(build(kind), modifier, [0, 1])
         worst = max(float((mine - theirs).abs().max()) for mine, theirs in zip(weights, alone, strict=True))
         bits = sum(int((mine != theirs).sum()) for mine, theirs in zip(masks, others, strict=True))
         print(f"rank {rank} {name}: weights {worst:.1e}, mask bits {bits}\n", end="", flush=True)

@@ -2,12 +2,15 @@
 
 WHICH is `accelerate` (DDP wrapped before apply), `accelerate-after`, or `lightning`. Each process trains on its own
 part of the data, with a teacher, dropped layers and learned masks, is resumed in the middle, and prints a hash of what
-came out, whether the resumed training has the same, and how far the weights are from one process with all the data.
+came out, whether the resumed training has the same, how far the weights are from one process with all the data, and
+which files of DIR it has written.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +62,30 @@ class Mine:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.at = state["at"]
+
+
+def writes_in(folder: Path) -> set[str]:
+    """Return the names of the files in a folder that this process opens to write, as they come."""
+    found: set[str] = set()
+    save = torch.save
+
+    def note(path: Any) -> None:
+        if isinstance(path, (str, bytes, os.PathLike)):
+            place = Path(os.fsdecode(path)).resolve()
+            if place.is_relative_to(folder.resolve()):
+                found.add(str(place.relative_to(folder.resolve())))
+
+    def opened(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            note(arguments[0])
+
+    def saved(thing: Any, file: Any, *arguments: Any, **options: Any) -> None:
+        note(file)  # torch opens it beside Python
+        save(thing, file, *arguments, **options)
+
+    torch.save = saved
+    sys.addaudithook(opened)
+    return found
 
 
 def student(seed: int = 0) -> Any:
@@ -152,7 +179,7 @@ def with_lightning(folder: Path, resume: bool) -> nn.Module:
 
 
 def main(which: str, folder: Path) -> None:
-    found = []
+    found, written = [], writes_in(folder)
     for resume in (False, True):
         if which == "lightning":
             found.append(with_lightning(folder, resume))
@@ -167,6 +194,7 @@ def main(which: str, folder: Path) -> None:
         end="",
         flush=True,
     )
+    print(f"rank {dist.get_rank()} wrote {json.dumps(sorted(written))}\n", end="", flush=True)
     leave()
 
 

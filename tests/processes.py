@@ -1,4 +1,4 @@
-"""Scripts of the tests in two processes of torchrun: how a test starts them, and how they end."""
+"""Scripts of the tests in two processes: how a test starts them, and how they end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 def in_two(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `tests.SCRIPT` in two processes, with one thread each and without a network."""
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", f"tests.{script}", *arguments],
+        [sys.executable, "-m", "tests.two", f"tests.{script}", f"tests.{script}", *arguments],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,

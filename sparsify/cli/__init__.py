@@ -22,4 +22,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is no reason to fail
-    app(prog_name="sparsify")
+    try:
+        app(prog_name="sparsify")
+    except SystemExit as ended:
+        processes = sys.modules.get("sparsify.train.processes")  # imported where there was a training
+        if processes is not None and isinstance(ended.code, int):
+            processes.leave(ended.code)
+        raise

@@ -162,6 +162,12 @@ class Run:
         """Yield what weights that are dense by intent are about to become; nothing where the model is sparse."""
         yield from ()
 
+    def follow(self, other: nn.Module) -> None:
+        """Take another model, a copy of this one, to where this one is: what masks do not say.
+
+        Raises StateError, and changes nothing, where it was copied too early for that.
+        """
+
     # ------------------------------------------------------------------ what was asked for, what was found
 
     def wanted(self, step: int) -> Iterator[Wanted]:

@@ -95,6 +95,9 @@ class ModifierPlan:
     rescales: int | None = None
     """The step at which it writes weights of another scale than they had, where it does."""
 
+    rewinds: tuple[int, int] | None = None
+    """The step whose weights it puts back, and the last at which it does, where it does."""
+
     @property
     def held(self) -> tuple[int, int]:
         """The first and last step between which it owns masks or latent weights."""

@@ -108,13 +108,6 @@ class Rewind(Modifier):
         if context.problems:
             return None
         start = context.span.begin + context.span.steps(self.to)
-        for plan in context.earlier:
-            if plan.rescales is not None and start < plan.rescales <= window.end:
-                context.problem(
-                    f"{plan.key} puts norms into their weights at step {plan.rescales}: weights of step {start} would "
-                    "not fit any more; end one of the two before"
-                )
-                return None
         weights = merged(weight for plan in context.earlier for weight in plan.weights)
         return RewindPlan(
             key=context.key,
@@ -129,6 +122,7 @@ class Rewind(Modifier):
                 "every": f"{window.every} steps",
             },
             unknown="prunes nothing",
+            rewinds=(start, window.end),
             start=start,
             parameters=parameters,
             tickets=tuple(weights),

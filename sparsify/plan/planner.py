@@ -84,6 +84,7 @@ class Planner:
                     self._problem(message, *path, *below)
                 if plan is not None:
                     self._clashes(plan)
+                    self._scales(plan)
                     self.plans.append(plan)
         if self.problems:
             raise PlanError(in_order(self.problems))
@@ -146,6 +147,24 @@ class Planner:
             else:
                 continue
             self._problem(message, *self.places[plan.key])
+
+    def _scales(self, plan: ModifierPlan) -> None:
+        """Refuse weights of one scale that come back after another modifier has given them another.
+
+        At one step, what stands first in the file acts first: what is remembered then has the old scale, and what is
+        put back then is rescaled after it.
+        """
+        for other in self.plans:
+            for back, scaler in ((other, plan), (plan, other)):
+                if back.rewinds is None or scaler.rescales is None:
+                    continue
+                (start, last), at = back.rewinds, scaler.rescales
+                if (start <= at < last) if back is other else (start < at <= last):
+                    message = (
+                        f"{scaler.key} puts norms into their weights at step {at}, and {back.key} goes on until step "
+                        f"{last}: weights of step {start} would not fit any more; end one of the two before"
+                    )
+                    self._problem(message, *self.places[plan.key])
 
 
 def _why(*plans: ModifierPlan) -> str:

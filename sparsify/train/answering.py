@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from sparsify.errors import PlanError
 from sparsify.train import squad
 from sparsify.train.model import config_for, load
@@ -113,14 +115,14 @@ def span(start: Any, end: Any, offsets: Sequence[tuple[int, int] | None]) -> tup
     return score, offsets[i][0], offsets[j][1]  # type: ignore[index]
 
 
-def prepare(settings: Settings) -> Prepared:
+def prepare(settings: Settings, *, loaded: nn.Module | None = None) -> Prepared:
     """Read questions and model. Raises DataError and PlanError."""
     from transformers import DataCollatorWithPadding
 
     config = config_for(settings.model, settings.task)
     tokenizer = fast(tokenizer_of(settings.model, config), settings.model, settings.task)
     train, evaluation = (squad.read(*side) for side in ((settings.train, "train"), (settings.eval, "eval")))
-    model, notes = load(settings.model, settings.task, config, None)
+    model, notes = load(settings.model, settings.task, config, None, loaded)
     most = most_tokens(settings, config)
     stride = settings.stride if settings.stride is not None else most // 3
     side = "question" if tokenizer.padding_side == "right" else "context"

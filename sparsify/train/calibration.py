@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 from sparsify.errors import PlanError
 from sparsify.recipe import Recipe
 from sparsify.train.settings import Settings
@@ -21,8 +23,11 @@ def names_of_bindings(recipe: Recipe | None) -> list[str]:
     return sorted({name for _, each in keyed if each.restructures() for name in each.bindings()})
 
 
-def calibration(recipe: Recipe | None, asked: Settings) -> dict[str, Any]:
-    """Return the bindings: batches of inputs, without labels. Raises PlanError for a flag too many, or one missing."""
+def calibration(recipe: Recipe | None, asked: Settings, model: nn.Module) -> dict[str, Any]:
+    """Return the bindings: batches of inputs for the model, without labels.
+
+    Raises PlanError for a flag too many, or one missing.
+    """
     names = names_of_bindings(recipe)
     if asked.calibration is None:
         if names:
@@ -30,7 +35,7 @@ def calibration(recipe: Recipe | None, asked: Settings) -> dict[str, Any]:
         return {}
     if not names:
         raise PlanError("--calibration is for a --recipe that measures layers on data (`layer_drop` by importance)")
-    found = TASKS[asked.task].prepare(replace(asked, train=asked.calibration))
+    found = TASKS[asked.task].prepare(replace(asked, train=asked.calibration), loaded=model)
     size = asked.batch_size
     most = min(len(found.train), BATCHES * size)
     batches = [

@@ -45,7 +45,7 @@ class Inputs:
     encode: Callable[[Settings, Any, nn.Module, Side, Side], Encoded]
 
 
-def prepare(inputs: Inputs, settings: Settings) -> Prepared:
+def prepare(inputs: Inputs, settings: Settings, *, loaded: nn.Module | None = None) -> Prepared:
     """Read the data and the model, and put them together. Raises DataError and PlanError."""
     config = config_for(settings.model, settings.task)
     tables, columns = _tables(inputs, settings)
@@ -57,7 +57,7 @@ def prepare(inputs: Inputs, settings: Settings) -> Prepared:
     )
     if numbers:
         config.num_labels, config.problem_type = 1, "regression"
-    model, notes = load(settings.model, settings.task, config, labels)
+    model, notes = load(settings.model, settings.task, config, labels, loaded)
     encoded = inputs.encode(settings, config, model, train, evaluation)
     return Prepared(
         model=model,

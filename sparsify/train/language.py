@@ -129,7 +129,7 @@ def collate(rows: list[dict[str, Any]], *, padding: int) -> dict[str, Tensor]:
     }
 
 
-def prepare(settings: Settings, *, masked: bool) -> Prepared:
+def prepare(settings: Settings, *, loaded: nn.Module | None = None, masked: bool) -> Prepared:
     """Read documents and model. Raises DataError and PlanError."""
     config = config_for(settings.model, settings.task)
     tokenizer = tokenizer_of(settings.model, config)
@@ -139,7 +139,7 @@ def prepare(settings: Settings, *, masked: bool) -> Prepared:
         raise PlanError(f"{settings.model}: its tokenizer has neither a padding nor an end token")
     sources = ((settings.train, "train"), (settings.eval, "eval"))
     texts = [documents(settings, source, split) for source, split in sources]
-    model, notes = load(settings.model, settings.task, config, None)
+    model, notes = load(settings.model, settings.task, config, None, loaded)
     if not masked and _looks_ahead(model, config):
         raise PlanError(
             f"{settings.model}: a {config.model_type} model sees the tokens that come next, and would learn "

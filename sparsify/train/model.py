@@ -46,8 +46,15 @@ def config_for(name: str, task: str) -> Any:
     return config
 
 
-def load(name: str, task: str, config: Any, labels: Labels | None) -> tuple[nn.Module, list[str]]:
-    """Return the model with a head for `labels`, if it has any, and notes on what is new in it. Raises PlanError."""
+def load(
+    name: str, task: str, config: Any, labels: Labels | None, loaded: nn.Module | None = None
+) -> tuple[nn.Module, list[str]]:
+    """Return the model with a head for `labels`, if it has any, and notes on what is new in it. Raises PlanError.
+
+    One that has been `loaded` already is returned as it is.
+    """
+    if loaded is not None:
+        return loaded, []
     import transformers
 
     if labels is not None and tuple(config.id2label[i] for i in sorted(config.id2label)) != labels.names:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +24,9 @@ NEEDED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LOST = "this process has lost the others, one of which has probably ended with an error of its own"
 PATIENCE = timedelta(hours=2)
 """How long the others wait while the first process reads data or writes the model."""
+
+_gloo: list[int] = []
+"""How many processes each group had that this one was in."""
 
 
 @contextmanager
@@ -42,10 +48,30 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[int]:
         dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(f"the processes cannot join: {str(error).splitlines()[0]}") from None
+    if not cuda:
+        _gloo.append(dist.get_world_size())
     try:
         yield dist.get_world_size()
     finally:
         dist.destroy_process_group()
+
+
+def leave(code: int) -> None:
+    """End this process with an exit code, without the interpreter's teardown; return where it was in no gloo group.
+
+    DDP keeps gloo's threads alive beyond `destroy_process_group`. One that wants the GIL while the interpreter is
+    ending aborts the process, and the launcher calls a good run failed. What is registered for the end (loggers,
+    temporary folders) is done before.
+    """
+    if not _gloo:
+        return
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_lost(error: BaseException) -> bool:

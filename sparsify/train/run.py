@@ -100,7 +100,7 @@ def _run(
     binding = name_of_binding(recipe, asked.teacher)
     check_cache(recipe, asked.teacher_cache)
     bindings: dict[str, Any] = {CACHE: asked.teacher_cache} if asked.teacher_cache is not None else {}
-    bindings |= ranks.first_then_others(lambda: calibration(recipe, asked))
+    bindings |= ranks.first_then_others(lambda: calibration(recipe, asked, prepared.model))
     if binding is not None and asked.teacher is not None:
         teacher = asked.teacher
         bindings[binding] = ranks.first_then_others(

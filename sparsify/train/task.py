@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -52,12 +52,18 @@ class Prepared:
         return max(-(-len(self.train) // settings.rows_per_step), 1)
 
 
+class Prepare(Protocol):
+    """Reads data and model (unless it has been `loaded`). Raises DataError and PlanError."""
+
+    def __call__(self, settings: Settings, *, loaded: nn.Module | None = None) -> Prepared: ...
+
+
 @dataclass(frozen=True)
 class Task:
-    """A kind of training. `prepare` reads data and model; it raises DataError and PlanError."""
+    """A kind of training."""
 
     name: str
-    prepare: Callable[[Settings], Prepared]
+    prepare: Prepare
     metrics: tuple[str, ...]
     """What an evaluation tells beside the loss; the first is what `--best` goes by."""
 

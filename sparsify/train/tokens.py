@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsify.errors import DataError, did_you_mean
 from sparsify.train import entities, table
@@ -150,7 +150,7 @@ class Measure:
                 yield self.names[int(guess)], self.names[int(label)]
 
 
-def prepare(settings: Settings) -> Prepared:
+def prepare(settings: Settings, *, loaded: nn.Module | None = None) -> Prepared:
     """Read sentences and model. Raises DataError and PlanError."""
     from transformers import DataCollatorForTokenClassification
 
@@ -160,7 +160,7 @@ def prepare(settings: Settings) -> Prepared:
         tokenizer = fast(_with_space(settings.model), settings.model, settings.task)
     train, evaluation = (read(settings, *side) for side in ((settings.train, "train"), (settings.eval, "eval")))
     labels = labels_of(train, tuple(config.id2label[number] for number in sorted(config.id2label)))
-    model, notes = load(settings.model, settings.task, config, labels)
+    model, notes = load(settings.model, settings.task, config, labels, loaded)
     most = most_tokens(settings, config)
     (rows, cut), (others, cut_too) = (encode(tokenizer, side, labels, most) for side in (train, evaluation))
     lengths = [len(row["input_ids"]) for row in rows]

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from sparsify.cli import main
 from sparsify.errors import StateError, TrainingError
 from sparsify.integrations.common.checkpoints import MARKER
+from sparsify.train import processes
 from sparsify.train.processes import joined
 from sparsify.train.run import run
 from tests.commands import ENVIRONMENT, contents, words
@@ -63,6 +69,42 @@ def test_processes_that_cannot_join_are_refused_before_anything_is_written(
 def test_one_process_is_one(environment: Mapping[str, str]) -> None:
     with joined(environment) as several:
         assert several == 1
+
+
+class _Ended(BaseException):
+    """In the place of the process's end."""
+
+
+def test_a_process_of_a_group_ends_without_the_teardown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After what is registered for the end, with the command's exit code; one that was alone ends as usual."""
+    done: list[Any] = []
+
+    def end(code: int) -> None:
+        done.append(code)
+        raise _Ended
+
+    def command(**_: Any) -> None:
+        raise SystemExit(3)
+
+    monkeypatch.setattr(processes, "_gloo", [])
+    monkeypatch.setattr("sparsify.cli.app.app", command)
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: done.append("registered"))
+    with pytest.raises(SystemExit):
+        main()
+    assert done == []
+    with socket.create_server(("localhost", 0)) as free:
+        port = str(free.getsockname()[1])
+    group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    for name, value in group.items():
+        monkeypatch.setenv(name, value)
+    with joined(group) as several:
+        assert several == 1
+    thread = threading.Timer(0.1, lambda: done.append("thread"))
+    thread.start()
+    with pytest.raises(_Ended):
+        main()
+    assert done == ["thread", "registered", 3]
 
 
 # ---------------------------------------------------------------------- two of them

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 
 from sparsify import PlanError, Recipe
 from sparsify.errors import DataError
+from sparsify.substitutes import saved_class
 from sparsify.train import answering, entities, squad
+from sparsify.train import model as models
 from sparsify.train.run import run
 from sparsify.train.tasks import TASKS
 from tests import tiny
@@ -147,6 +149,13 @@ def test_a_task_from_files_to_an_exported_model(task: str, tmp_path: Path) -> No
     assert made.zeros >= targeted["elements"] - targeted["nonzeros"] > 0
     assert (tmp_path / "onnx" / "config.json").is_file()
     assert (tmp_path / "onnx" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_a_model_that_is_loaded_is_taken_as_it_is(task: str, tmp_path: Path) -> None:
+    wanted = asked(task, tmp_path, count=12)
+    first = TASKS[task].prepare(wanted)
+    assert TASKS[task].prepare(wanted, loaded=first.model).model is first.model
 
 
 @pytest.mark.parametrize("task", KINDS)
@@ -306,7 +315,9 @@ def test_models_without_the_head_or_the_token_are_refused(tmp_path: Path) -> Non
         run(replace(wanted, task="masked-lm", model=str(tmp_path / "bert")), None, tmp_path / "out")
 
 
-def test_layers_are_measured_on_the_data_of_the_flag(place: Path, tmp_path: Path) -> None:
+def test_layers_are_measured_on_the_data_of_the_flag(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = Recipe.parse(
         "version: 1\nmodifiers:\n  - {type: layer_drop, keep: {count: 1, rule: block-influence}}\n"
         "  - {type: prune, sparsity: 0.5}\n"
@@ -314,7 +325,10 @@ def test_layers_are_measured_on_the_data_of_the_flag(place: Path, tmp_path: Path
     with pytest.raises(PlanError, match="give them as --calibration FILE"):
         run(settings(place), recipe, tmp_path / "out")
     wanted = settings(place, calibration=str(place / "eval.tsv"))
+    loads: list[Any] = []
+    monkeypatch.setattr(models, "saved_class", lambda kind, config: loads.append(kind) or saved_class(kind, config))
     report = run(wanted, recipe, tmp_path / "out")
+    assert len(loads) == 1, "the data are read for the model that is there"
     (change,) = report["plan"]["structure"] if "plan" in report else report["structure"]
     assert len(change["kept"]) == 1
     assert len(change["scores"]) == 2

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsify import ranks
-from sparsify.errors import SparsityError
+from sparsify.errors import SparsityError, StateError
 from sparsify.modifiers.contract import Run, Session, Shortfall
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.modifiers.substitute.saying import say
 from sparsify.schedules.base import Curve
 from sparsify.state_reader import StateReader
 from sparsify.structure.change import Substituted
-from sparsify.substitutes import AFTER, BEFORE, BETWEEN, Gradual, NoNorm
+from sparsify.substitutes import AFTER, BEFORE, BETWEEN, Gradual, NoNorm, Substitute
 
 DECAY = 0.99
 """What averages keep at a step at the beginning of the window; at its end they keep everything, as in nn_pruning."""
@@ -47,11 +47,13 @@ class SubstituteRun(Run):
     def __init__(self, plan: SubstitutePlan, session: Session) -> None:
         super().__init__(plan)
         self.session, model = session, session.model
-        found = [model.get_submodule(path) for path in plan.change.norms]
-        self.norms = [norm for norm in found if isinstance(norm, NoNorm)]
-        places = [path.rpartition(".") for path in plan.change.activations]
-        standing = [getattr(model.get_submodule(parent), attribute) for parent, _, attribute in places]
-        self.activations = [each for each in standing if isinstance(each, Gradual)]
+        self.places = {
+            path: found
+            for path in (*plan.change.norms, *plan.change.activations)
+            if isinstance(found := _standing(model, path), Substitute)
+        }
+        self.norms = [each for each in self.places.values() if isinstance(each, NoNorm)]
+        self.activations = [each for each in self.places.values() if isinstance(each, Gradual)]
         self.averages = torch.zeros(len(self.norms), 3, dtype=torch.float64)
         """Of each norm: means of μ and σ², and the weight of all of them together."""
 
@@ -62,9 +64,7 @@ class SubstituteRun(Run):
 
     def _gather(self, gathers: bool) -> None:
         for norm in self.norms:
-            if norm.gathers or gathers:
-                norm.sums.zero_()
-            norm.gathers = gathers and norm.phase != AFTER
+            norm.gather(gathers)
 
     def commit(self, step: int, skipped: Collection[int]) -> None:
         if any(norm.gathers for norm in self.norms):
@@ -129,6 +129,20 @@ class SubstituteRun(Run):
     def last_update(self) -> int:
         return self.plan.window.end
 
+    def follow(self, other: nn.Module) -> None:
+        pairs = [(mine, _standing(other, path)) for path, mine in self.places.items()]
+        for path, (mine, theirs) in zip(self.places, pairs, strict=True):
+            if type(theirs) is not type(mine):
+                raise StateError(
+                    f"{path} is a {type(theirs).__name__} in the model given to project(), and cannot follow "
+                    f"{self.key}: copy the model after apply() or attach()"
+                )
+        for mine, theirs in pairs:
+            theirs.follow(mine)
+        phases = {mine.phase for mine in self.places.values()}
+        if phases:
+            say(other, self.plan.change, phases.pop() if len(phases) == 1 else BETWEEN)
+
     # ------------------------------------------------------------------ what was found
 
     def verify(self, *, partial: bool = False) -> list[Shortfall]:
@@ -173,3 +187,12 @@ class SubstituteRun(Run):
             self._close()  # the weights were folded when they were saved
         else:
             self._blend(self.session.step())
+
+
+def _standing(model: nn.Module, path: str) -> Any:
+    """Return the module or function at a place; None where there is none."""
+    parent, _, attribute = path.rpartition(".")
+    try:
+        return getattr(model.get_submodule(parent), attribute)
+    except AttributeError:
+        return None

@@ -193,6 +193,59 @@ def test_rewinding_over_the_end_is_refused() -> None:
         Plan.of(Recipe.parse(text), build("bert"), total_steps=STEPS)
 
 
+REWINDS = "version: 1\nmodifiers:\n  - {{type: rewind, {}}}\n  - {{type: substitute, norms: nonorm, window: {{begin: 1, end: 5}}}}\n"
+
+
+@pytest.mark.parametrize("rewind", ["every: 3", "every: 6, to: 5"])
+def test_rewinding_over_the_end_is_refused_where_it_stands_before(rewind: str) -> None:
+    with pytest.raises(PlanError, match=r"would not fit any more"):
+        Plan.of(Recipe.parse(REWINDS.format(rewind)), build("bert"), total_steps=STEPS)
+
+
+def test_a_rewind_may_end_where_norms_are_folded_if_it_stands_before() -> None:
+    """The weights that were put back are folded, like any others; a resume before and after it has the same bits."""
+
+    def made() -> Training:
+        return Training(recipe_=Recipe.parse(REWINDS.format("every: 5")))
+
+    run, saved = made(), {}
+    first = {name: value.clone() for name, value in run.model.named_parameters()}
+    for step in (4, 5):
+        saved[step] = run.train(step).states()
+    back, ours = run.manager._runs  # type: ignore[attr-defined]
+    rows = dict(zip(ours.plan.change.norms, ours._rows(1.0).tolist(), strict=True))
+    for name, value in back.plan.parameters.items():
+        path, _, kind = name.rpartition(".")
+        if path not in rows:
+            torch.testing.assert_close(value, first[name], rtol=0, atol=0)
+            continue
+        _, m, v = rows[path]
+        scale = (v + run.model.get_submodule(path).eps) ** -0.5
+        weight = first[f"{path}.weight"]
+        wanted = weight * scale if kind == "weight" else first[name] - weight * (m * scale)
+        torch.testing.assert_close(value, wanted)
+    run.train()
+    for states in saved.values():
+        other = made().load(states).train()
+        for one, two in zip(run.model.parameters(), other.model.parameters(), strict=True):
+            assert torch.equal(one, two)
+
+
+def test_in_the_next_stage_it_rewinds_what_was_folded() -> None:
+    text = (
+        "version: 1\nstages:\n  - name: one\n    length: 4 steps\n    modifiers:\n"
+        "      - {type: substitute, norms: nonorm, window: {begin: 1}}\n"
+        "  - name: two\n    modifiers:\n      - {type: rewind, every: 2}\n"
+    )
+    run = Training(recipe_=Recipe.parse(text)).train(4)
+    folded, saved = {name: p.detach().clone() for name, p in run.model.named_parameters()}, run.states()
+    for each in (run, Training(recipe_=Recipe.parse(text)).load(saved)):
+        each.train(6)
+        rewound = each.manager._runs[1].plan.parameters  # type: ignore[attr-defined]
+        assert any("LayerNorm" in name for name in rewound)
+        assert all(torch.equal(value, folded[name]) for name, value in rewound.items())
+
+
 def test_the_window_is_whole() -> None:
     with pytest.raises(PlanError, match="it ends when it begins"):
         Plan.of(recipe(begin=5, end=5), build("bert"), total_steps=STEPS)

@@ -21,11 +21,13 @@ def recipe(text: str = "norms: nonorm, activations: relu", begin: int = BEGIN, e
 
 
 class Training:
-    def __init__(self, name: str = "bert", text: str = "norms: nonorm, activations: relu") -> None:
+    def __init__(
+        self, name: str = "bert", text: str = "norms: nonorm, activations: relu", recipe_: Recipe | None = None
+    ) -> None:
         self.model = build(name)
         self.model.eval()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
-        self.manager = Manager(recipe(text)).apply(self.model, self.optimizer, total_steps=STEPS)
+        self.manager = Manager(recipe_ or recipe(text)).apply(self.model, self.optimizer, total_steps=STEPS)
         self.inputs: dict[str, Any] = dict(MODELS[name].inputs())
 
     def output(self) -> Tensor:
