@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import nn
 from sparsify.layers import Weight, merged, unwrap
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.plan import show
+from sparsify.plan.places import Places, places
 from sparsify.plan.planner import Planner, StagePlan, total_of
+from sparsify.plan.show import Shown
 from sparsify.plan.structure import decide
 from sparsify.recipe import Recipe
 from sparsify.structure.change import Change
@@ -34,6 +36,9 @@ class Plan:
     notes: tuple[str, ...]
     changes: Mapping[str, Change] = field(default_factory=dict)
     """What modifiers change of the model's structure before the training, by key; all else is as it is afterwards."""
+
+    places: Places = field(default_factory=dict, repr=False, compare=False)
+    """Where the tensors stand in the model, for people who read the plan."""
 
     @classmethod
     def of(
@@ -69,6 +74,7 @@ class Plan:
             modifiers=tuple(planner.plans),
             notes=tuple(dict.fromkeys(planner.notes)),
             changes=structure.changes,
+            places=places(planner.anatomy),
         )
 
     def stage_at(self, step: int) -> str:
@@ -106,9 +112,17 @@ class Plan:
         name = self.recipe.name or "recipe"
         return f"{name} ({self.recipe.sha256[:12]}) on {self.model}, {self.parameters:,} parameters, {steps}"
 
+    def text(self, *, tensors: bool = False) -> str:
+        """Return the plan as text: roles and layers, or every tensor."""
+        return show.text(self.headline(), self.modifiers, self.notes, Shown(self.places, tensors))
+
+    def parts(self, *, tensors: bool = False) -> Iterator[Any]:
+        """Yield what rich prints of the plan: roles and layers, or every tensor."""
+        return show.tables(self.headline(), self.modifiers, self.notes, Shown(self.places, tensors))
+
     def __str__(self) -> str:
-        return show.text(self.headline(), self.modifiers, self.notes)
+        return self.text()
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         """Yield tables for rich (`rich.print(plan)`)."""
-        return show.tables(self.headline(), self.modifiers, self.notes)
+        return self.parts()
