@@ -74,8 +74,8 @@ def named_class(config: Any) -> type[nn.Module] | None:
     kind = getattr(library(), named[0], None) if named else None
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         return None
-    wanted = getattr(kind, "config_class", None)
-    if not isinstance(wanted, type) or not (isinstance(config, wanted) or wanted.model_type == config.model_type):
+    wanted: Any = getattr(kind, "config_class", None)
+    if wanted is None or not (isinstance(config, wanted) or wanted.model_type == config.model_type):
         return None
     return kind
 

@@ -115,6 +115,27 @@ def test_plan() -> None:
     assert len(plan["modifiers"][0]["tensors"]) == 12
 
 
+@pytest.mark.usefixtures("folder")
+def test_plan_for_a_task() -> None:
+    """A base checkpoint gets the head that train gives it; without a task the error says why names differ."""
+    config = json.loads(Path("bert/config.json").read_text())
+    Path("bert/config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
+    words = ("plan", "good.yaml", "--model", "bert", "--steps", "100")
+    result = run(*words, "--task", "text-classification", "--labels", "3", "--json")
+    assert result.exit_code == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert plan["model"]["type"] == "BertForSequenceClassification"
+    assert plan["modifiers"][0]["tensors"][0]["name"] == "bert.encoder.layer.0.attention.self.query.weight"
+    assert plan["notes"][0] == "new, with random weights: classifier.bias, classifier.weight"
+    assert "note: the head has 2 labels" in run(*words, "--task", "text-classification").stdout
+    result = run(*words)
+    assert result.exit_code == 1
+    assert (
+        "BertModel has no head: --task says which one train adds, and its modules are then called bert.…"
+        in result.stderr
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
