@@ -1,55 +1,76 @@
-"""Models for planning: the architecture without its weights."""
+"""Models of transformers: their architecture without weights, for planning; whole, from folders."""
 
 from __future__ import annotations
 
-import os
+import copy
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from sparsify.errors import PlanError, did_you_mean
-from sparsify.files import contents
+from sparsify import heads
+from sparsify.configs import config_of, first_line, has_own_code, library
+from sparsify.errors import PlanError
 from sparsify.substitutes import saved_class
 
-MOST_LAYERS = 10_000
+__all__ = ["config_of", "first_line", "load", "planned", "positions", "saved_names", "skeleton"]
+
 FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer")
 """Kinds of models whose first position comes after that of the padding token."""
 
 
 def skeleton(name: str) -> nn.Module:
-    """Return the model of a transformers configuration on the meta device: shapes, no weights.
+    """Return the model that a configuration names on the meta device: shapes, no weights.
 
     `name` is a folder with `config.json`, or a hub name. Raises PlanError.
     """
-    transformers = _library()
+    return planned(name)[0]
+
+
+def planned(name: str, task: str | None = None, labels: int | None = None) -> tuple[nn.Module, list[str]]:
+    """Return the model that `sparsify train --task` would train, on the meta device, and notes on what it is.
+
+    Without a task it is the class that config.json names, or the bare model. Only the configuration is read.
+    `labels` is the number of classes in the data. Raises PlanError for whatever cannot be made, with the reason.
+    """
     config = config_of(name)
-    kind = _class_of(config)
-    _check_size(name, config)
-    try:
-        with torch.device("meta"):
-            if kind is not None:
-                model = saved_class(kind, config)(config)
-                model.__class__ = kind
-            else:
-                model = transformers.AutoModel.from_config(config)
-    except Exception as error:  # whatever a model does with sizes that are none
-        raise PlanError(f"{name}: no model can be made of its config.json: {first_line(error)}") from None
-    assert isinstance(model, nn.Module)
-    return model
+    if task is None:
+        kind = heads.named_class(config)
+        notes = [] if kind is not None else [heads.nameless(config)]
+        return _made(name, config, kind), [*notes, *_own_code(config)]
+    heads.check_head(name, config, task)
+    before = copy.deepcopy(config)
+    notes = []
+    if task == "text-regression":
+        heads.set_regression(config)
+    elif task in heads.LABELLED and labels is not None and labels != config.num_labels:
+        heads.set_labels(config, [f"LABEL_{number}" for number in range(labels)])
+    elif task in heads.LABELLED and labels is None:
+        notes.append(f"the head has {config.num_labels} labels, as config.json says; train gives it those of the data")
+    model = _with_head(name, config, task)
+    if task == "causal-lm" and heads.declares_ahead(model):
+        raise PlanError(heads.LOOKS_AHEAD.format(name=name, kind=config.model_type))
+    kind = heads.named_class(before)
+    if kind is not None:
+        saved = _made(name, before, kind)
+        shapes = {key: tuple(parameter.shape) for key, parameter in saved.named_parameters()}
+        notes += heads.told(heads.fresh(model, shapes))
+    return model, [*notes, *_own_code(config)]
 
 
 def load(directory: str | Path) -> nn.Module:
     """Return the model of a folder in float32, ready for inference. Raises PlanError."""
-    transformers = _library()
     config = config_of(str(directory))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Casting complex values")
-            kind = _class_of(config)
-            model = saved_class(kind or transformers.AutoModel, config).from_pretrained(directory, config=config)
+            kind = heads.named_class(config)
+            maker: Any = saved_class(kind or library().AutoModel, config)
+            code = {} if kind else {"trust_remote_code": False}
+            model = maker.from_pretrained(directory, config=config, **code)
             if kind is not None:
                 model.__class__ = kind
     except Exception as error:  # the library raises of every kind
@@ -80,50 +101,42 @@ def positions(config: Any) -> int | None:
     return most
 
 
-def _library() -> Any:
+def _made(name: str, config: Any, kind: type[nn.Module] | None) -> nn.Module:
+    """Return the model of a class, or the bare one, without weights."""
+
+    def make() -> Any:
+        if kind is None:
+            return library().AutoModel.from_config(config, trust_remote_code=False)
+        return saved_class(kind, config)(config)
+
+    return _weightless(name, make, kind)
+
+
+def _with_head(name: str, config: Any, task: str) -> nn.Module:
+    """Return the model of a task without weights; in float32, as it is trained."""
+    maker, kind = heads.auto_class(config, task)
+
+    def make() -> Any:
+        return maker(config) if kind else maker.from_config(config, trust_remote_code=False)
+
+    return _weightless(name, make, kind).float()
+
+
+def _weightless(name: str, make: Callable[[], Any], kind: type[nn.Module] | None) -> nn.Module:
     try:
-        import transformers
-    except ModuleNotFoundError:
-        raise PlanError("models need transformers: pip install 'sparsify-torch[transformers]'") from None
-    return transformers
+        with torch.device("meta"):
+            model = make()
+            if kind is not None:
+                model.__class__ = kind
+    except Exception as error:  # whatever a model does with sizes that are none, and packages that are missing
+        raise PlanError(f"{name}: no model can be made of its config.json: {first_line(error)}") from None
+    assert isinstance(model, nn.Module)
+    return model
 
 
-def _class_of(config: Any) -> Any:
-    """Return the class of model that a configuration names, or None."""
-    named = getattr(config, "architectures", None)
-    first = named[0] if isinstance(named, list) and named else None
-    kind = getattr(_library(), first, None) if isinstance(first, str) else None
-    return kind if isinstance(kind, type) and issubclass(kind, nn.Module) else None
-
-
-def _check_size(name: str, config: Any) -> None:
-    """Raise PlanError for more layers than any model has: each would be made, one by one."""
-    for key, value in vars(config).items():
-        if "layers" in key and isinstance(value, int) and value > MOST_LAYERS:
-            raise PlanError(f"{name}: config.json asks for {value} layers ({key}), more than {MOST_LAYERS}")
-
-
-def first_line(error: BaseException) -> str:
-    """Return what a library's error says, in a line."""
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
-
-
-def config_of(name: str) -> Any:
-    """Return the configuration of a folder or hub name. Raises PlanError."""
-    from transformers import AutoConfig, logging
-
-    logging.set_verbosity_error()
-    folder = Path(name)
-    if os.path.isdir(folder) and not os.path.isfile(folder / "config.json"):
-        raise PlanError(f"{name}: the folder holds no config.json")
-    if os.path.isfile(folder):
-        raise PlanError(f"{name} is a file; give the folder that holds config.json, or a hub name")
-    if not os.path.isdir(folder) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        near = [str(other) for other in contents(folder.parent)]
-        raise PlanError(f"{name}: no such folder{did_you_mean(name, near, most=0)}")
-    try:
-        return AutoConfig.from_pretrained(name)
-    except Exception as error:
-        offline = " (offline: HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        raise PlanError(f"{name}: no configuration to be had{offline}: {first_line(error)}") from None
+def _own_code(config: Any) -> list[str]:
+    """Return the note on code that comes with a model."""
+    if not has_own_code(config):
+        return []
+    kind = config.model_type
+    return [f"config.json names code of its own (auto_map), which is never run: this is transformers' own {kind}"]

@@ -14,8 +14,9 @@ import typer
 
 from sparsify import ranks
 from sparsify.cli.console import say
-from sparsify.errors import SparsifyError
+from sparsify.errors import SparsifyError, did_you_mean
 from sparsify.escaping import json_text
+from sparsify.heads import AUTO, LABELLED
 from sparsify.recipe.scalars import read_scalar
 
 BAD_INPUT = 1
@@ -23,12 +24,40 @@ MOST_STEPS = 10**15
 MOST_SEEDS = 2**32 - 1
 """What random number generators take."""
 
+TASKS = tuple(AUTO)
+"""What `sparsify train` can do, and `sparsify plan` can show."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Give a variable of the recipe a value; repeatable."),
+]
+
+
+def one_of(*choices: str) -> Callable[[str | None], str | None]:
+    """Return the check of a flag that is one of some words; other words are wrong usage."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in choices:
+            raise typer.BadParameter(f"{value!r} is none of them{did_you_mean(value, choices)}")
+        return value
+
+    return check
+
+
+ForTask = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        callback=one_of(*TASKS),
+        help=f"The head that train gives the model: {', '.join(TASKS)}. By default what config.json names.",
+    ),
+]
+Labels = Annotated[
+    int | None, typer.Option("--labels", min=1, max=10**6, help="With --task: how many labels the data have.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -50,6 +79,12 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(0) from None
 
     return run
+
+
+def check_labels(task: str | None, labels: int | None) -> None:
+    """Refuse a number of labels for a model whose head has none."""
+    if labels is not None and task not in LABELLED:
+        raise typer.BadParameter(f"it goes with --task {', '.join(LABELLED)}", param_hint="--labels")
 
 
 def print_json(data: Any) -> None:

@@ -12,16 +12,16 @@ from torch import nn
 
 from sparsify.anatomy import read
 from sparsify.checkpoint import write_text
-from sparsify.cli.common import finite, guarded
+from sparsify.cli.common import MOST_STEPS, ForTask, finite, guarded
 from sparsify.cli.console import say
+from sparsify.cli.fitting import Fitter
 from sparsify.errors import SparsifyError, did_you_mean
-from sparsify.plan import Plan
-from sparsify.pretrained import skeleton
+from sparsify.pretrained import planned
 from sparsify.recipe import Recipe
-from sparsify.recipe.advice import GOALS, HARDWARE, advise, compose
+from sparsify.recipe.advice import GOALS, HARDWARE, Advice, advise
 
 STEPS = 1000
-"""The run that the plan is tried with."""
+"""The length of the training that a recipe is written for, and tried with."""
 
 
 @guarded
@@ -34,6 +34,11 @@ def new(
     sparsity: Annotated[
         float | None, typer.Option("--sparsity", min=0, max=0.99, help="The fraction that ends at zero.")
     ] = None,
+    task: ForTask = None,
+    steps: Annotated[
+        int,
+        typer.Option("--steps", min=2, max=MOST_STEPS, help="Optimizer steps of the training."),
+    ] = STEPS,
     out_file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="By default NAME.yaml, here.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over an existing file.")] = False,
 ) -> None:
@@ -41,40 +46,37 @@ def new(
     if sparsity is not None:
         finite(sparsity)
     model = model or _ask("The model to prune (a folder or a hub name)", "--model")
-    made = skeleton(model)
+    made, notes = planned(model, task)
     goal = _one_of("--goal", goal or _ask(f"The goal ({', '.join(GOALS)})", "--goal", GOALS[0]), GOALS)
     if goal == "speed":
         hardware = hardware or _ask(f"Where it will run ({', '.join(HARDWARE)})", "--hardware", HARDWARE[0])
     hardware = _one_of("--hardware", hardware or HARDWARE[0], HARDWARE)
-    text = _written(model, made, goal, hardware, sparsity)
-    path = out_file or Path(f"{Recipe.parse(text).name}.yaml")
+    text, advice = _written(model, made, goal, hardware, sparsity, steps)
+    path = out_file or Path(f"{advice.name}.yaml")
     if os.path.lexists(path) and not overwrite:
         raise SparsifyError(f"{path} is there already: add --overwrite, or another --out")
     write_text(path, text)
     loaded = Recipe.load(path)
     say(f"Written to {path}: {loaded.summary}")
-    say(f"Next: sparsify explain {path}, sparsify plan {path} --model {model} --steps 1000")
+    for note in [*([advice.but] if advice.but else []), *notes]:
+        say(f"note: {note}")
+    head = f" --task {task}" if task else ""
+    say(f"Next: sparsify explain {path}, sparsify plan {path} --model {model}{head} --steps {steps}")
 
 
-def _written(model: str, made: nn.Module, goal: str, hardware: str, sparsity: float | None) -> str:
-    """Return a recipe that fits the model, tried as a plan. Raises PlanError and SparsifyError."""
+def _written(
+    name: str, made: nn.Module, goal: str, hardware: str, sparsity: float | None, steps: int
+) -> tuple[str, Advice]:
+    """Return a recipe that plans on the model, and the advice in it. Raises PlanError and SparsifyError."""
     anatomy = read(made)
     convolutions = any(isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) for module in made.modules())
-    attention = anatomy is not None and bool(anatomy.attentions)
-    if anatomy is None and goal == "speed" and hardware in ("any", "cpu"):
-        raise SparsifyError(
-            f"the architecture of {model} is not known, so nobody can say which are its heads and neurons; "
-            "write the recipe for --goal size, or see docs/extend.md for adding an architecture"
-        )
-    advice = advise(goal, hardware, attention=attention, convolutions=convolutions)
-    if sparsity is not None and sparsity > advice.most and advice.most > advice.sparsity:
-        raise SparsifyError(f"--sparsity {sparsity:g} is more than such a recipe can do ({advice.most:g})")
-    if sparsity is not None and sparsity != advice.sparsity and advice.most == advice.sparsity:
-        raise SparsifyError(f"--sparsity {sparsity:g}: this pattern has a sparsity of {advice.sparsity:g}, no other")
-    targets = None if anatomy is not None else '["type:Linear", "type:Conv2d"]'
-    text = compose(advice, name=advice.name, model=model, sparsity=sparsity, targets=targets)
-    Plan.of(Recipe.parse(text, f"{advice.name}.yaml"), made, total_steps=STEPS)
-    return text
+    advices = advise(goal, hardware, anatomy.roles() if anatomy else (), convolutions=convolutions)
+    best = advices[0]
+    if sparsity is not None and sparsity > best.most and best.most > best.sparsity:
+        raise SparsifyError(f"--sparsity {sparsity:g} is more than such a recipe can do ({best.most:g})")
+    if sparsity is not None and sparsity != best.sparsity and best.most == best.sparsity:
+        raise SparsifyError(f"--sparsity {sparsity:g}: this pattern has a sparsity of {best.sparsity:g}, no other")
+    return Fitter(name, made, steps, sparsity).first(advices)
 
 
 def _ask(question: str, flag: str, default: str | None = None) -> str:

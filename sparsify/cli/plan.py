@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from sparsify.cli.common import MOST_STEPS, AsJson, Sets, guarded, parse_sets, print_json
+from sparsify.cli.common import MOST_STEPS, AsJson, ForTask, Labels, Sets, check_labels, guarded, parse_sets, print_json
 from sparsify.cli.console import out
+from sparsify.errors import PlanError, Problem
+from sparsify.heads import headless
 from sparsify.plan import Plan
-from sparsify.pretrained import skeleton
+from sparsify.pretrained import planned
 from sparsify.recipe import Recipe
 
 Steps = Annotated[int | None, typer.Option("--steps", min=1, max=MOST_STEPS, help="Optimizer steps in all.")]
@@ -31,13 +34,25 @@ def plan(
     steps: Steps = None,
     steps_per_epoch: PerEpoch = None,
     epochs: Epochs = None,
+    task: ForTask = None,
+    labels: Labels = None,
     sets: Sets = None,
+    tensors: Annotated[bool, typer.Option("--tensors", help="Show every tensor, not roles and layers.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a recipe will do to a model, tensor by tensor, before anything is trained."""
+    """Show what a recipe will do to a model, before anything is trained; weights are not read."""
+    check_labels(task, labels)
     loaded = Recipe.load(recipe, **parse_sets(sets))
-    made = Plan.of(loaded, skeleton(model), total_steps=steps, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    shape, notes = planned(model, task, labels)
+    try:
+        made = Plan.of(loaded, shape, total_steps=steps, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    except PlanError as error:
+        if task is None and (why := headless(shape)):
+            raise PlanError([*error.problems, Problem(why)]) from None
+        raise
+    made = replace(made, notes=(*notes, *made.notes))
     if as_json:
         print_json(made.to_dict())
     else:
-        out().print(made)
+        for part in made.parts(tensors=tensors):
+            out().print(part)

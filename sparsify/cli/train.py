@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,22 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from sparsify import ranks
-from sparsify.cli.common import MOST_SEEDS, Sets, finite, guarded, parse_sets
+from sparsify.cli.common import MOST_SEEDS, TASKS, Sets, finite, guarded, one_of, parse_sets
 from sparsify.cli.console import out, say
-from sparsify.errors import SparsifyError, did_you_mean
+from sparsify.errors import SparsifyError
 from sparsify.recipe import Recipe
 from sparsify.report.findings import findings
 
 IMAGE = "image-classification"
-TASKS = (
-    "text-classification",
-    "text-regression",
-    IMAGE,
-    "token-classification",
-    "question-answering",
-    "causal-lm",
-    "masked-lm",
-)
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 NEEDS = ("accelerate", "datasets", "sklearn", "transformers")
 STOPPED = 130
@@ -40,15 +30,6 @@ MOST = 10**9
 """Of whatever is counted or measured by a flag; nothing sensible is more."""
 
 DATA = "csv, tsv, json lines, parquet, or a dataset: NAME, NAME:CONFIG, NAME@SPLIT; for images also class folders."
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if value not in choices:
-            raise typer.BadParameter(f"{value!r} is none of them{did_you_mean(value, choices)}")
-        return value
-
-    return check
 
 
 def _positive(value: float) -> float:
@@ -69,11 +50,11 @@ def _number_or_none(value: float | None) -> float | None:
     return None if value is None else finite(value)
 
 
-Task = Annotated[str, typer.Option("--task", metavar="TASK", callback=_one_of(*TASKS), help=f"{', '.join(TASKS)}.")]
+Task = Annotated[str, typer.Option("--task", metavar="TASK", callback=one_of(*TASKS), help=f"{', '.join(TASKS)}.")]
 Rate = Annotated[float, typer.Option("--lr", callback=_positive, help="Highest learning rate (AdamW).")]
 Epochs = Annotated[float, typer.Option("--epochs", callback=_positive, help="Passes over the training data.")]
 Curve = Annotated[
-    str, typer.Option("--schedule", callback=_one_of(*SCHEDULES), help=f"Of the learning rate: {', '.join(SCHEDULES)}.")
+    str, typer.Option("--schedule", callback=one_of(*SCHEDULES), help=f"Of the learning rate: {', '.join(SCHEDULES)}.")
 ]
 
 

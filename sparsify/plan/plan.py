@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,9 @@ from sparsify.anatomy.coverage import Coverage, coverage
 from sparsify.layers import Weight, merged, unwrap
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.plan import show
+from sparsify.plan.places import Places, places
 from sparsify.plan.planner import Planner, StagePlan, total_of
+from sparsify.plan.show import Shown
 from sparsify.plan.structure import decide
 from sparsify.recipe import Recipe
 from sparsify.structure.change import Change
@@ -38,6 +40,9 @@ class Plan:
 
     changes: Mapping[str, Change] = field(default_factory=dict)
     """What modifiers change of the model's structure before the training, by key; all else is as it is afterwards."""
+
+    places: Places = field(default_factory=dict, repr=False, compare=False)
+    """Where the tensors stand in the model, for people who read the plan."""
 
     @classmethod
     def of(
@@ -75,6 +80,7 @@ class Plan:
             notes=tuple(dict.fromkeys(planner.notes)),
             coverage=coverage(model, planner.anatomy, targeted) if targeted else None,
             changes=structure.changes,
+            places=places(planner.anatomy),
         )
 
     def stage_at(self, step: int) -> str:
@@ -117,9 +123,17 @@ class Plan:
         """Return one line about what is covered; empty where nothing is pruned."""
         return "" if self.coverage is None else f"the recipe {self.coverage}"
 
+    def text(self, *, tensors: bool = False) -> str:
+        """Return the plan as text: roles and layers, or every tensor."""
+        return show.text(self.headline(), self.modifiers, self.closing(), self.notes, Shown(self.places, tensors))
+
+    def parts(self, *, tensors: bool = False) -> Iterator[Any]:
+        """Yield what rich prints of the plan: roles and layers, or every tensor."""
+        return show.tables(self.headline(), self.modifiers, self.closing(), self.notes, Shown(self.places, tensors))
+
     def __str__(self) -> str:
-        return show.text(self.headline(), self.modifiers, self.closing(), self.notes)
+        return self.text()
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         """Yield tables for rich (`rich.print(plan)`)."""
-        return show.tables(self.headline(), self.modifiers, self.closing(), self.notes)
+        return self.parts()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from sparsify.recipe.writer import write
 
@@ -34,6 +36,8 @@ class Advice:
 
     most: float
     prunes: tuple[Prune, ...]
+    but: str = ""
+    """What whoever asked should know beside it."""
 
 
 _UNSTRUCTURED = Prune(
@@ -136,24 +140,65 @@ FAST_ENGINE = Advice(
     ),
 )
 
+_NO_STRUCTURE = "no heads, neurons or filters of this model are known, which would make it faster everywhere"
+FAST_BLOCKS = replace(
+    FAST_ENGINE,
+    why=f"{_NO_STRUCTURE.capitalize()}. {FAST_ENGINE.why}",
+    but=f"{_NO_STRUCTURE}: blocks pay off in sparse engines alone",
+)
+
 GOALS = ("size", "speed")
 HARDWARE = ("any", "cpu", "nvidia", "sparse-engine")
 
 
-def advise(goal: str, hardware: str, *, attention: bool, convolutions: bool) -> Advice:
-    """Return the recipe that suits; `attention` and `convolutions` say what the model has."""
+def advise(goal: str, hardware: str, roles: Collection[str], *, convolutions: bool) -> list[Advice]:
+    """Return the recipes that suit, the best first; `roles` and `convolutions` say what the model has."""
     if goal == "size":
-        return SMALL_TRANSFORMER if attention else SMALL
+        return [SMALL_TRANSFORMER, SMALL] if "attention" in roles else [SMALL]
     if hardware == "nvidia":
-        return FAST_TENSOR_CORES
+        return [FAST_TENSOR_CORES]
     if hardware == "sparse-engine":
-        return FAST_ENGINE
-    return FAST_CONVOLUTIONS if convolutions and not attention else FAST_ANYWHERE
+        return [FAST_ENGINE]
+    heads, neurons = FAST_ANYWHERE.prunes
+    kept = [
+        replace(FAST_ANYWHERE, prunes=prunes)
+        for prunes in (FAST_ANYWHERE.prunes, (neurons,), (heads,))
+        if all(prune.targets in roles for prune in prunes)
+    ]
+    return [*kept, *([FAST_CONVOLUTIONS] if convolutions else []), FAST_BLOCKS]
 
 
-def compose(advice: Advice, *, name: str, model: str, sparsity: float | None, targets: str | None = None) -> str:
-    """Return the recipe as YAML with comments. `targets` stands for `default` where the architecture is unknown."""
-    head = write({"version": 1, "name": name, "summary": advice.summary})
+@dataclass(frozen=True)
+class Fit:
+    """What a `prune` says of one model: selectors; `targets` are those of the advice where they are None."""
+
+    targets: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The window of a run of so many steps, in percent, and the steps between two masks."""
+
+    begin: int
+    end: int
+    every: int
+
+    @classmethod
+    def of(cls, steps: int) -> Timing:
+        """Return a window with a dozen masks or more where the run is long enough, and with three at least."""
+        for begin, end in ((5, 70), (0, 100)):
+            length = round(steps * end / 100) - round(steps * begin / 100)
+            if length >= 2:
+                break
+        return cls(begin, end, max(1, min(10, length // 12)))
+
+
+def compose(
+    advice: Advice, *, model: str, sparsity: float | None, timing: Timing, fits: Sequence[Fit] | None = None
+) -> str:
+    """Return the recipe as YAML with comments; `fits` has one for each `prune` of the advice."""
+    head = write({"version": 1, "name": advice.name, "summary": advice.summary})
     lines = [
         *_comment(advice.why),
         head.rstrip(),
@@ -165,29 +210,38 @@ def compose(advice: Advice, *, name: str, model: str, sparsity: float | None, ta
         value = advice.sparsity if sparsity is None else sparsity
         lines.append(f"  # The fraction that ends at zero; another for one run: --set {variable}=…")
         lines.append(f"  {variable}: {{value: {value:g}, min: 0, max: {advice.most:g}}}")
-    lines.append("  # Optimizer steps between two masks: the ramp has about seven tenths of the steps ÷ this.")
-    lines.append("  every: {value: 10, type: integer, min: 1}")
+    part = f"{timing.end - timing.begin} %"
+    lines.append(f"  # Optimizer steps between two masks, all of them in {part} of the run; fewer for a shorter one.")
+    lines.append(f"  every: {{value: {timing.every}, type: integer, min: 1}}")
     lines.append("modifiers:")
-    for prune in advice.prunes:
-        lines += _modifier(prune, targets)
+    for prune, fit in zip(advice.prunes, fits or [Fit()] * len(advice.prunes), strict=True):
+        lines += _modifier(prune, fit, timing)
     return "\n".join(lines) + "\n"
 
 
-def _modifier(prune: Prune, targets: str | None) -> list[str]:
-    chosen = targets if targets is not None and prune.targets == "default" else prune.targets
+def _modifier(prune: Prune, fit: Fit, timing: Timing) -> list[str]:
     to = prune.variable if _is_number(prune.variable) else f'"${{{prune.variable}}}"'
+    rest = f"The last {100 - timing.end} % of the training repair" if timing.end < 100 else "Longer trainings repair"
     return [
         *_comment(prune.why, "  "),
         "  - type: prune",
-        f"    targets: {chosen}",
+        *_selectors("targets", fit.targets or (prune.targets,)),
+        *(_selectors("exclude", fit.exclude) if fit.exclude else ()),
         f"    criterion: {prune.criterion}",
         f"    pattern: {prune.pattern}",
         f"    scope: {prune.scope}",
         "    # Many small cuts, most of them early, while the learning rate is high.",
         f"    sparsity: {{from: 0, to: {to}, curve: cubic}}",
-        "    # The last 30 % of the training repair what the cuts have cost.",
-        '    window: {begin: 5%, end: 70%, every: "${every}"}',
+        f"    # {rest} what the cuts have cost.",
+        f'    window: {{begin: {timing.begin}%, end: {timing.end}%, every: "${{every}}"}}',
     ]
+
+
+def _selectors(key: str, selectors: Sequence[str]) -> list[str]:
+    """Return lines for a role as it is, or a list of names."""
+    if len(selectors) == 1 and selectors[0].replace(".", "").isalpha():
+        return [f"    {key}: {selectors[0]}"]
+    return [f"    {key}:", *(f"      - {json.dumps(selector)}" for selector in selectors)]
 
 
 def _comment(text: str, indent: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from sparsify.errors import DataError
+from sparsify.heads import set_regression
 from sparsify.train import metrics
 from sparsify.train.columns import Columns, choose, known_names
 from sparsify.train.labels import Labels, labels_of
@@ -56,7 +57,7 @@ def prepare(inputs: Inputs, settings: Settings, *, loaded: nn.Module | None = No
         for table, chosen in zip(tables, columns, strict=True)
     )
     if numbers:
-        config.num_labels, config.problem_type = 1, "regression"
+        set_regression(config)
     model, notes = load(settings.model, settings.task, config, labels, loaded)
     encoded = inputs.encode(settings, config, model, train, evaluation)
     return Prepared(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.errors import DataError, PlanError
+from sparsify.heads import LOOKS_AHEAD
 from sparsify.train import metrics, table
 from sparsify.train.columns import TEXTS, text_column
 from sparsify.train.metrics import IGNORED
@@ -141,10 +142,7 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None, masked: bool
     texts = [documents(settings, source, split) for source, split in sources]
     model, notes = load(settings.model, settings.task, config, None, loaded)
     if not masked and _looks_ahead(model, config):
-        raise PlanError(
-            f"{settings.model}: a {config.model_type} model sees the tokens that come next, and would learn "
-            "nothing from causal-lm: use --task masked-lm, or a model that reads from left to right"
-        )
+        raise PlanError(LOOKS_AHEAD.format(name=settings.model, kind=config.model_type))
     cut, most = windows if masked else packed, most_tokens(settings, config)
     train, evaluation = (cut(tokenizer, each, most) for each in texts)
     for source, blocks in zip((settings.train, settings.eval), (train, evaluation), strict=True):
@@ -179,9 +177,10 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None, masked: bool
 @torch.no_grad()
 def _looks_ahead(model: nn.Module, config: Any) -> bool:
     """Whether what a model says of a token depends on those after it."""
-    first = torch.arange(4).remainder(int(config.vocab_size))[None]
+    words = int(config.get_text_config().vocab_size)
+    first = torch.arange(4).remainder(words)[None]
     second = first.clone()
-    second[0, -1] = int(config.vocab_size) - 1
+    second[0, -1] = words - 1
     training = model.training
     model.eval()
     one, other = (model(input_ids=ids).logits[:, :-1] for ids in (first, second))

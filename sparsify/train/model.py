@@ -7,23 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from sparsify import heads
 from sparsify.anatomy import ROLES, read
+from sparsify.configs import config_of, first_line
 from sparsify.errors import PlanError, did_you_mean
-from sparsify.pretrained import config_of, first_line
 from sparsify.selectors import SelectorError, matcher
-from sparsify.substitutes import RECORD, saved_class
 from sparsify.train.labels import Labels
-
-AUTO = {
-    "text-classification": "AutoModelForSequenceClassification",
-    "text-regression": "AutoModelForSequenceClassification",
-    "image-classification": "AutoModelForImageClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "causal-lm": "AutoModelForCausalLM",
-    "masked-lm": "AutoModelForMaskedLM",
-}
-"""Task → the class of transformers that gives a model its head."""
 
 
 def config_for(name: str, task: str) -> Any:
@@ -31,18 +20,8 @@ def config_for(name: str, task: str) -> Any:
 
     Raises PlanError for a name that does not exist, or a model that has no head for the task.
     """
-    import transformers
-
     config: Any = config_of(name)
-    if type(config) not in getattr(transformers, AUTO[task])._model_mapping:
-        others = [
-            other
-            for other in AUTO
-            if other != task and type(config) in getattr(transformers, AUTO[other])._model_mapping
-        ]
-        hint = f" (it has one for --task {' or '.join(others)})" if others else ""
-        made = ", ".join(getattr(config, "architectures", None) or []) or type(config).__name__
-        raise PlanError(f"{name}: a {config.model_type} model ({made}) has no head for {task}{hint}")
+    heads.check_head(name, config, task)
     return config
 
 
@@ -55,30 +34,21 @@ def load(
     """
     if loaded is not None:
         return loaded, []
-    import transformers
-
     if labels is not None and tuple(config.id2label[i] for i in sorted(config.id2label)) != labels.names:
-        config.num_labels = len(labels.names)
-        config.id2label = dict(enumerate(labels.names))
-        config.label2id = {label: number for number, label in enumerate(labels.names)}
+        heads.set_labels(config, labels.names)
+    maker, kind = heads.auto_class(config, task)
+    code = {} if kind else {"trust_remote_code": False}
     try:
-        kind = getattr(transformers, AUTO[task])
-        if getattr(config, RECORD, None):
-            kind = kind._model_mapping[type(config)]
-        model, info = saved_class(kind, config).from_pretrained(
-            name, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        model, info = maker.from_pretrained(
+            name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **code
         )
     except Exception as error:  # the library raises of every kind
         raise PlanError(f"{name}: the model cannot be loaded: {first_line(error)}") from None
-    if getattr(config, RECORD, None):
+    if kind is not None:
         model.__class__ = kind
     _refuse_misfits(name, model, [_key(entry) for entry in info["mismatched_keys"]])
-    fresh = sorted({*info["missing_keys"], *(_key(entry) for entry in info["mismatched_keys"])})
-    notes = []
-    if fresh:
-        shown = ", ".join(fresh[:4]) + (f" and {len(fresh) - 4} more" if len(fresh) > 4 else "")
-        notes.append(f"new, with random weights: {shown}")
-    return model.float(), notes
+    new = {*info["missing_keys"], *(_key(entry) for entry in info["mismatched_keys"])}
+    return model.float(), heads.told(name for name, _ in model.named_parameters() if name in new)
 
 
 def _refuse_misfits(name: str, model: nn.Module, keys: Sequence[str]) -> None:

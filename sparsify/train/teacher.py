@@ -64,7 +64,7 @@ def _check_reader(name: str, processor: Any) -> None:
     from transformers import AutoTokenizer
 
     try:
-        own = AutoTokenizer.from_pretrained(name).get_vocab()
+        own = AutoTokenizer.from_pretrained(name, trust_remote_code=False).get_vocab()
     except Exception:  # a folder without one: the model has been checked by its size
         return
     if own != vocabulary():

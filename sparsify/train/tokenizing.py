@@ -14,7 +14,7 @@ def tokenizer_of(name: str, config: Any) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # the library raises of every kind
         raise PlanError(f"{name}: no tokenizer to be had: {first_line(error)}") from None
     if tokenizer.pad_token is None:

@@ -191,7 +191,7 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None) -> Prepared:
 def _with_space(name: str) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(name, add_prefix_space=True)
+    return AutoTokenizer.from_pretrained(name, add_prefix_space=True, trust_remote_code=False)
 
 
 TASK = Task("token-classification", prepare, ("f1", "precision", "recall", "accuracy"))

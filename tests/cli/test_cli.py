@@ -94,8 +94,18 @@ def test_variables_can_be_set() -> None:
 def test_plan() -> None:
     result = run("plan", "good.yaml", "--model", "bert", "--steps", "100")
     assert result.exit_code == 0, result.stderr
+    assert "bert.encoder.layer.1.attention.self.query.weight" not in result.stdout
+    row = next(line for line in result.stdout.splitlines() if "attention.query" in line)
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == [
+        "attention.query",
+        "0-1",
+        "2",
+        "32×32",
+        "50.00%",
+        "1,024",
+    ]
+    result = run("plan", "good.yaml", "--model", "bert", "--steps", "100", "--tensors")
     assert "bert.encoder.layer.1.attention.self.query.weight" in result.stdout
-    assert "50.00%" in result.stdout
     result = run(
         "plan", "good.yaml", "--model", "bert", "--steps-per-epoch", "50", "--epochs", "3", "--set", "s=0.9", "--json"
     )
@@ -103,6 +113,27 @@ def test_plan() -> None:
     assert plan["total_steps"] == 150
     assert plan["modifiers"][0]["expected_nonzeros"] == 8 * (1024 - 922) + 4 * (2048 - 1843)
     assert len(plan["modifiers"][0]["tensors"]) == 12
+
+
+@pytest.mark.usefixtures("folder")
+def test_plan_for_a_task() -> None:
+    """A base checkpoint gets the head that train gives it; without a task the error says why names differ."""
+    config = json.loads(Path("bert/config.json").read_text())
+    Path("bert/config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
+    words = ("plan", "good.yaml", "--model", "bert", "--steps", "100")
+    result = run(*words, "--task", "text-classification", "--labels", "3", "--json")
+    assert result.exit_code == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert plan["model"]["type"] == "BertForSequenceClassification"
+    assert plan["modifiers"][0]["tensors"][0]["name"] == "bert.encoder.layer.0.attention.self.query.weight"
+    assert plan["notes"][0] == "new, with random weights: classifier.bias, classifier.weight"
+    assert "note: the head has 2 labels" in run(*words, "--task", "text-classification").stdout
+    result = run(*words)
+    assert result.exit_code == 1
+    assert (
+        "BertModel has no head: --task says which one train adds, and its modules are then called bert.…"
+        in result.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,6 +146,9 @@ def test_plan() -> None:
         (["plan", "good.yaml", "--model", ".", "--steps", "9"], 1, ".: the folder holds no config.json"),
         (["plan", "bad.yaml", "--model", "bert", "--steps", "9"], 1, "bad.yaml:3:19: modifiers[0].targts: unknown key"),
         (["plan", "goood", "--model", "bert", "--steps", "9"], 1, "no recipe is called 'goood' (did you mean 'good'?)"),
+        (["plan", "good.yaml", "--model", "bert", "--task", "text-clasification"], 2, "did you mean 'text-class"),
+        (["plan", "good.yaml", "--model", "bert", "--labels", "3"], 2, "it goes with --task text-classification"),
+        (["plan", "good.yaml", "--model", "bert", "--task", "causal-lm", "--labels", "3"], 2, "it goes with --task"),
         (["plan", "good.yaml", "--steps", "9"], 2, "Missing option '--model'"),
         (["plan", "good.yaml", "--model", "bert", "--steps", "none"], 2, "Invalid value for '--steps'"),
         (["plan", "good.yaml", "--model", "bert", "--steps", "0"], 2, "Invalid value for '--steps'"),
