@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, architectures
+from sparsify.anatomy.experts import find
 from sparsify.anatomy.parts import Anatomy, Attention, FeedForward, Layer
 from sparsify.layers import Weight, all_weights, plain, weights
 
@@ -73,16 +74,22 @@ def _layer(family: Architecture, name: str, stack: str, index: int, module: nn.M
         block for paths in family.attentions if (block := _attention(paths, name, stack, module)) is not None
     )
     feed_forwards = tuple(block for paths in family.feed_forwards for block in _feed_forwards(paths, name, module))
+    experts = tuple(find(name, module))
+    known = {id(weight.parameter) for block in feed_forwards for _, weight in block.roles()}
+    members = (each for group in experts for each in group.members if id(each.down.parameter) not in known)
+    feed_forwards = (*feed_forwards, *members)
+    routers = {id(router.parameter) for group in experts for router in group.routers}
     origin = vars(module).get(ORIGIN, index)
     depths = next((fields for part, fields in family.depths if part in stack.split(".")), ("num_hidden_layers",))
-    blocks = Layer(name, stack, index, attentions, feed_forwards, (), origin, depths)
+    blocks = Layer(name, stack, index, attentions, feed_forwards, (), origin, depths, experts=experts)
     taken = {id(weight.parameter) for _, weight in blocks.roles()}
     others = []
     for below, part in module.named_modules():
         for weight in weights(_join(name, below), part):
             if id(weight.parameter) not in taken and weight.layout != "embedding":
                 role = next((role for role, path in family.others if fnmatchcase(below, path)), "")
-                others.append((role if weight.layout == "conv" else "", weight))
+                role = role if weight.layout == "conv" else ""
+                others.append(("router" if id(weight.parameter) in routers else role, weight))
     return replace(blocks, others=tuple(others), fixed=_fixed(family, index, module, others))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sparsify.layers import Weight, aliases, computed, unsuitable
+from sparsify.layers import Weight, aliases, unprunable, unsuitable
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.contract import Modifier
 from sparsify.patterns import Pattern
@@ -33,11 +33,10 @@ class Targeted(Modifier):
     def select(self, context: PlanContext, role: str) -> list[Weight]:
         """Return the weights that are meant; `default` is `role`. What does not fit is reported."""
         weights = self.find(context, Targets(context.model, context.anatomy, role))
-        if made := computed(context.model):
-            context.notes.append(
-                f"{context.key}: {_some(made)}: computed from other parameters (weight_norm, torch.nn.utils.prune, …), "
-                "so no recipe acts on them"
-            )
+        together: dict[str, list[str]] = {}
+        for name, reason in unprunable(context.model).items():
+            together.setdefault(reason, []).append(name)
+        context.notes += [f"{context.key}: {_some(names)}: {why}" for why, names in together.items()]
         return weights
 
     def find(self, context: PlanContext, finder: Targets) -> list[Weight]:
