@@ -130,7 +130,7 @@ class Targets:
             if id(parameter) in self.tables:
                 meant = itself and names_itself(selector) and (isinstance(module, nn.Embedding) or not kind)
             elif id(parameter) in self.routers:
-                meant = itself and names_itself(selector) and (type(module) is not nn.Linear or not kind)
+                meant = itself and names_itself(selector) and (not kind or _of_its_own(selector, module))
             else:
                 parts = owner.split(".") if owner else []
                 meant = itself or any(".".join(parts[:depth]) in roots for depth in range(len(parts)))
@@ -223,6 +223,11 @@ class Targets:
                 if near:
                     return f": no name has the part {part!r}{near}"
         return did_you_mean(selector, names, most=6)
+
+
+def _of_its_own(selector: str, module: nn.Module) -> bool:
+    """Whether a `type:` means the class of a router, not one that any layer may have."""
+    return type(module) is not nn.Linear and selector[5:].strip() == type(module).__name__
 
 
 def _split(name: str) -> tuple[str, str]:
