@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         SparsityError,
         StateError,
     )
+    from sparsify.layers import register_layer
     from sparsify.manager import Manager
     from sparsify.plan import Plan
     from sparsify.recipe import Recipe
@@ -35,6 +36,7 @@ _PUBLIC = {
     "SparsityError": "errors",
     "StateError": "errors",
     "measure": "density",
+    "register_layer": "layers",
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "StateError",
     "__version__",
     "measure",
+    "register_layer",
 ]
 
 

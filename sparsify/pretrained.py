@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparsify import heads
 from sparsify.configs import config_of, first_line, has_own_code, library
@@ -81,14 +81,20 @@ def load(directory: str | Path) -> nn.Module:
 
 def saved_names(model: nn.Module) -> dict[str, str]:
     """Return name in a saved file → name in the model, where transformers writes weights under older names."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    saved = as_saved(model, dict(parameters))
+    return {key: names[id(tensor)] for key, tensor in saved.items() if key not in parameters and id(tensor) in names}
+
+
+def as_saved(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors, given by their names in a model, as transformers writes them: renamed, joined or taken apart."""
     try:
         from transformers.core_model_loading import revert_weight_conversion
     except ImportError:  # before transformers 5 there was one set of names
-        return {}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    names = {id(parameter): name for name, parameter in parameters.items()}
-    saved = revert_weight_conversion(model, dict(parameters))
-    return {key: names[id(tensor)] for key, tensor in saved.items() if key not in parameters and id(tensor) in names}
+        return tensors
+    saved: dict[str, Tensor] = revert_weight_conversion(model, tensors)
+    return saved
 
 
 def positions(config: Any) -> int | None:

@@ -136,6 +136,14 @@ def names_itself(selector: str) -> bool:
     return not bare.endswith((".*", ".+") if selector.startswith("re:") else "*")
 
 
+def names_a_parameter(selector: str) -> bool:
+    """Whether a selector ends in the very name of a parameter (`*.mix`); `weight` counts only in a whole name."""
+    if selector.startswith(("re:", "type:")):
+        return False
+    last = selector.rpartition(".")[2]
+    return not re.search(r"[*?\[]", last) and (last != "weight" or not re.search(r"[*?\[]", selector))
+
+
 _RANGE = r"^(0|[1-9][0-9]{0,3})(-(0|[1-9][0-9]{0,3}))?$"
 _RANGES: dict[str, Any] = {
     "anyOf": [{"type": "integer", "minimum": 0, "maximum": 9999}, {"type": "string", "pattern": _RANGE}]

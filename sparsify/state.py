@@ -173,8 +173,8 @@ def _masks(saved: StateReader, known: Mapping[str, Weight], owners: set[str] | N
             if start < rows or (owners is not None and owner not in owners):
                 raise one.fail("owners", f"rows {start} to {stop} have two owners, or one that is not here")
             rows = stop
-            part = weight.rows(start, stop)
-            masks.set(part, part.region(mask).clone(), owner)
+            for part in weight.pieces(start, stop):
+                masks.set(part, part.region(mask).clone(), owner)
             free -= stop - start
         if free == weight.geometry.rows and free:
             raise one.fail("owners", "nobody owns the mask")

@@ -25,7 +25,7 @@ def sparsity_wanted(wanted: Iterable[Wanted], masks: Masks, targeted: Sequence[W
     if not asked or not elements:
         return None
     for weight in targeted:
-        zeros += sum(masks.pruned([weight.whole.rows(*span)]) for span in _free(weight, taken))
+        zeros += sum(masks.pruned(weight.whole.pieces(*span)) for span in _free(weight, taken))
     return zeros / elements
 
 

@@ -1,7 +1,8 @@
 """From selectors to weights: what a modifier means in a model.
 
-A matched module stands for every prunable weight in it, except tables of embeddings, which are meant only
-where a selector names them; the name of a parameter (`….weight`) is understood too.
+A matched module stands for every prunable weight in it, except tables of embeddings and routers of experts, which are
+meant only where a selector names them; the name of a parameter (`….weight`) is understood too, also that of a matrix
+which belongs to no known layer.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sparsify.anatomy import ROLES, Anatomy
+from sparsify.anatomy import ROLES, Anatomy, routers
 from sparsify.anatomy.parts import DEFAULT, Layer
 from sparsify.errors import did_you_mean
-from sparsify.layers import Weight, all_weights, shared_rows
-from sparsify.selectors import layer_indices, matcher, names_itself
+from sparsify.layers import Weight, all_weights, raw, shared_rows, unprunable
+from sparsify.selectors import layer_indices, matcher, names_a_parameter, names_itself
 
 SHOWN = 12
 
@@ -34,15 +35,32 @@ class Targets:
 
     def __init__(self, model: nn.Module, anatomy: Anatomy | None = None, role: str = DEFAULT) -> None:
         self.model, self.anatomy, self.role = model, anatomy, role
-        self.known = all_weights(model, embeddings=True)
         self.tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         """Tables of embeddings, also those that are an output layer's weight."""
-        self.atoms = {id(weight.parameter): [weight] for weight in self.known}
+        self.routers = {id(weight.parameter) for weight in routers(model)}
+        self.atoms: dict[str, list[Weight]] = {}
+        """The parts of each known weight (by its name) that may be meant by themselves; at least itself."""
+        self._of: dict[int, list[Weight]] = {}
+        """The known weights in each parameter, by its id."""
+        self.know(all_weights(model, embeddings=True))
         for weight in anatomy.role(DEFAULT) if anatomy else ():
             if weight.span is not None:
-                pieces = self.atoms[id(weight.parameter)]
-                self.atoms[id(weight.parameter)] = [*(p for p in pieces if p.span is not None), weight]
+                self._cut(weight)
         self.problems: list[TargetProblem] = []
+
+    def know(self, weights: Sequence[Weight]) -> None:
+        """Take these weights as all that there are."""
+        self.known = list(weights)
+        self._of = {}
+        for weight in weights:
+            self._of.setdefault(id(weight.parameter), []).append(weight)
+            self.atoms.setdefault(weight.name, [weight])
+
+    def _cut(self, part: Weight) -> None:
+        """Note that a part of a known weight may be meant by itself."""
+        for known in self._of.get(id(part.parameter), ()):
+            if known.name != part.name and shared_rows(part, [known]):
+                self.atoms[known.name] = [*(atom for atom in self.atoms[known.name] if atom is not known), part]
 
     def select(
         self, targets: Iterable[str] | None, exclude: Iterable[str] = (), layers: Sequence[str] | None = None
@@ -50,8 +68,9 @@ class Targets:
         """Return the weights that are targeted and not excluded, in the model's order.
 
         Several matrices in one parameter (query, key and value) are one weight if all are meant, else those
-        that are. Without `targets`, `default` is meant.
+        that are; each expert is a weight of its own. Without `targets`, `default` is meant.
         """
+        self._adopt(targets or ())
         chosen = self._union("targets", [DEFAULT] if targets is None else targets)
         wanted = chosen - self._union("exclude", exclude)
         if chosen and not wanted:
@@ -63,7 +82,7 @@ class Targets:
             wanted &= inside
         found = []
         for weight in self.known:
-            atoms = self.atoms[id(weight.parameter)]
+            atoms = self.atoms[weight.name]
             mine = [atom for atom in atoms if atom.name in wanted]
             found += [weight] if len(mine) == len(atoms) else mine
         return found
@@ -91,7 +110,8 @@ class Targets:
         return {
             atom.name
             for weight in weights
-            for atom in self.atoms[id(weight.parameter)]
+            for known in self._of[id(weight.parameter)]
+            for atom in self.atoms[known.name]
             if weight.span is None or shared_rows(atom, [weight])
         }
 
@@ -99,10 +119,9 @@ class Targets:
         """Return the names of the atoms that a glob, `re:` or `type:` means."""
         hit = matcher(selector)
         roots = {name for name, module in self.model.named_modules() if hit(name, module)}
-        known = {id(weight.parameter): weight for weight in self.known}
-        found = []
+        found: list[Weight] = []
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            if id(parameter) not in known:
+            if id(parameter) not in self._of:
                 continue
             owner = name.rpartition(".")[0]
             module = self.model.get_submodule(owner)
@@ -110,12 +129,24 @@ class Targets:
             itself = owner in roots or (not kind and hit(name, module))
             if id(parameter) in self.tables:
                 meant = itself and names_itself(selector) and (isinstance(module, nn.Embedding) or not kind)
+            elif id(parameter) in self.routers:
+                meant = itself and names_itself(selector) and (not kind or _of_its_own(selector, module))
             else:
                 parts = owner.split(".") if owner else []
                 meant = itself or any(".".join(parts[:depth]) in roots for depth in range(len(parts)))
             if meant:
-                found.append(known[id(parameter)])
+                found += self._of[id(parameter)]
         return self._names(found)
+
+    def _adopt(self, targets: Iterable[str]) -> None:
+        """Take matrices that belong to no known layer for weights where a selector ends in their very name."""
+        hits = [matcher(selector) for selector in targets if names_a_parameter(selector)]
+        every = list(self.model.named_parameters()) if hits else []
+        strange = [name for name, p in every if id(p) not in self._of and any(hit(name, self.model) for hit in hits)]
+        found = [raw(owner, self.model.get_submodule(owner), own) for owner, own in map(_split, strange)]
+        if new := [weight for weight in found if weight is not None]:
+            order = {name: place for place, (name, _) in enumerate(every)}
+            self.know(sorted([*self.known, *new], key=lambda weight: order.get(weight.parameter_name, 0)))
 
     def _layers(self, layers: Sequence[str]) -> set[str]:
         """Return the names of the atoms in some layers."""
@@ -158,6 +189,12 @@ class Targets:
         """Say why a selector found no weight, with the nearest that would."""
         modules = dict(self.model.named_modules())
         hit = matcher(selector)
+        for name, reason in unprunable(self.model).items():
+            if hit(name, self.model) or ((owner := _split(name)[0]) in modules and hit(owner, modules[owner])):
+                return f"{selector!r}: {name} {reason}"
+        for name, parameter in self.model.named_parameters():
+            if names_a_parameter(selector) and hit(name, self.model):
+                return _no_matrix(name, parameter)
         kinds = {type(module).__name__: module for name, module in modules.items() if hit(name, module)}
         if any(isinstance(module, nn.Embedding) for module in kinds.values()):
             return f"{selector!r} matches only embeddings, which must be named (`embeddings`, `type:Embedding`)"
@@ -186,3 +223,24 @@ class Targets:
                 if near:
                     return f": no name has the part {part!r}{near}"
         return did_you_mean(selector, names, most=6)
+
+
+def _of_its_own(selector: str, module: nn.Module) -> bool:
+    """Whether a `type:` means the class of a router, not one that any layer may have."""
+    return type(module) is not nn.Linear and selector[5:].strip() == type(module).__name__
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return the module and the attribute of a parameter's name."""
+    owner, _, own = name.rpartition(".")
+    return owner, own
+
+
+def _no_matrix(name: str, parameter: nn.Parameter) -> str:
+    """Say why a parameter that somebody named cannot be pruned."""
+    if parameter.dim() < 2:
+        return f"{name} is no matrix: it has the shape {list(parameter.shape)}"
+    return (
+        f"{name} has the shape {list(parameter.shape)}, and nobody has said which of its dimensions are outputs: "
+        "make its class known by sparsify.register_layer"
+    )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsify import Manager
 from sparsify.patterns import Pattern
+from tests import experts
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Kind:
 
     least: int = 0
     """… how many must stay."""
+
+    experts: int = 0
+    kept: int = 0
+    """Experts of a layer, and how many of them must stay."""
 
     def build(self) -> nn.Module:
         """Return the model: always the same, with some equal weights and some zeros."""
@@ -51,6 +56,8 @@ class Kind:
 
     def most(self, pattern: Pattern) -> float:
         """Return the highest sparsity that the layers allow."""
+        if pattern.type == "expert" and self.experts:
+            return (self.experts - self.kept) / self.experts
         return (self.heads - self.least) / self.heads if pattern.type == "head" and self.heads else 1.0
 
 
@@ -120,6 +127,46 @@ def _llama() -> nn.Module:
     )  # fmt: skip
 
 
+class Recurrent(nn.Module):
+    """An LSTM and a GRU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LSTM(8, 8)
+        self.second = nn.GRU(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs of all steps."""
+        found: Tensor = self.second(self.first(x)[0])[0]
+        return found
+
+
+class Pairs(nn.Module):
+    """A bilinear layer, of a batch with itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Bilinear(6, 8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs."""
+        found: Tensor = self.both(x[:, :6], x)
+        return found
+
+
+def _back() -> nn.Module:
+    return nn.Sequential(
+        nn.ConvTranspose2d(8, 16, 2), nn.ReLU(), nn.ConvTranspose2d(16, 8, 2, groups=2), nn.ConvTranspose2d(8, 8, 1)
+    )
+
+
+def _relative() -> nn.Module:
+    from transformers import XLNetConfig, XLNetModel
+
+    config = XLNetConfig(d_model=16, n_layer=1, n_head=4, d_inner=24, vocab_size=12, dropout=0.0)
+    return XLNetModel(config)
+
+
 KINDS: dict[str, Kind] = {
     "Linear": Kind(_linear, _features(4, 16), ("0", "2")),
     "Conv1D": Kind(_transposed, _features(4, 16), ("*",)),
@@ -135,4 +182,10 @@ KINDS: dict[str, Kind] = {
     "BERT": Kind(_bert, _tokens(), None, heads=4),
     "GPT-2": Kind(_gpt2, _tokens(), None, heads=4, least=1),
     "Llama": Kind(_llama, _tokens(), None, heads=4, least=1),
+    "Mixtral": Kind(experts.mixtral, _tokens(), None, heads=2, least=1, experts=4, kept=2),
+    "GPT-OSS": Kind(experts.gpt_oss, _tokens(), ("experts", "attention"), heads=2, least=1, experts=4, kept=2),
+    "recurrent": Kind(Recurrent, _features(3, 2, 8), ("*",)),
+    "transposed": Kind(_back, _features(2, 8, 3, 3), ("0", "2", "3")),
+    "Bilinear": Kind(Pairs, _features(4, 8), ("both",)),
+    "XLNet": Kind(_relative, _tokens(), ("layer.*",)),
 }

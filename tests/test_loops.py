@@ -219,4 +219,5 @@ def test_the_plan_says_which_weights_are_computed(mlp: nn.Module) -> None:
     layer = mlp.get_submodule("2")
     nn.utils.parametrizations.weight_norm(layer)
     manager = Manager(recipe()).apply(mlp, adamw(mlp), total_steps=STEPS)
-    assert any("2.weight: computed from other parameters" in note for note in manager.plan.notes)
+    wanted = "2.weight: is computed by parametrizations"
+    assert any(wanted in note and "remove_parametrizations" in note for note in manager.plan.notes)

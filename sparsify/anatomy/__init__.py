@@ -1,7 +1,8 @@
 """Architectures by role: the one place that knows them. One family a file, in `families`."""
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, Fixed, architectures, register
-from sparsify.anatomy.parts import ROLES, Anatomy, Attention, FeedForward, Layer
+from sparsify.anatomy.experts import routers
+from sparsify.anatomy.parts import ROLES, Anatomy, Attention, Experts, FeedForward, Layer
 from sparsify.anatomy.read import read
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Architecture",
     "Attention",
     "AttentionPaths",
+    "Experts",
     "FeedForward",
     "FeedForwardPaths",
     "Fixed",
@@ -17,4 +19,5 @@ __all__ = [
     "architectures",
     "read",
     "register",
+    "routers",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths
+from sparsify.anatomy.experts import find
 from sparsify.anatomy.parts import Attention, FeedForward, Layer
 from sparsify.layers import Weight, weights
 
@@ -25,16 +26,22 @@ def build(family: Architecture, name: str, stack: str, index: int, module: nn.Mo
         block for paths in family.attentions if (block := attention(paths, name, stack, module)) is not None
     )
     blocks = tuple(block for paths in family.feed_forwards for block in feed_forwards(paths, name, module))
+    experts = tuple(find(name, module))
+    known = {id(weight.parameter) for block in blocks for _, weight in block.roles()}
+    members = (each for group in experts for each in group.members if id(each.down.parameter) not in known)
+    blocks = (*blocks, *members)
+    routers = {id(router.parameter) for group in experts for router in group.routers}
     origin = vars(module).get(ORIGIN, index)
     depths = next((fields for part, fields in family.depths if part in stack.split(".")), ("num_hidden_layers",))
-    layer = Layer(name, stack, index, attentions, blocks, (), origin, depths)
+    layer = Layer(name, stack, index, attentions, blocks, (), origin, depths, experts=experts)
     taken = {id(weight.parameter) for _, weight in layer.roles()}
     others = []
     for below, part in module.named_modules():
         for weight in weights(join(name, below), part):
             if id(weight.parameter) not in taken and weight.layout != "embedding":
                 role = next((role for role, path in family.others if fnmatchcase(below, path)), "")
-                others.append((role if weight.layout == "conv" else "", weight))
+                role = role if weight.layout == "conv" else ""
+                others.append(("router" if id(weight.parameter) in routers else role, weight))
     return replace(layer, others=tuple(others), fixed=_fixed(family, index, module, others))
 
 

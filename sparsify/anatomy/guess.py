@@ -15,7 +15,7 @@ from torch import nn
 from sparsify.anatomy.architecture import AttentionPaths, FeedForwardPaths, Packing
 from sparsify.anatomy.building import common, join, number_at
 from sparsify.anatomy.outside import ADAPTERS
-from sparsify.layers import Weight, weights
+from sparsify.layers import Weight, layouts, weights
 
 TRIPLES = (
     ("q_proj", "k_proj", "v_proj"),
@@ -161,7 +161,7 @@ def _matrices(layer: nn.Module) -> dict[str, Weight]:
         for path, module in layer.named_modules()
         if not any(ADAPTERS.fullmatch(part) for part in path.split("."))
         for weight in weights("", module)
-        if weight.layout in ("linear", "transposed") and not isinstance(module, nn.MultiheadAttention)
+        if weight.layout in ("linear", "transposed") and set(layouts(module)) == {"weight"} and not weight.stack
     }
 
 

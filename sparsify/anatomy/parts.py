@@ -20,12 +20,14 @@ ROLES = (
     "ffn.up",
     "ffn.gate",
     "ffn.down",
+    "experts",
+    "router",
     "conv",
     "shortcut",
     "embeddings",
     "task_head",
 )
-"""What `targets` may say instead of names. `default` is every weight inside the layers."""
+"""What `targets` may say instead of names. `default` is every weight inside the layers, but for those of routers."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,17 @@ class FeedForward:
 
     name: str
     up: Weight
+    """Where gate and up alternate in one matrix (GPT-OSS), that matrix: two neighbouring rows are a neuron."""
+
     down: Weight
     gate: Weight | None = None
     doubt: str = ""
     """Why its neurons cannot be pruned as wholes; empty where they can."""
+
+    @property
+    def neurons(self) -> int:
+        """The number of neurons."""
+        return self.down.geometry.columns
 
     def roles(self) -> Iterator[tuple[str, Weight]]:
         """Yield (role, weight)."""
@@ -89,6 +98,23 @@ class FeedForward:
         if self.gate is not None:
             yield "ffn.gate", self.gate
         yield "ffn.down", self.down
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The experts of a layer: feed-forward blocks of which every token takes some."""
+
+    name: str
+    count: int
+    members: tuple[FeedForward, ...]
+    """In order; empty where their form is not known."""
+
+    stacks: tuple[Weight, ...]
+    """The parameters that hold all experts; empty where each is a module of its own."""
+
+    routers: tuple[Weight, ...]
+    least: int
+    """How many a token goes to."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +141,9 @@ class Layer:
 
     fixed: str = ""
     """Why it cannot be removed; empty where it can."""
+
+    experts: tuple[Experts, ...] = ()
+    """Their members are among the feed-forward blocks."""
 
     def roles(self) -> Iterator[tuple[str, Weight]]:
         """Yield (role, weight) of everything in the layer that can be pruned."""
@@ -145,9 +174,12 @@ class Anatomy:
         found: dict[str, list[Weight]] = {"embeddings": list(self.embeddings), "task_head": list(self.task_head)}
         for layer in self.layers:
             for role, weight in layer.roles():
-                names = {DEFAULT, role, role.partition(".")[0]} - {""}
+                names = {DEFAULT if role != "router" else "", role, role.partition(".")[0]} - {""}
                 for name in names:
                     found.setdefault(name, []).append(weight)
+            for experts in layer.experts:
+                members = [weight for member in experts.members for _, weight in member.roles()]
+                found.setdefault("experts", []).extend(members)
         found.setdefault(DEFAULT, []).extend(self.between)
         object.__setattr__(self, "_roles", {name: tuple(weights) for name, weights in found.items() if weights})
 
@@ -168,6 +200,11 @@ class Anatomy:
     def feed_forwards(self) -> list[FeedForward]:
         """All feed-forward blocks."""
         return [block for layer in self.layers for block in layer.feed_forwards]
+
+    @property
+    def experts(self) -> list[Experts]:
+        """All experts, by layer."""
+        return [experts for layer in self.layers for experts in layer.experts]
 
     def depth(self) -> int:
         """Return the number of layers of the deepest stack."""

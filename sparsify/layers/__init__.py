@@ -1,23 +1,29 @@
 """Which parameters can be pruned, and how each is seen."""
 
-from sparsify.layers.kinds import aliases, all_weights, computed, layouts, unsuitable, weights
+from sparsify.layers.kinds import aliases, all_weights, layouts, raw, unprunable, unsuitable, weights
 from sparsify.layers.places import Places
-from sparsify.layers.weight import Geometry, Weight, merged, row_span, shared_rows
+from sparsify.layers.registry import register_layer
+from sparsify.layers.storage import Storage
+from sparsify.layers.weight import Geometry, Rows, Weight, merged, row_span, shared_rows
 from sparsify.layers.wrappers import Named, plain, unwrap
 
 __all__ = [
     "Geometry",
     "Named",
     "Places",
+    "Rows",
+    "Storage",
     "Weight",
     "aliases",
     "all_weights",
-    "computed",
     "layouts",
     "merged",
     "plain",
+    "raw",
+    "register_layer",
     "row_span",
     "shared_rows",
+    "unprunable",
     "unsuitable",
     "unwrap",
     "weights",

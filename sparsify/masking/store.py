@@ -235,4 +235,4 @@ class MaskStore(Masks):
         for latent in self._inside.get(masked.weight.parameter_name, ()):
             spans = [part for span in spans for part in outside(span, row_span(latent.weight))]
         for span in spans:
-            yield masked.weight.rows(*span)
+            yield from masked.weight.pieces(*span)

@@ -22,16 +22,19 @@ class Parameters(Targets):
 
     def __init__(self, model: nn.Module, anatomy: Anatomy | None = None) -> None:
         super().__init__(model, anatomy)
-        prunable = {id(weight.parameter): weight for weight in self.known}
+        atoms: dict[str, list[Weight]] = {}
+        for weight in self.known:
+            atoms.setdefault(weight.parameter_name, []).extend(self.atoms[weight.name])
+        prunable = {id(weight.parameter): weight.whole for weight in self.known}
         every = {
             id(parameter): prunable.get(id(parameter)) or Weight(_join(name, attribute), module, attribute, "bias")
             for name, module in model.named_modules()
             for attribute, parameter in module._parameters.items()
             if parameter is not None
         }
-        self.known = list(every.values())
-        self.tables = set()  # a table is meant like any other parameter
-        self.atoms = {key: self.atoms.get(key, [weight]) for key, weight in every.items()}
+        self.atoms = atoms
+        self.know(list(every.values()))
+        self.tables = self.routers = set()  # they are meant like any other parameter
 
     def _names(self, weights: Iterable[Weight]) -> set[str]:
         weights = list(weights)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from sparsify.anatomy.coverage import coverage
 from sparsify.anatomy.parts import DEFAULT
-from sparsify.layers import Weight, aliases, computed, unsuitable
+from sparsify.layers import Weight, aliases, unprunable, unsuitable
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.contract import Modifier
 from sparsify.patterns import Pattern
@@ -62,11 +62,10 @@ class Sparsifying(Targeted):
             and self.layers is None
         ):
             self._tell_coverage(context, weights)
-        if made := computed(context.model):
-            context.notes.append(
-                f"{context.key}: {_some(made)}: computed from other parameters (weight_norm, torch.nn.utils.prune, …), "
-                "so no recipe acts on them"
-            )
+        together: dict[str, list[str]] = {}
+        for name, reason in unprunable(context.model).items():
+            together.setdefault(reason, []).append(name)
+        context.notes += [f"{context.key}: {_some(names)}: {why}" for why, names in together.items()]
         return weights
 
     def _tell_coverage(self, context: PlanContext, weights: Sequence[Weight]) -> None:

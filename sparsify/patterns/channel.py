@@ -9,7 +9,7 @@ from sparsify.patterns.column import Column
 
 
 class Channel(Column):
-    """One group an input channel, all taps and the filters that see it. For convolutions (1d to 3d).
+    """One group an input channel, all taps and the filters that see it. For convolutions, transposed ones too.
 
     Source: He et al., "Channel Pruning for Accelerating Very Deep Neural Networks" (2017), for the structure.
     """
@@ -17,4 +17,4 @@ class Channel(Column):
     type: Literal["channel"] = "channel"  # type: ignore[assignment]
 
     def problem(self, weight: Weight) -> str | None:
-        return None if weight.layout == "conv" else "is no convolution, so it has no channels (`column` is alike)"
+        return None if weight.convolution else "is no convolution, so it has no channels (`column` is alike)"

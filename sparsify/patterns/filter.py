@@ -10,7 +10,7 @@ from sparsify.patterns.row import Row
 
 
 class Filter(Row):
-    """One group an output channel, all taps and inputs, and its bias. For convolutions (1d to 3d).
+    """One group an output channel, all taps and inputs, and its bias. For convolutions, transposed ones too.
 
     Source: Li et al., "Pruning Filters for Efficient ConvNets" (2017): `reduce: sum` is their ranking.
     """
@@ -18,7 +18,7 @@ class Filter(Row):
     type: Literal["filter"] = "filter"  # type: ignore[assignment]
 
     def problem(self, weight: Weight) -> str | None:
-        return None if weight.layout == "conv" else "is no convolution, so it has no filters (`row` is alike)"
+        return None if weight.convolution else "is no convolution, so it has no filters (`row` is alike)"
 
     def bundle(self, weight: Weight) -> Bundle:
         bias = weight.bias()

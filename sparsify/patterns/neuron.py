@@ -21,6 +21,6 @@ class Neuron(Spanning):
 
     def blocks(self, anatomy: Anatomy) -> Iterator[Bundle]:
         for block in anatomy.feed_forwards:
-            width = block.up.geometry.rows
+            width = block.neurons
             ups = [block.up] if block.gate is None else [block.up, block.gate]
             yield Bundle(block.name, (*with_biases(ups, width), across(block.down, width)), doubt=block.doubt)

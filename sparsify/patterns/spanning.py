@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from sparsify.anatomy import Anatomy
-from sparsify.layers import Weight, shared_rows
+from sparsify.layers import Rows, Weight
 from sparsify.patterns.base import Grouped, Misfit
 from sparsify.patterns.bundle import Bundle, Part
 
@@ -23,12 +23,12 @@ class Spanning(Grouped):
     def bundles(self, weights: Sequence[Weight], anatomy: Anatomy | None) -> tuple[list[Bundle], list[Misfit]]:
         if anatomy is None:
             return [], [Misfit(f"the pattern {self.type!r} needs an architecture that is known")]
-        bundles = list(self.blocks(anatomy))
+        bundles, targeted = list(self.blocks(anatomy)), Rows(weights)
         meant: list[Bundle] = []
         cut: dict[int, list[str]] = {}
         for bundle in bundles:
             matrices = [part.weight for part in bundle.parts if part.weight.layout != "bias"]
-            hit = sum(shared_rows(matrix, weights) for matrix in matrices)
+            hit = sum(targeted.shared(matrix) for matrix in matrices)
             if hit == sum(matrix.geometry.rows for matrix in matrices):
                 meant.append(bundle)
             elif hit:
@@ -37,8 +37,8 @@ class Spanning(Grouped):
         for bundle in meant:
             if bundle.doubt:
                 doubts.setdefault(bundle.doubt, []).append(bundle.name)
-        covered = anatomy.role(self.role)
-        strange = tuple(weight.name for weight in weights if not shared_rows(weight, covered))
+        covered = Rows(anatomy.role(self.role))
+        strange = tuple(weight.name for weight in weights if not covered.shared(weight))
         misfits = []
         if strange:
             reason = f"is in no {self.role} block, so it has no {self.type}s (write `targets: {self.role}`)"

@@ -9,7 +9,7 @@ from torch import nn
 
 from sparsify.anatomy import read
 from sparsify.errors import PlanError, Problem
-from sparsify.layers import merged, shared_rows
+from sparsify.layers import Rows, merged
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.modifiers.span import ClockError, Span
@@ -135,7 +135,8 @@ class Planner:
     def _clashes(self, plan: ModifierPlan) -> None:
         """Refuse two modifiers that own the same weights at the same time, and sparsity that falls."""
         for other in self.plans:
-            shared = [weight.name for weight in plan.masked if shared_rows(weight, merged(other.masked))]
+            owned = Rows(merged(other.masked))
+            shared = [weight.name for weight in plan.masked if owned.shared(weight)]
             if not shared:
                 continue
             names = shared[0] + (f" and {len(shared) - 1} more" if len(shared) > 1 else "")

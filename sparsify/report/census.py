@@ -14,6 +14,7 @@ from sparsify.anatomy import read
 from sparsify.density import Count, total
 from sparsify.errors import StateError
 from sparsify.layers import Weight, aliases, all_weights
+from sparsify.report.apart import Apart
 from sparsify.report.saved import Saved
 
 CONVENTIONS = {
@@ -52,12 +53,17 @@ class Census:
 
 
 def count(
-    saved: Saved, model: nn.Module | None, targeted: Iterable[Weight] = (), renamed: Mapping[str, str] | None = None
+    saved: Saved,
+    model: nn.Module | None,
+    targeted: Iterable[Weight] = (),
+    renamed: Mapping[str, str] | None = None,
+    apart: Mapping[str, Apart] | None = None,
 ) -> Census:
     """Count the zeros in the files of `saved`, each tensor read once.
 
     `model` has the architecture (the meta device will do), `targeted` are weights of it; `renamed` says which names in
-    the files are other names in the model. Tensors are listed under the model's names.
+    the files are other names in the model, `apart` which tensors are rows of a parameter. Tensors are listed under the
+    model's names.
     """
     census = Census()
     counted: dict[str, Count] = {}
@@ -69,6 +75,13 @@ def count(
             continue
         if not tensor.is_floating_point():
             census.others[str(tensor.dtype).removeprefix("torch.")] += 1
+            continue
+        if piece := (apart or {}).get(written):
+            name = piece.parameter
+            census.tensors[name] = total([census.tensors.get(name, Count(0, 0)), density.count(tensor)])
+            for weight in wanted.get(name, ()):
+                mine = piece.of(weight, tensor)
+                counted[weight.name] = total([counted.get(weight.name, Count(0, 0)), density.count(mine)])
             continue
         census.tensors[name] = density.count(tensor)
         for weight in wanted.get(name, ()):

@@ -16,6 +16,7 @@ from sparsify.plan import Plan
 from sparsify.pretrained import saved_names, skeleton
 from sparsify.recipe import Recipe
 from sparsify.report import saved
+from sparsify.report.apart import apart
 from sparsify.report.census import CONVENTIONS, Census, count
 from sparsify.report.findings import findings
 from sparsify.report.picture import Curves, Picture, draw
@@ -114,7 +115,8 @@ def read(directory: str | Path) -> FolderReport:
     recipe = Recipe.load(directory / RECIPE) if os.path.isfile(directory / RECIPE) else None
     plan = _plan(recipe, model, written.plan, notes) if recipe and model is not None else None
     targeted = plan.targeted() if plan else []
-    census = count(files, model, targeted, saved_names(model) if model is not None else {})
+    renamed, split = (saved_names(model), apart(model)) if model is not None else ({}, {})
+    census = count(files, model, targeted, renamed, split)
     notes += [f"not counted: {number} tensor{'s' * (number > 1)} of {kind}" for kind, number in census.others.items()]
     return FolderReport(directory, census, size_of(files.files), recipe, plan, written, notes)
 

@@ -43,7 +43,7 @@ def _living_heads(block: Attention, mask: MaskOf) -> list[tuple[Weight, Tensor, 
 
 def _living_neurons(block: FeedForward, mask: MaskOf) -> list[tuple[Weight, Tensor, bool]]:
     ups = [block.up] if block.gate is None else [block.up, block.gate]
-    width = block.up.geometry.rows
+    width = block.neurons
     kept = _not_empty(block.down, mask, width, columns=True)
     for up in ups:
         kept = kept & _not_empty(up, mask, width)

@@ -32,7 +32,7 @@ from tests import examples
 from tests.layers import KINDS, Kind
 
 STEPS, STOP = 6, 3
-KNOWN = {"BERT", "GPT-2", "Llama"}
+KNOWN = {"BERT", "GPT-2", "Llama", "Mixtral", "GPT-OSS"}
 """The kinds whose architecture is known."""
 
 Axes = tuple[Criterion, Pattern, Scope]
