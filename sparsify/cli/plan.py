@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
+import torch
 import typer
 
 from sparsify.cli.common import MOST_STEPS, AsJson, Sets, guarded, parse_sets, print_json
@@ -20,6 +22,16 @@ Epochs = Annotated[
     int | None, typer.Option("--epochs", min=1, max=10**6, help="With --steps-per-epoch, instead of --steps.")
 ]
 
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        "--input-shape",
+        metavar="N,C,H,W",
+        help="What the model's forward takes, such as 2,3,64,64; for coupled channels, where it cannot be guessed.",
+    ),
+]
+MOST_ELEMENTS = 1 << 26
+
 
 @guarded
 def plan(
@@ -31,13 +43,31 @@ def plan(
     steps: Steps = None,
     steps_per_epoch: PerEpoch = None,
     epochs: Epochs = None,
+    input_shape: InputShape = None,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a recipe will do to a model, tensor by tensor, before anything is trained."""
     loaded = Recipe.load(recipe, **parse_sets(sets))
-    made = Plan.of(loaded, skeleton(model), total_steps=steps, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    made = Plan.of(
+        loaded,
+        skeleton(model),
+        total_steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        example_inputs=_example(input_shape),
+    )
     if as_json:
         print_json(made.to_dict())
     else:
         out().print(made)
+
+
+def _example(shape: str | None) -> torch.Tensor | None:
+    """Return random inputs of a shape that was written. A usage error exits with 2."""
+    if shape is None:
+        return None
+    sides = [int(side) if side.strip().isdecimal() else 0 for side in shape.split(",")]
+    if min(sides) < 1 or math.prod(sides) > MOST_ELEMENTS:
+        raise typer.BadParameter(f"expected whole numbers such as 2,3,64,64, got {shape!r}", param_hint="--input-shape")
+    return torch.randn(sides, generator=torch.Generator().manual_seed(0))
