@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from sparsify.errors import PlanError
-from sparsify.layers.weight import CONVOLUTIONS
 
 SIDES = (64, 32, 28, 96, 128, 224, 256, 299)
 """Of images whose size nothing tells, in the order in which they are tried."""
@@ -68,7 +68,7 @@ def guesses(model: nn.Module) -> Iterator[Inputs]:
     elif config is not None and name == "input_ids":
         most = int(getattr(config, "vocab_size", 2) or 2)
         yield Inputs(named={"input_ids": torch.randint(0, most, (2, 8), generator=generator)})
-    first = next((module for module in model.modules() if isinstance(module, (*CONVOLUTIONS, nn.Linear))), None)
+    first = next((module for module in model.modules() if isinstance(module, (_ConvNd, nn.Linear))), None)
     if isinstance(first, nn.Linear):
         yield Inputs((torch.randn(2, first.in_features, generator=generator),))
     elif first is not None:
