@@ -29,7 +29,7 @@ from sparsify.structure.channels.windows import reductions, windows
 
 RULES = (convolution, linear, norms, windows, reductions, moves, pointwise)
 SECONDS = 60.0
-"""The most that following, and checking, may take."""
+"""The most that following, and checking, may take of computing."""
 
 _KNOWN: OrderedDict[Any, Channels] = OrderedDict()
 KEPT = 8

@@ -29,7 +29,10 @@ class Check:
     def __init__(self, twin: nn.Module, inputs: Inputs, seconds: float) -> None:
         self.twin, self.inputs = twin, inputs
         self.parameters = dict(twin.named_parameters(remove_duplicate=False))
-        self._until = time.monotonic() + seconds
+        self.scales = {name: float(each.detach().std(correction=0)) or 1.0 for name, each in self.parameters.items()}
+        """What random values are multiplied with, so that they do not grow from layer to layer."""
+
+        self._until = time.process_time() + seconds
 
     def refused(self, sets: Sequence[ChannelSet]) -> dict[str, str]:
         """Return the names of sets that are not what they seem, or of which it is not known → why."""
@@ -40,7 +43,7 @@ class Check:
         if not open_sets or self._holds(open_sets):
             return found
         for each in open_sets:
-            if time.monotonic() > self._until:
+            if time.process_time() > self._until:
                 found[each.name] = "the numeric check had not time enough to tell which channels are wrong"
             elif not self._holds([each]):
                 found[each.name] = (
@@ -80,7 +83,7 @@ class Check:
                 parameter = self.parameters[side.name]
                 shape = list(parameter.shape)
                 shape[side.axis] = len(places)
-                parameter.index_copy_(side.axis, places, values(torch.Size(shape)))
+                parameter.index_copy_(side.axis, places, values(torch.Size(shape)) * self.scales[side.name])
 
     def _outputs(self) -> list[Tensor]:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -50,7 +50,10 @@ Rule = Callable[["Follower", Call], bool]
 
 
 class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Labels of the tensors of a forward. Raises PlanError where it takes longer than `seconds`."""
+    """Labels of the tensors of a forward. Raises PlanError where it takes more `seconds` of computing than given.
+
+    A machine that is busy with other things makes no difference: plans would depend on it.
+    """
 
     def __init__(self, model: nn.Module, rules: Iterable[Rule], seconds: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -62,7 +65,7 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seen: Any = WeakTensorKeyDictionary()
         self._origins: Any = WeakTensorKeyDictionary()
         self._path: list[str] = []
-        self._until = time.monotonic() + seconds
+        self._until = time.process_time() + seconds
         self._seconds = seconds
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._origins[tensor] = Origin(name, tuple(tensor.shape), torch.arange(tensor.numel()).view(tensor.shape))
@@ -128,8 +131,8 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute as always, and look."""
         output = func(*args, **(kwargs or {}))
-        if time.monotonic() > self._until:
-            raise PlanError(f"following the channels takes more than {self._seconds:g} s, in {self.where}")
+        if time.process_time() > self._until:
+            raise PlanError(f"following the channels takes more than {self._seconds:g} s of computing, in {self.where}")
         call = Call(func, args, kwargs or {}, output)
         if any(self._seen.get(each) is not None or self._origins.get(each) is not None for each in call.tensors()):
             self._ask(call)
