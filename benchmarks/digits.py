@@ -24,6 +24,9 @@ from sparsify.demo.task import accuracy, digits, vit
 from sparsify.demo.training import train
 from sparsify.recipe.library import names
 
+NOT_OURS = ("demo", "lock", "channels-coupled")
+"""Built-in recipes that are for no small ViT."""
+
 FILTERS = """
 version: 1
 name: filters 50 %
@@ -40,9 +43,10 @@ def cases(model: str, sparsity: float | None) -> dict[str, Recipe]:
             "unstructured 90 %, global (`gmp-global`)": Recipe.load("gmp-global", sparsity=0.9),
             "filters 50 %": Recipe.parse(FILTERS),
             "input channels 30 % (`channels`)": Recipe.load("channels"),
+            "coupled channels 50 % (`channels-coupled`)": Recipe.load("channels-coupled"),
             "2:4 (`2-4`)": Recipe.load("2-4"),
         }
-    ours = (name for name, (label, _) in names().items() if label == "built in" and name not in ("demo", "lock"))
+    ours = (name for name, (label, _) in names().items() if label == "built in" and name not in NOT_OURS)
     recipes = {name: Recipe.load(name) for name in sorted(ours)}
     if sparsity is None:
         return recipes

@@ -110,12 +110,13 @@ class Manager:
         optimizers = [innermost(each) for each in given]
         bindings = check_bindings(self.recipe, bindings, settled(self.recipe, model))
         clock = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch, "epochs": epochs}
+        inputs = bindings.get("example_inputs")
         if self.restructures:
-            Plan.of(self.recipe, model, **clock)  # what is wrong is said before anything changes
+            Plan.of(self.recipe, model, **clock, example_inputs=inputs)  # what is wrong is said before anything changes
         attached = self.attach(model, **bindings)._attached
         assert attached is not None
         attached.release(optimizers)
-        plan = Plan.of(self.recipe, model, **clock)
+        plan = Plan.of(self.recipe, model, **clock, example_inputs=inputs)
         check_weights(plan)
         check_optimizers(unwrap(model), optimizers)
         self._plan = replace(plan, notes=(*plan.notes, *untrained(plan, optimizers), *attached.notes))

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from sparsify import Manager, Plan, Recipe
+from sparsify import Manager, Plan, PlanError, Recipe
+from sparsify.demo.resnet import resnet
 from sparsify.masking import count_zeros
 from sparsify.modifiers.prune.plan import PrunePlan
 from sparsify.modifiers.regrow.plan import RegrowPlan
@@ -18,6 +19,9 @@ from sparsify.recipe.library import names
 
 BUILT_IN = sorted(name for name, (label, _) in names().items() if label == "built in")
 METHODS = [name for name in BUILT_IN if name != "demo"]
+CONVOLUTIONAL = ("channels-coupled",)
+"""Recipes for convolutional networks."""
+TRANSFORMERS = [name for name in METHODS if name not in CONVOLUTIONAL]
 WITHOUT_TARGET = ("distill", "layer-drop-3", "layer-drop-6", "lock", "nonorm-relu", "sparse-transfer")
 """Recipes that ask for no sparsity of their own."""
 LOCKS = ("lock", "sparse-transfer")
@@ -87,7 +91,7 @@ def test_every_recipe_has_a_page(name: str) -> None:
 
 
 @pytest.mark.parametrize("family", FULL)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_a_recipe_fits_real_configurations_unchanged(name: str, family: str) -> None:
     plan = Plan.of(Recipe.load(name), skeleton(family), total_steps=10_000)
     spared = [
@@ -103,7 +107,7 @@ def test_a_recipe_fits_real_configurations_unchanged(name: str, family: str) -> 
 
 
 @pytest.mark.parametrize("family", SMALL)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_a_recipe_is_exact_on_four_architectures(name: str, family: str) -> None:
     model = build(*SMALL[family])
     if name in LOCKS:
@@ -141,6 +145,28 @@ def test_a_recipe_is_exact_on_four_architectures(name: str, family: str) -> None
     if name in LOCKS:
         for weight in manager.plan.modifiers[0].weights:
             assert torch.equal(weight.tensor == 0, zeros[weight.name])
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_a_recipe_for_convolutions_is_exact_unchanged(name: str) -> None:
+    model = resnet(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    manager = Manager.from_recipe(name, every=2).apply(model, optimizer, total_steps=STEPS)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(STEPS):
+        manager.on_step_begin()
+        model(torch.randn(4, 1, 8, 8, generator=generator), torch.arange(4)).loss.backward()
+        manager.on_before_optimizer_step()
+        optimizer.step()
+        optimizer.zero_grad()
+        manager.on_step_end()
+    manager.finalize()
+    (plan,) = manager.plan.modifiers
+    assert {tensor.bundle.partition(".")[0] for tensor in plan.tensors} == {"stem", "blocks"}
+    kept = sum(weight.geometry.elements for weight in plan.weights) - manager._masks.pruned(plan.weights)
+    assert kept == plan.nonzeros
+    with pytest.raises(PlanError, match="would take 3.*GB"):
+        Plan.of(Recipe.load(name), skeleton("llama"), total_steps=10_000)
 
 
 def test_recipes_take_other_targets() -> None:

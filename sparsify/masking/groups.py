@@ -38,6 +38,8 @@ def reduced(part: Part, how: Reduction, rows: Callable[[int, int], Tensor]) -> T
     width = size.taps * size.columns
     if part.index is not None:
         return _scattered(part, part.index, how, rows)
+    if part.lines is not None:
+        return _gathered(part, part.lines, how, rows)
     bands = []
     for start, stop in _bands(size.rows, width, part.tile):
         band: Tensor | None = None
@@ -71,10 +73,19 @@ def _scattered(part: Part, index: Tensor, how: Reduction, rows: Callable[[int, i
     return torch.empty(0) if total is None else total.to(wide)
 
 
+def _gathered(part: Part, lines: Tensor, how: Reduction, rows: Callable[[int, int], Tensor]) -> Tensor:
+    """Return the partial results of tiles that are whole rows: row by row first, then over the rows of each tile."""
+    each = reduced(Part(part.weight, (1, *part.tile[1:])), how, rows)
+    total = each.new_full((part.among,), -math.inf if how == "max" else 0.0, dtype=torch.float64)
+    total.scatter_reduce_(0, lines.to(each.device), each.double(), "amax" if how == "max" else "sum")
+    return total.to(each.dtype)
+
+
 def products(part: Part, one: Tensor, other: Tensor, dtype: torch.dtype) -> Tensor:
     """Return Σ one ⊙ other over each tile of a tensor, 1-D, computed in `dtype`; both have the region's shape."""
     cubes = part.weight.cube(one), part.weight.cube(other)
-    run = 1 if part.index is not None else _run(part, *cubes, dtype)
+    free = part.index is not None or part.lines is not None
+    run = 1 if free else _run(part, *cubes, dtype)
     if run == 1:
         return reduced(part, "sum", lambda first, stop: cubes[0][first:stop].to(dtype) * cubes[1][first:stop].to(dtype))
     dots = torch.bmm(cubes[0].view(-1, 1, run), cubes[1].view(-1, run, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -30,6 +31,9 @@ class PlanContext:
 
     changes: Mapping[str, Change] = field(default_factory=dict)
     """What modifiers change of the structure, by key; the model is as it is after that."""
+
+    example_inputs: Any = None
+    """What the model's forward takes, where somebody says so; for what must see one."""
 
     problems: list[tuple[tuple[str | int, ...], str]] = field(default_factory=list)
     """(path below the modifier, sentence)."""

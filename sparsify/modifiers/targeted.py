@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from sparsify.anatomy.coverage import coverage
 from sparsify.anatomy.parts import DEFAULT
+from sparsify.errors import PlanError
 from sparsify.layers import Weight, aliases, unprunable, unsuitable
 from sparsify.modifiers.context import PlanContext
-from sparsify.modifiers.contract import Modifier
+from sparsify.modifiers.contract import Modifier, Needed
 from sparsify.patterns import Pattern
 from sparsify.patterns.base import Misfit
 from sparsify.patterns.bundle import Bundle
 from sparsify.selectors import Layers, Selectors
+from sparsify.structure.coupled import coupled_bundles
 from sparsify.targets import Targets
 
 
@@ -84,10 +86,21 @@ class Sparsifying(Targeted):
                 unfit.setdefault(reason, []).append(weight.name)
         misfits = [Misfit(reason, tuple(names), "targets") for reason, names in unfit.items()]
         bundles: list[Bundle] = []
-        if not misfits:
+        if not misfits and pattern.couples:
+            try:
+                bundles, misfits = coupled_bundles(context.model, weights, context.example_inputs)
+            except PlanError as error:
+                context.problem(str(error), "pattern")
+        elif not misfits:
             bundles, misfits = pattern.bundles(weights, context.anatomy)
         report(context, misfits)
         return bundles
+
+    def bindings(self) -> dict[str, Needed]:
+        pattern = getattr(self, "pattern", None)
+        if not isinstance(pattern, Pattern) or not pattern.couples:
+            return {}
+        return {"example_inputs": Needed("what the model's forward takes, to follow its channels", required=False)}
 
     def unfit(self, weight: Weight) -> str | None:
         """Return why a weight cannot be acted on, or None."""
@@ -102,7 +115,11 @@ def whole_gradients(weight: Weight) -> str | None:
 def report(context: PlanContext, misfits: Iterable[Misfit]) -> None:
     """Report what does not fit."""
     for misfit in misfits:
-        context.problem(f"{_some(misfit.names)}: {misfit.reason}" if misfit.names else misfit.reason, misfit.key)
+        message = f"{_some(misfit.names)}: {misfit.reason}" if misfit.names else misfit.reason
+        if misfit.note:
+            context.notes.append(f"{context.key}: {message}")
+        else:
+            context.problem(message, misfit.key)
 
 
 def _note_ties(context: PlanContext, weights: Sequence[Weight]) -> None:

@@ -26,6 +26,9 @@ class Misfit:
     key: str = "pattern"
     """What in the modifier is to blame: `pattern` or `targets`."""
 
+    note: bool = False
+    """Whether the rest can do without them, so that it need only be said."""
+
 
 class Pattern(Family):
     """Cuts tensors, seen as rows (outputs) × taps × columns (inputs), into tiles; a group is one or several.
@@ -38,6 +41,11 @@ class Pattern(Family):
     family: ClassVar[str] = "pattern"
     role: ClassVar[str] = DEFAULT
     by_row: ClassVar[bool] = True
+
+    @property
+    def couples(self) -> bool:
+        """Whether groups are channels as the whole model couples them; then `bundles` is not asked."""
+        return False
 
     def tile(self, weight: Weight) -> Tile:
         """Return (rows, taps, columns) of one group in a tensor."""

@@ -28,6 +28,19 @@ class Part:
     index: Tensor | None = field(default=None, compare=False, repr=False)
     """int64, in the shape of the cube."""
 
+    lines: Tensor | None = field(default=None, compare=False, repr=False)
+    """int64, 1-D: the tile of every row, where tiles are rows that need not be neighbours."""
+
+    among: int = 0
+    """The number of tiles, with `lines`: a part may have rows in a few of them only."""
+
+    @classmethod
+    def lined(cls, weight: Weight, lines: Tensor, among: int) -> Part:
+        """Return a tensor whose row i belongs, whole, to the tile lines[i] (int64) of `among`."""
+        size = weight.geometry
+        most = int(lines.bincount().max()) if lines.numel() else 1
+        return cls(weight, (most, size.taps, size.columns), lines=lines, among=among)
+
     @classmethod
     def mapped(cls, weight: Weight, index: Tensor) -> Part:
         """Return a tensor whose weights belong to the tiles that `index` [rows, taps, columns], int64, names.
@@ -56,6 +69,8 @@ class Part:
         """The number of tiles along rows, taps and columns; of a map, all in one column."""
         if self.index is not None:
             return int(self.index.max()) + 1 if self.index.numel() else 0, 1, 1
+        if self.lines is not None:
+            return self.among, 1, 1
         rows, taps, columns = _dimensions(self.weight.geometry)
         height, depth, width = self.tile
         return -(-rows // height), -(-taps // depth), -(-columns // width)
@@ -65,6 +80,8 @@ class Part:
         """Whether some tiles are cut off, or smaller than others."""
         if self.index is not None:
             return math.prod(self.grid) * self.tile[0] != self.index.numel()
+        if self.lines is not None:
+            return self.among * self.tile[0] != self.lines.numel()
         dimensions = _dimensions(self.weight.geometry)
         return any(size % side for size, side in zip(dimensions, self.tile, strict=True))
 
@@ -72,6 +89,8 @@ class Part:
         """Return the number of weights in every tile, int64, on the CPU."""
         if self.index is not None:
             return self.index.flatten().bincount().cpu()
+        if self.lines is not None:
+            return self.lines.bincount(minlength=self.among).cpu() * (self.tile[1] * self.tile[2])
         sides = []
         for size, side, count in zip(_dimensions(self.weight.geometry), self.tile, self.grid, strict=True):
             lengths = torch.full((count,), side)
@@ -89,6 +108,8 @@ class Part:
         """Return the mask of the tensor's cube from that of the groups."""
         if self.index is not None:
             return groups[self.index.to(groups.device)]
+        if self.lines is not None:
+            return groups[self.lines.to(groups.device)].view(-1, 1, 1).expand(_dimensions(self.weight.geometry))
         mask = groups.view(self.grid)
         for axis, side in reversed(list(enumerate(self.tile))):  # whole rows are copied last, which is fast
             if side > 1:
@@ -131,12 +152,17 @@ class Bundle:
     @property
     def size(self) -> int:
         """The number of weights in a group; in the largest, where tiles are cut off."""
+        sizes = None if all(part.lines is None for part in self.parts) else self.sizes
+        if sizes is not None:
+            return int(sizes.max())
         return self.quota * sum(math.prod(part.tile) for part in self.parts)
 
     @cached_property
     def sizes(self) -> Tensor | None:
         """The number of weights in every group, where they differ."""
-        return self.parts[0].sizes() if any(part.ragged for part in self.parts) else None
+        if not any(part.ragged for part in self.parts):
+            return None
+        return torch.stack([part.sizes() for part in self.parts]).sum(0)
 
     @property
     def perimeter(self) -> int:
@@ -147,7 +173,7 @@ class Bundle:
     def single(self) -> bool:
         """Whether every weight is a group of its own."""
         (part, *others) = self.parts
-        return not others and part.tile == (1, 1, 1) and part.index is None
+        return not others and part.tile == (1, 1, 1) and part.index is None and part.lines is None
 
 
 def _dimensions(geometry: Geometry) -> Tile:

@@ -53,20 +53,23 @@ class Plan:
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
         epochs: int | None = None,
+        example_inputs: Any = None,
     ) -> Plan:
         """Resolve a recipe against a model (weights are not read; the meta device will do) and a clock.
 
         A recipe that drops layers is planned for what will be left; the model itself stays as it is.
 
         `total_steps` and `steps_per_epoch` count optimizer steps; `epochs` × `steps_per_epoch` stands for
-        `total_steps`. Raises PlanError with every reason why the recipe does not fit.
+        `total_steps`. `example_inputs` are what the model's forward takes (a tensor, a tuple, a mapping by name), for
+        patterns that follow channels; without them they are guessed.
+        Raises PlanError with every reason why the recipe does not fit.
         """
         model = unwrap(model)
         recipe = recipe.resolve()
         total = total_of(total_steps, steps_per_epoch, epochs)
         structure = decide(recipe, model)
         model = structure.shown(model)
-        planner = Planner(recipe, model, total, steps_per_epoch, structure.changes)
+        planner = Planner(recipe, model, total, steps_per_epoch, structure.changes, example_inputs)
         planner.run()
         targeted = [weight for modifier in planner.plans for weight in modifier.weights]
         return cls(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -58,8 +59,10 @@ class Planner:
         total: int | None,
         per_epoch: int | None,
         changes: Mapping[str, Change],
+        example_inputs: Any = None,
     ) -> None:
         self.recipe, self.model, self.total, self.per_epoch, self.changes = recipe, model, total, per_epoch, changes
+        self.example_inputs = example_inputs
         self.anatomy = read(model)
         self.problems: list[Problem] = []
         self.notes: list[str] = []
@@ -75,7 +78,9 @@ class Planner:
             self.stages.append(StagePlan(stage.name, span.begin, end))
             for index, (modifier, name) in enumerate(zip(stage.modifiers, stage.names(), strict=True)):
                 key = f"{stage.name}/{name}"
-                context = PlanContext(self.model, span, key, self.anatomy, tuple(self.plans), self.changes)
+                context = PlanContext(
+                    self.model, span, key, self.anatomy, tuple(self.plans), self.changes, self.example_inputs
+                )
                 path = ("stages", number, "modifiers", index)
                 self.places[context.key] = path
                 plan = modifier.plan(context)

@@ -218,3 +218,19 @@ def test_without_the_extra_the_command_says_what_is_missing(tmp_path: Path) -> N
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert result.returncode == 1
     assert result.stderr == "sparsify: the command line needs typer: pip install 'sparsify-torch[cli]'\n"
+
+
+@pytest.mark.usefixtures("folder")
+def test_plan_of_coupled_channels_takes_the_shape_of_inputs() -> None:
+    Path("resnet").mkdir()
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    config = {"model_type": "resnet", "architectures": ["ResNetForImageClassification"], **sizes}
+    Path("resnet/config.json").write_text(json.dumps(config))
+    plan = ("plan", "channels-coupled", "--model", "resnet", "--steps", "1000")
+    result = run(*plan, "--input-shape", "2,3,32,32", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["modifiers"][0]["tensors"]
+    result = run(*plan, "--input-shape", "2,1,32,32")
+    assert result.exit_code == 1
+    assert "cannot be run on example_inputs" in result.stderr
+    assert run(*plan, "--input-shape", "2,many").exit_code == 2

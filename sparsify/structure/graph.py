@@ -1,0 +1,186 @@
+"""The graph of a model's channels: which outputs of which layers must die together, and what reads them.
+
+It is read from one forward of a small random twin on the CPU (see `channels/`), and tried with numbers before anything
+is offered. Masks are made from it, and so will be smaller models.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify.errors import PlanError
+from sparsify.layers import all_weights
+from sparsify.structure.channels.check import Check
+from sparsify.structure.channels.data import Channels, ChannelSet, Kind, Side
+from sparsify.structure.channels.follower import Follower
+from sparsify.structure.channels.inputs import HOW, Inputs, given, guesses
+from sparsify.structure.channels.moves import moves
+from sparsify.structure.channels.norms import norms
+from sparsify.structure.channels.pointwise import pointwise
+from sparsify.structure.channels.sets import Classes, Place
+from sparsify.structure.channels.twin import settle, twin
+from sparsify.structure.channels.weighted import convolution, linear
+from sparsify.structure.channels.windows import reductions, windows
+
+RULES = (convolution, linear, norms, windows, reductions, moves, pointwise)
+SECONDS = 60.0
+"""The most that following, and checking, may take of computing."""
+
+_KNOWN: OrderedDict[Any, Channels] = OrderedDict()
+KEPT = 8
+OWN = frozenset(vars(nn.Module()))
+"""What every module keeps."""
+
+Signature = frozenset[tuple[Place, Kind]]
+
+
+def channels(model: nn.Module, example_inputs: Any = None) -> Channels:
+    """Return which channels of a model must die together; the model is neither run nor changed.
+
+    `example_inputs` are what its forward takes (a tensor, a tuple, a mapping); without them they are guessed. Weights
+    are not read: the meta device will do. The answer is kept for models of the same structure. Raises PlanError for a
+    model that cannot be run on the inputs, is too large, or takes too long.
+    """
+    key = _fingerprint(model), None if example_inputs is None else given(example_inputs).shapes()
+    found = _KNOWN.get(key)
+    if found is None:
+        with torch.random.fork_rng(devices=[]):
+            found = _KNOWN[key] = _read(model, example_inputs)
+        while len(_KNOWN) > KEPT:
+            _KNOWN.popitem(last=False)
+    return found
+
+
+def _read(model: nn.Module, example_inputs: Any) -> Channels:
+    made = twin(model)
+    inputs = _runnable(made, example_inputs)
+    with torch.no_grad():
+        settle(made, lambda: inputs.run(made))
+    follower = Follower(made, RULES, SECONDS)
+    try:
+        with torch.no_grad(), follower:
+            outputs = inputs.run(made)
+        follower.finish(outputs)
+    except PlanError:
+        raise
+    except Exception as error:  # whatever a model does
+        raise PlanError(f"the channels of {type(model).__name__} cannot be followed: {_first_line(error)}") from error
+    finally:
+        follower.close()
+    whole: dict[str, str] = {}
+    sets = _sets(made, follower.classes, whole)
+    refused = Check(made, inputs, SECONDS).refused(sets)
+    for each in sets:
+        if each.name in refused:
+            whole |= {side.name: refused[each.name] for side in each.sides if side.kind == "output"}
+    unseen = tuple(name for name, _ in made.named_parameters() if name not in follower.used)
+    return Channels(tuple(each for each in sets if each.name not in refused), whole, unseen)
+
+
+def _runnable(made: nn.Module, example_inputs: Any) -> Inputs:
+    """Return the inputs, or the first guess, that a model runs on. Raises PlanError."""
+    reason = "nothing tells what it takes"
+    for inputs in [given(example_inputs)] if example_inputs is not None else guesses(made):
+        try:
+            with torch.no_grad():
+                inputs.run(made)
+        except Exception as error:  # whatever a model does with data that are not its own
+            reason = _first_line(error)
+        else:
+            return inputs
+    kind = type(made).__name__
+    if example_inputs is not None:
+        raise PlanError(f"coupled channels: {kind} cannot be run on example_inputs: {reason}")
+    raise PlanError(
+        f"coupled channels need inputs on which {kind} can be run, and none could be guessed ({reason}); {HOW}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _sets(made: nn.Module, classes: Classes, whole: dict[str, str]) -> list[ChannelSet]:
+    """Return the groups in sets of the same tensors; `whole` is told of parameters that have none."""
+    known = {weight.parameter_name: weight for weight in all_weights(made)}
+    for name, _ in made.named_parameters():
+        module = made.get_submodule(name.rpartition(".")[0])
+        if name not in known and name.endswith("weight") and "Conv" in type(module).__name__:
+            classes.strange.setdefault(name, "is of a kind that cannot be pruned yet")
+    by_signature: dict[Signature, list[tuple[int, dict[tuple[Place, Kind], list[int]]]]] = defaultdict(list)
+    for root, members in sorted(classes.members().items()):
+        if any(kind == "output" for _, kind in members):
+            by_signature[frozenset(members)].append((root, members))
+    order = {name: number for number, (name, _) in enumerate(_tensors(made))}
+    sets, offered = [], set[str]()
+    for signature, groups in by_signature.items():
+        sides = []
+        for place, kind in sorted(signature, key=lambda each: (order.get(each[0][0], -1), each[0][1])):
+            found = sorted((at, number) for number, (_, own) in enumerate(groups) for at in own[place, kind])
+            places, numbers = (torch.tensor(each) for each in zip(*found, strict=True))
+            sides.append(Side(place[0], place[1], kind, places, numbers))
+        outputs = [side for side in sides if side.kind == "output"]
+        if len(groups) < 2:
+            whole |= {side.name: "all its channels die together, and one must stay" for side in outputs}
+            continue
+        offered |= {side.name for side in outputs}
+        sets.append(ChannelSet(_title(outputs[0], known), len(groups), tuple(sides)))
+    for (name, _), kind, labels in classes.attached():
+        if kind == "output" and name not in offered:
+            reasons = (classes.reason(label) for label in labels.values())
+            whole.setdefault(name, next((reason for reason in reasons if reason), "its channels are not read"))
+    return _named_apart(sorted(sets, key=lambda each: order[next(each.dying).name]))
+
+
+def _title(side: Side, known: Any) -> str:
+    return side.name.rpartition(".")[0] or side.name
+
+
+def _named_apart(sets: list[ChannelSet]) -> list[ChannelSet]:
+    """Give sets of one module the rows that they have, and a number where that is not enough."""
+    counts: dict[str, int] = defaultdict(int)
+    for each in sets:
+        counts[each.name] += 1
+    taken: dict[str, int] = defaultdict(int)
+    found = []
+    for each in sets:
+        name = each.name
+        if counts[name] > 1:
+            first = next(side for side in each.sides if side.kind == "output")
+            name = f"{name}[{int(first.places[0])}:{int(first.places[-1]) + 1}]"
+            taken[name] += 1
+            name += f" ({taken[name]})" if taken[name] > 1 else ""
+        found.append(ChannelSet(name, each.count, each.sides))
+    return found
+
+
+def _fingerprint(model: nn.Module) -> Any:
+    """Return what tells models from others that compute something else; hashable, without weights."""
+    tensors = tuple((name, tuple(each.shape)) for name, each in _tensors(model))
+    modules = tuple((name, type(module), _settings(module)) for name, module in model.named_modules())
+    ties = tuple(name for name, _ in model.named_parameters())
+    return tensors, modules, ties
+
+
+def _settings(module: nn.Module) -> tuple[Any, ...]:
+    """Return the plain values and functions that a module keeps."""
+    values = {name: value for name, value in sorted(vars(module).items()) if name not in OWN}
+    plain = ((name, repr(value)[:1000]) for name, value in values.items() if _plain(value))
+    functions = ((name, value.__code__) for name, value in values.items() if hasattr(value, "__code__"))
+    return (*plain, *functions)
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_plain(each) for each in value)
+    return value is None or isinstance(value, (bool, int, float, str)) or hasattr(value, "to_dict")
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers()
