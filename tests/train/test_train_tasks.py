@@ -132,7 +132,7 @@ def test_a_task_from_files_to_an_exported_model(task: str, tmp_path: Path) -> No
     from transformers import AutoTokenizer
 
     from sparsify.export.onnx import export
-    from sparsify.train.model import AUTO
+    from sparsify.heads import AUTO
 
     report = run(asked(task, tmp_path), Recipe.parse(PRUNE), tmp_path / "out")
     assert report["density"]["targeted"]["sparsity"] == pytest.approx(0.5, abs=1e-3)
