@@ -27,7 +27,7 @@ test: $(STAMP) ## Run the default test suite.
 	$(PYTEST)
 
 test-slow: $(STAMP) ## Run the long tests too.
-	$(PYTEST) -m "slow or not slow"
+	SPARSIFY_EVERY_EXAMPLE=1 $(PYTEST) -m "slow or not slow"
 
 lint: $(STAMP) ## Check style and formatting.
 	$(BIN)/ruff check .

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner, Result
+
+from sparsify.cli.app import app
+
 COMMAND = [sys.executable, "-c", "import sys; from sparsify.cli import main; sys.exit(main())", "train"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
@@ -23,6 +27,12 @@ def words(place: Path, out: Path, *more: str) -> list[str]:
 def call(place: Path, out: Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**ENVIRONMENT, **environment}
     return subprocess.run(words(place, out, *more), capture_output=True, text=True, env=env)
+
+
+def said(place: Path, out: Path, *more: str) -> Result:
+    """Run the command in this process, which has imported everything: exit code, stdout and stderr."""
+    command = words(place, out, *more)
+    return CliRunner().invoke(app, command[command.index("train") :])
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch.distributed as dist
@@ -13,10 +14,13 @@ import torch.distributed as dist
 ROOT = Path(__file__).parents[1]
 
 
-def in_two(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `tests.SCRIPT` in two processes, with one thread each and without a network."""
+def in_two(script: str, *arguments: str, imports: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run `tests.SCRIPT` in two processes, with one thread each and without a network.
+
+    `imports` are what it imports late, and need not import twice.
+    """
     return subprocess.run(
-        [sys.executable, "-m", "tests.two", f"tests.{script}", f"tests.{script}", *arguments],
+        [sys.executable, "-m", "tests.two", ",".join((f"tests.{script}", *imports)), f"tests.{script}", *arguments],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,

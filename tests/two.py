@@ -15,7 +15,7 @@ import sys
 import traceback
 
 
-def begin(rank: int, port: int, module: str, arguments: list[str]) -> int:
+def begin(rank: int, port: int, imports: list[str], module: str, arguments: list[str]) -> int:
     """Fork; return the number of the process, which runs the module and ends."""
     if child := os.fork():
         return child
@@ -23,6 +23,8 @@ def begin(rank: int, port: int, module: str, arguments: list[str]) -> int:
     os.environ.update({name: str(value) for name, value in numbers.items()})
     os.environ.update({"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "tests"})
     sys.argv = [module, *arguments]
+    if module in imports:  # it is run as a script, and its own imports are there
+        del sys.modules[module]
     code = 0
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -42,7 +44,7 @@ def main(imports: list[str], module: str, arguments: list[str]) -> None:
         importlib.import_module(name)
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
-    running = {begin(rank, port, module, arguments) for rank in range(2)}
+    running = {begin(rank, port, imports, module, arguments) for rank in range(2)}
 
     def tell(number: int, frame: object) -> None:
         for child in running:

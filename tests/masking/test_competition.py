@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from sparsify.masking import Competition, budget
 from sparsify.patterns import Pattern
 from sparsify.scopes import Scope
 from tests.competing import TENSORS, compete, weight_of, whole
+from tests.drawn import examples
 
 Group = list[tuple[str, int, int, int]]
 """(tensor, row, tap, column) of every weight."""
@@ -82,7 +83,7 @@ def tensors_and_blocks(draw: st.DrawFn) -> tuple[dict[str, Tensor], list[int], s
 
 
 @given(tensors_and_blocks(), st.sampled_from(["global", "tensor"]))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_any_shape_dtype_and_tie_is_as_the_reference(
     case: tuple[dict[str, Tensor], list[int], str, float], scope: str
 ) -> None:

@@ -181,7 +181,7 @@ def shapes() -> Iterator[Tensor]:
 
 
 @pytest.mark.parametrize("whole_rows", [False, True])
-@pytest.mark.parametrize("size", [7, 13, 256, 1 << 20])
+@pytest.mark.parametrize("size", [7, pytest.param(13, marks=pytest.mark.slow), 256, 1 << 20])
 def test_statistics_of_the_whole_tensor_are_right_in_pieces(size: int, whole_rows: bool) -> None:
     for tensor in shapes():
         right = whole_scores(tensor).flatten()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from sparsify.masking.groups import spread
 from sparsify.patterns import Pattern
 from sparsify.scopes import Scope
 from tests.competing import weight_of
+from tests.drawn import examples
 from tests.layers import KINDS
 
 SPARSITIES = (0.0, 0.2, 0.45, 0.8, 1.0)
@@ -63,7 +64,7 @@ def none_gone(before: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @given(cases(), st.booleans(), st.sampled_from(["tensor", "global", "row"]))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_single_weights_that_are_pruned_go_first(
     case: tuple[dict[str, Tensor], dict[str, Tensor], float], learned: bool, scope: str
 ) -> None:
@@ -86,7 +87,7 @@ def test_single_weights_that_are_pruned_go_first(
 
 
 @given(cases(), st.sampled_from([[2, 3], [5, 5], [1, 12]]), st.sampled_from(["tensor", "global"]))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_groups_that_are_wholly_pruned_go_first_and_others_keep_their_zeros(
     case: tuple[dict[str, Tensor], dict[str, Tensor], float], shape: list[int], scope: str
 ) -> None:
@@ -120,7 +121,7 @@ def test_groups_that_are_wholly_pruned_go_first_and_others_keep_their_zeros(
 
 
 @given(cases(), st.sampled_from(["tensor", "row", "global"]))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_n_m_holds_though_some_groups_have_lost_more(
     case: tuple[dict[str, Tensor], dict[str, Tensor], float], scope: str
 ) -> None:
@@ -136,7 +137,7 @@ def test_n_m_holds_though_some_groups_have_lost_more(
 
 
 @given(cases())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_floors_and_ceilings_hold_for_what_is_left(case: tuple[dict[str, Tensor], dict[str, Tensor], float]) -> None:
     tensors, before, sparsity = case
     tensors["b"] = tensors["b"] * 9

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from sparsify import ScoreError
 from sparsify.masking import Contender, budget, pieces, select
 from sparsify.masking.rows import select_in_rows
 from sparsify.masking.scorer import check_scores
+from tests.drawn import examples
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -65,7 +66,7 @@ def arenas(draw: st.DrawFn) -> tuple[list[Tensor], list[int], float]:
 
 
 @given(arenas())
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_equals_the_reference_bit_by_bit(arena: tuple[list[Tensor], list[int], float]) -> None:
     scores, sizes, sparsity = arena
     total = sum(len(s) * size for s, size in zip(scores, sizes, strict=True))
@@ -170,7 +171,7 @@ def test_groups_of_many_sizes(ties: bool) -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 40), st.booleans())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_rows_are_selected_like_arenas(seed: int, rows: int, columns: int, ties: bool) -> None:
     scores = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
     if ties:
@@ -182,7 +183,7 @@ def test_rows_are_selected_like_arenas(seed: int, rows: int, columns: int, ties:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 7), st.sampled_from([8, 16, 24, 40, 2048, 2056, 4096, 9]), st.floats(0, 1))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_rows_that_were_pruned_before_are_selected_like_arenas(seed: int, rows: int, width: int, part: float) -> None:
     """Crowds of zeros, with a few more to take, with fewer, with ties above, with guarded and with first ones."""
     generator = torch.Generator().manual_seed(seed)

@@ -154,13 +154,15 @@ def test_ending_gates_by_the_threshold_alone_changes_no_output(mlp: nn.Module) -
     assert torch.equal(mlp(inputs), found[1])
 
 
-@pytest.mark.parametrize("scope", ["global", "tensor"])
 @pytest.mark.parametrize(
-    ("criterion", "pattern"),
+    ("criterion", "pattern", "scope"),
     [
-        ("soft-movement", "unstructured"),
-        ("soft-movement", "{type: block, shape: [4, 4]}"),
-        ("hard-concrete", "unstructured"),
+        ("soft-movement", "unstructured", "global"),
+        ("soft-movement", "{type: block, shape: [4, 4]}", "tensor"),
+        ("hard-concrete", "unstructured", "global"),
+        pytest.param("soft-movement", "unstructured", "tensor", marks=pytest.mark.slow),
+        pytest.param("soft-movement", "{type: block, shape: [4, 4]}", "global", marks=pytest.mark.slow),
+        pytest.param("hard-concrete", "unstructured", "tensor", marks=pytest.mark.slow),
     ],
 )
 def test_the_controller_lands_within_a_point(criterion: str, pattern: str, scope: str) -> None:

@@ -7,12 +7,13 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from sparsify import Plan, PlanError, Recipe
 from sparsify.targets import Targets
+from tests.drawn import examples
 from tests.loop import recipe
 
 
@@ -95,7 +96,7 @@ SELECTORS = st.sampled_from(NAMES + [f"{name}.weight" for name in LINEARS]) | st
 
 
 @given(st.lists(SELECTORS, min_size=1, max_size=3), st.lists(SELECTORS, max_size=2))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_targets_are_a_union_less_a_union(targets: list[str], exclude: list[str]) -> None:
     """Whatever a selector means alone, several mean together; order is the model's."""
     model = Net()

@@ -6,10 +6,11 @@ import ast
 import operator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsify.recipe.expression import LARGEST, ExpressionError, evaluate, substitute
+from tests.drawn import examples
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def reference(node: ast.expr) -> float:
 
 
 @given(TREES)
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_results_are_python_s(text: str) -> None:
     try:
         expected = reference(ast.parse(text, mode="eval").body)
@@ -83,7 +84,7 @@ def test_results_are_python_s(text: str) -> None:
 
 
 @given(st.text(st.sampled_from("0123456789ab.+-*/%()[]{}',:=<>_ minmaxroundlambdaforif\n\\@!#;\""), max_size=60))
-@settings(max_examples=800, deadline=None)
+@examples(800)
 def test_any_text_gives_a_number_or_our_error(text: str) -> None:
     try:
         value = evaluate(text, {"a": 2, "b": 0.5})

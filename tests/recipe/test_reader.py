@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sparsify import RecipeError
@@ -11,6 +11,7 @@ from sparsify.recipe.nodes import Table, locate, plain, show
 from sparsify.recipe.reader import read_bytes, read_text
 from sparsify.recipe.scalars import read_scalar
 from sparsify.recipe.writer import write
+from tests.drawn import examples
 
 
 @pytest.mark.parametrize(
@@ -84,19 +85,19 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(KEYS, VALUES, min_size=1))
 @example({"a": "<<"})
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_what_is_written_is_read_back(data: dict[str, object]) -> None:
     assert plain(read_text(write(data))) == data
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_any_bytes_are_read_or_refused_with_a_place(raw: bytes) -> None:
     _read_or_refuse(raw)
 
 
 @given(st.text(st.sampled_from("abv:1 -\n[]{}&*!#|>'\"%@`,?~.$0x+_\t<"), max_size=200))
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_any_yaml_like_text_is_read_or_refused_with_a_place(text: str) -> None:
     _read_or_refuse(text.encode())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsify import Recipe, RecipeError
@@ -19,6 +19,7 @@ from sparsify.recipe.nodes import plain
 from sparsify.recipe.reader import read_text
 from sparsify.recipe.schema import FILE, ONLY_PYDANTIC, recipe_schema, schema_text
 from sparsify.recipe.writer import write
+from tests.drawn import examples
 from tests.recipe.test_bad_recipes import CASES
 from tests.recipe.test_recipe import FULL
 
@@ -140,9 +141,12 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PLACES = [place for place in places(plain(read_text(FULL))) if place]
 
 
-@given(st.sampled_from(PLACES), st.sampled_from(["replace", "delete", "add"]), LEAVES)
-@settings(max_examples=1500, deadline=None)
-def test_both_agree_on_mutations(place: tuple[Any, ...], how: str, leaf: Any) -> None:
+@given(st.data())
+@examples(1500)
+def test_both_agree_on_mutations(choice: st.DataObject) -> None:
+    """A recipe changed in one place: the schema and the models accept it, or refuse it, together."""
+    place, how = choice.draw(st.sampled_from(PLACES)), choice.draw(st.sampled_from(["replace", "delete", "add"]))
+    leaf = choice.draw(LEAVES)
     data = copy.deepcopy(plain(read_text(FULL)))
     node = data
     for key in place[:-1]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from sparsify.masking import Competition, budget
 from sparsify.patterns import Pattern
 from sparsify.scopes import Scope
 from tests.competing import compete, weight_of
+from tests.drawn import examples
 
 
 def slow_bounds(tensors: dict[str, Tensor], sparsity: float, floor: float, ceiling: float) -> dict[str, Tensor]:
@@ -55,7 +56,7 @@ def _fixed(tensors: dict[str, Tensor], sparsity: float, floor: float, ceiling: f
 
 
 @given(st.integers(0, 2**31), st.floats(0, 0.9), st.floats(0, 0.5), st.floats(0.9, 1))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_floor_and_ceiling_are_fixing_and_solving_again(
     seed: int, sparsity: float, floor: float, ceiling: float
 ) -> None:

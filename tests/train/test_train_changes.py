@@ -10,7 +10,7 @@ import pytest
 
 from sparsify.errors import StateError
 from sparsify.train.run import run
-from tests.commands import call, contents
+from tests.commands import contents, said
 from tests.train.test_train import interrupted, recipe, settings
 
 pytestmark = pytest.mark.usefixtures("quiet_libraries")
@@ -114,10 +114,10 @@ def test_a_run_that_went_on_otherwise_is_resumed_under_what_it_went_on_with(
 
 def test_the_flag_on_the_command_line(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    wrong = call(place, out, "--allow-changed-recipe")
-    assert wrong.returncode == 2
+    wrong = said(place, out, "--allow-changed-recipe")
+    assert wrong.exit_code == 2
     assert "use it with --resume" in " ".join(wrong.stderr.replace("│", " ").split())
     interrupted(place, out, 9, monkeypatch)
-    done = call(place, out, "--epochs", "3", "--resume", "--allow-changed-recipe")
-    assert done.returncode == 0, done.stderr
+    done = said(place, out, "--epochs", "3", "--resume", "--allow-changed-recipe")
+    assert done.exit_code == 0, done.stderr
     assert json.loads((out / "report.json").read_text())["training"]["steps"] == 36

@@ -31,8 +31,8 @@ pytestmark = pytest.mark.usefixtures("quiet_libraries")
 def test_a_second_run_in_the_folder_ends_at_once(place: Path, tmp_path: Path) -> None:
     """Whatever it was asked to do. `kill -9` leaves no lock behind, and the run can go on."""
     out = tmp_path / "out"
-    asked = settings(place, epochs=20, save_every=5, eval_every=1000)
-    options = ("--epochs", "20", "--save-every", "5", "--eval-every", "1000")
+    asked = settings(place, epochs=8, save_every=5, eval_every=1000)
+    options = ("--epochs", "8", "--save-every", "5", "--eval-every", "1000")
     first = subprocess.Popen(words(place, out, *options), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
@@ -54,7 +54,7 @@ def test_a_second_run_in_the_folder_ends_at_once(place: Path, tmp_path: Path) ->
     assert (out / FILE).exists()
     names = {marker(folder).run for folder in checkpoints(out / "checkpoints") if (folder / MARKER).exists()}
     assert names == {json.loads((out / "run.json").read_text())["run"]}
-    assert run(asked, recipe(), out, resume=True)["training"]["steps"] == 240
+    assert run(asked, recipe(), out, resume=True)["training"]["steps"] == 96
     assert not (out / FILE).exists()
 
 

@@ -61,9 +61,10 @@ def test_a_teacher_that_raises(error: type[BaseException], cache: str) -> None:
     the_same(*ends)
 
 
+@pytest.mark.parametrize("apart", [31, pytest.param(11, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("known", [False, True])
-def test_ctrl_c_anywhere_in_on_loss(known: bool) -> None:
-    """At every eleventh line that runs; the step is made again, and nothing of the first attempt is left."""
+def test_ctrl_c_anywhere_in_on_loss(known: bool, apart: int) -> None:
+    """At every 31st (or eleventh) line that runs; the step is made again, and nothing of the first attempt is left."""
 
     def train(stop: int) -> list[torch.Tensor] | None:
         student, teacher = bert(), bert(seed=1)
@@ -102,7 +103,7 @@ def test_ctrl_c_anywhere_in_on_loss(known: bool) -> None:
     assert first is not None
     while (end := train(stop)) is not None:
         the_same(first, end)
-        stop += 11
+        stop += apart
     assert stop > 100
 
 
