@@ -14,6 +14,7 @@ from torch import nn
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths
 from sparsify.anatomy.experts import find
 from sparsify.anatomy.parts import Attention, FeedForward, Layer
+from sparsify.anatomy.words import is_adapter
 from sparsify.layers import Weight, weights
 
 ORIGIN = "_sparsify_origin"
@@ -33,12 +34,16 @@ def build(family: Architecture, name: str, stack: str, index: int, module: nn.Mo
     routers = {id(router.parameter) for group in experts for router in group.routers}
     origin = vars(module).get(ORIGIN, index)
     depths = next((fields for part, fields in family.depths if part in stack.split(".")), ("num_hidden_layers",))
-    layer = Layer(name, stack, index, attentions, blocks, (), origin, depths, experts=experts)
+    layer = Layer(name, stack, index, attentions, blocks, (), origin, depths, family=family.name, experts=experts)
     taken = {id(weight.parameter) for _, weight in layer.roles()}
     others = []
     for below, part in module.named_modules():
         for weight in weights(join(name, below), part):
-            if id(weight.parameter) not in taken and weight.layout != "embedding":
+            if (
+                id(weight.parameter) not in taken
+                and weight.layout != "embedding"
+                and not is_adapter(weight.parameter_name)
+            ):
                 role = next((role for role, path in family.others if fnmatchcase(below, path)), "")
                 role = role if weight.layout == "conv" else ""
                 others.append(("router" if id(weight.parameter) in routers else role, weight))
@@ -163,7 +168,10 @@ def common(*paths: str) -> str:
 
 
 def _weight(name: str, layer: nn.Module, path: str) -> Weight | None:
+    """Return the weight of the module at a path; where an adapter wraps it, of the module within."""
     module = module_at(layer, path) if path else None
+    if module is not None and isinstance(inner := module._modules.get("base_layer"), nn.Module):
+        module, path = inner, f"{path}.base_layer"
     return next(weights(join(name, path), module), None) if module is not None else None
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsify.anatomy.outside import ADAPTERS, EMBEDDINGS, HEADS
 from sparsify.anatomy.parts import Anatomy
+from sparsify.anatomy.words import EMBEDDINGS, HEADS, called, is_adapter
 from sparsify.layers import Weight, layouts, merged
 
 SHOWN = 3
@@ -102,14 +102,12 @@ def _counts(owner: str, module: nn.Module, attribute: str, parameter: Tensor) ->
     """Whether a parameter is a matrix that a recipe might be thought to act on."""
     if parameter.dim() < 2 or isinstance(module, nn.Embedding) or sum(side > 1 for side in parameter.shape) < 2:
         return False
-    parts = owner.split(".")
-    if any(ADAPTERS.fullmatch(part) for part in parts):
+    if is_adapter(owner):
         return False
     if attribute in layouts(module):
         return True
-    if any(words.fullmatch(part) for part in (*parts, attribute) for words in (EMBEDDINGS, HEADS)):
-        return False
-    return not TABLES.fullmatch(attribute)
+    name = f"{owner}.{attribute}"
+    return not (called(name, EMBEDDINGS) or called(name, HEADS) or TABLES.fullmatch(attribute))
 
 
 def _kind(owner: str, module: nn.Module, attribute: str, parameter: Tensor) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from sparsify.anatomy.architecture import AttentionPaths, FeedForwardPaths, Packing
 from sparsify.anatomy.building import common, join, number_at
-from sparsify.anatomy.outside import ADAPTERS
+from sparsify.anatomy.words import is_adapter
 from sparsify.layers import Weight, layouts, weights
 
 TRIPLES = (
@@ -159,7 +159,7 @@ def _matrices(layer: nn.Module) -> dict[str, Weight]:
     return {
         path: weight
         for path, module in layer.named_modules()
-        if not any(ADAPTERS.fullmatch(part) for part in path.split("."))
+        if not is_adapter(path)
         for weight in weights("", module)
         if weight.layout in ("linear", "transposed") and set(layouts(module)) == {"weight"} and not weight.stack
     }

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from sparsify.anatomy.building import is_a
+from sparsify.anatomy.words import EMBEDDINGS, HEADS, called, is_adapter
 from sparsify.layers import Weight
-
-EMBEDDINGS = re.compile(r"\w*embed\w*|\w*_emb|stem\w*|\w*_stem|patchify|tokens_to_\w+", re.IGNORECASE)
-HEADS = re.compile(
-    r"heads?|\w+_heads?|\w*classifiers?|pooler|cls|score|\w*predict\w*|\w*logits\w*|qa_outputs|sequence_summary|"
-    r"embed_out|unembed\w*|to_logits|bbox_\w+|proj_out",
-    re.IGNORECASE,
-)
-ADAPTERS = re.compile(r"adapters?|lora_\w+|modules_to_save", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -30,16 +22,12 @@ class Outside:
     """What joins the parts of a model: a projector from images to text, say."""
 
 
-def is_outside(part: str) -> bool:
-    """Whether a part of a dotted name says that what it holds is no layer."""
-    return any(words.fullmatch(part) for words in (EMBEDDINGS, HEADS, ADAPTERS))
-
-
 def sort_outside(model: nn.Module, weights: Sequence[Weight], layers: Sequence[str], homes: tuple[str, ...]) -> Outside:
     """Return what each weight outside the layers is; `layers` are their names, `homes` classes or names of embeddings.
 
     Tables are embeddings, and so is what lies in a home, is called so, or is a convolution before the first layer. A
     linear layer is of the task head where it is called so, or lies behind the last layer. The rest joins parts.
+    Adapters are none of them.
     """
     order = {name: place for place, (name, _) in enumerate(model.named_modules())}
     places = [order[name] for name in layers]
@@ -47,11 +35,13 @@ def sort_outside(model: nn.Module, weights: Sequence[Weight], layers: Sequence[s
     tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
     found: dict[str, list[Weight]] = {"embeddings": [], "task_head": [], "between": []}
     for weight in weights:
+        if is_adapter(weight.parameter_name):
+            continue
         owner = weight.parameter_name.rpartition(".")[0]
         place = order[owner]
         if _is_embedding(model, weight, homes) or (weight.layout == "conv" and place < first and layers):
             kind = "embeddings"
-        elif _called(owner, HEADS) or (weight.layout != "conv" and (place > last or _narrows(weight, place < first))):
+        elif called(owner, HEADS) or (weight.layout != "conv" and (place > last or _narrows(weight, place < first))):
             kind = "task_head"
         else:
             kind = "between"
@@ -66,16 +56,12 @@ def _narrows(weight: Weight, before: bool) -> bool:
     return before and weight.geometry.rows < weight.geometry.columns
 
 
-def _called(name: str, words: re.Pattern[str]) -> bool:
-    return any(words.fullmatch(part) for part in name.split("."))
-
-
 def _is_embedding(model: nn.Module, weight: Weight, homes: tuple[str, ...]) -> bool:
     if weight.layout == "embedding":
         return True
     owner = weight.parameter_name.rpartition(".")[0]
     parts = owner.split(".")
-    if any(words.fullmatch(part) for part in parts for words in (HEADS,)):
+    if called(owner, HEADS):
         return False
     if any(EMBEDDINGS.fullmatch(part) or part in homes for part in parts):
         return True

@@ -142,6 +142,9 @@ class Layer:
     fixed: str = ""
     """Why it cannot be removed; empty where it can."""
 
+    family: str = ""
+    """The name of its family."""
+
     experts: tuple[Experts, ...] = ()
     """Their members are among the feed-forward blocks."""
 

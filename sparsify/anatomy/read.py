@@ -43,6 +43,13 @@ def read(model: nn.Module) -> Anatomy | None:
     )
 
 
+def inferred(model: nn.Module) -> list[Architecture]:
+    """Return the families that are inferred for a model, each once, in the model's order."""
+    names = [name for name, _, _ in _declared(model)]
+    found = list(elements(model, lambda name: name in names))
+    return list(dict.fromkeys(Inference(model).families(found, names)))
+
+
 def _layers(model: nn.Module) -> Iterator[Found]:
     """Yield declared layers and inferred ones, in the model's order; those inside others come first."""
     found = list(_declared(model))

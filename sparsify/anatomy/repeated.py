@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from sparsify.anatomy.outside import is_outside
+from sparsify.anatomy.words import is_outside
 from sparsify.layers import Weight, weights
 
 PARALLEL = re.compile(r"experts?|heads?|branch(es)?|adapters?|scales?", re.IGNORECASE)

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from sparsify._version import __version__
-from sparsify.cli import demo, diff, explain, export, new, plan, recipes, report, schema, train, validate
+from sparsify.cli import anatomy, demo, diff, explain, export, new, plan, recipes, report, schema, train, validate
 from sparsify.escaping import message
 
 
@@ -67,6 +67,7 @@ app.command("new")(new.new)
 app.command("validate")(validate.validate)
 app.command("explain")(explain.explain)
 app.command("plan")(plan.plan)
+app.command("anatomy")(anatomy.anatomy)
 app.command("train")(train.train)
 app.command("report")(report.report)
 app.command("diff")(diff.diff)

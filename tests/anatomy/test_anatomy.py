@@ -53,7 +53,7 @@ def short(weights: Any) -> list[str]:
 def test_every_model_is_expected_and_every_family_has_one() -> None:
     assert set(EXPECTED) == set(MODELS)
     found = {family for name in MODELS for family in anatomy_of(name)[1].families}
-    assert found == {family.name for family in architectures()}
+    assert found == {family.name for family in architectures()} - {"mixtral"}, "which tests/test_layer_kinds.py has"
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -341,11 +341,13 @@ def test_heads_of_t5_are_the_same_in_every_layer() -> None:
 
 
 def test_the_plan_shows_blocks_and_their_groups() -> None:
-    text = str(planned("llama", pattern="neuron"))
+    text = planned("llama", pattern="neuron").text(tensors=True)
     assert "model.layers.0.mlp  64 in 3 tensors" in text
     assert "2 blocks" in text
-    assert "73.33%" not in str(planned("bert", scope="erk", sparsity="0.8")).splitlines()[-1]
-    assert "80.0" in str(planned("bert", scope="erk", sparsity="0.8")).splitlines()[-1]
+    *_, total, closing = str(planned("bert", scope="erk", sparsity="0.8")).splitlines()
+    assert "73.33%" not in total
+    assert "80.0" in total
+    assert closing == "the recipe covers 100 % of the 16,384 matrix weights"
 
 
 def test_coarse_groups_are_noted() -> None:
@@ -386,4 +388,6 @@ def test_a_scope_within_roles_ranks_them_apart(scope: str) -> None:
 
 def test_roles_are_in_the_documents_order() -> None:
     assert ROLES[0] == "default"
-    assert anatomy_of("bert")[1].roles() == [role for role in ROLES if role not in ("ffn.gate", "conv", "shortcut")]
+    assert anatomy_of("bert")[1].roles() == [
+        role for role in ROLES if role not in ("ffn.gate", "experts", "router", "conv", "shortcut")
+    ]

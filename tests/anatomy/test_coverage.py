@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify import Plan, PlanError
+from sparsify import Plan, PlanError, Recipe
 from sparsify.anatomy import read
 from sparsify.anatomy.coverage import coverage
 from tests.anatomy.test_inference import GROUPED, IMAGE, Layer
@@ -90,3 +90,28 @@ def test_both_towers_of_a_model_that_sees_and_reads() -> None:
     heads = {weight.parameter_name for weight in anatomy.task_head}
     assert heads == {"lm_head.weight"}
     assert any("patch_embedding" in weight.parameter_name for weight in anatomy.embeddings)
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")
+def test_adapters_are_no_targets_and_the_model_is_seen_through_them() -> None:
+    """LoRA: `default` is what it was without them, and heads are still found; a lock lets them learn."""
+    peft = pytest.importorskip("peft")
+    from tests.models import build
+
+    model = build("bert")
+    wanted = [weight.name for weight in read(model).role("default")]  # type: ignore[union-attr]
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query", "value"], r=2, task_type="SEQ_CLS"))
+    anatomy = read(adapted)
+    assert anatomy is not None
+    found = [
+        weight.name.replace("base_model.model.", "").replace("base_layer.", "") for weight in anatomy.role("default")
+    ]
+    assert sorted(found) == sorted(wanted)
+    assert [block.heads for block in anatomy.attentions] == [2, 2]
+    assert not any("lora" in weight.name for role in anatomy.roles() for weight in anatomy.role(role))
+    plan = Plan.of(
+        Recipe.parse("version: 1\nmodifiers:\n  - {type: prune, criterion: existing}\n"), adapted, total_steps=9
+    )
+    assert plan.coverage is not None
+    assert plan.coverage.share == 1
+    assert f"{plan.coverage.total:,} of them are frozen" in plan.closing()

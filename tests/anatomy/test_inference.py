@@ -343,3 +343,18 @@ def test_what_joins_two_stacks_is_default_too() -> None:
     assert [weight.name for weight in anatomy.between] == ["projector.weight"]
     assert anatomy.between[0] in anatomy.role("default")
     assert [weight.name for weight in anatomy.task_head] == ["out.weight"]
+
+
+def test_experts_are_covered_and_routers_are_not_pruned() -> None:
+    import transformers
+
+    model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**GROUPED, num_local_experts=4))
+    anatomy = anatomy_of(model)
+    assert anatomy.families == ("mixtral",)
+    routers = {weight.parameter_name for weight in anatomy.role("router")}
+    assert routers == {f"model.layers.{layer}.mlp.gate.weight" for layer in (0, 1)}
+    plan = Plan.of(recipe(targets=""), model, total_steps=99)
+    assert plan.coverage is not None
+    assert plan.coverage.share == 1
+    assert not routers & {weight.parameter_name for weight in plan.targeted()}
+    assert len(anatomy.feed_forwards) == 2 * 4

@@ -1,0 +1,93 @@
+"""An anatomy as plain data, and inferred families as the source of a family file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from torch import nn
+
+from sparsify.anatomy.architecture import Architecture
+from sparsify.anatomy.coverage import coverage
+from sparsify.anatomy.parts import DEFAULT, Anatomy, Attention, FeedForward, Layer
+
+
+def told(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
+    """Return stacks of layers, roles, what is covered by `default`, and what is in doubt, as plain data."""
+    stacks: dict[tuple[str, str], list[Layer]] = {}
+    for layer in anatomy.layers:
+        stacks.setdefault((layer.stack, layer.family), []).append(layer)
+    return {
+        "model": type(model).__name__,
+        "stacks": [
+            {
+                "name": name,
+                "family": family,
+                "inferred": family in anatomy.inferred,
+                "layers": len(layers),
+                "heads": _each(_heads(block) for layer in layers for block in layer.attentions),
+                "neurons": _each(str(block.neurons) for layer in layers for block in layer.feed_forwards),
+                "weights": sum(weight.geometry.elements for layer in layers for _, weight in layer.roles()),
+            }
+            for (name, family), layers in stacks.items()
+        ],
+        "roles": [
+            {
+                "role": role,
+                "tensors": len(anatomy.role(role)),
+                "weights": sum(weight.geometry.elements for weight in anatomy.role(role)),
+            }
+            for role in anatomy.roles()
+        ],
+        "coverage": coverage(model, anatomy, anatomy.role(DEFAULT)).to_dict(),
+        "doubts": _doubts([*anatomy.attentions, *anatomy.feed_forwards]),
+    }
+
+
+def _each(values: Iterable[str]) -> str:
+    """Return what values there are, each once; `no` where there are none."""
+    return ", ".join(dict.fromkeys(values)) or "no"
+
+
+def _heads(block: Attention) -> str:
+    return str(block.heads) if block.groups == block.heads else f"{block.heads} in {block.groups} groups"
+
+
+def _doubts(blocks: Iterable[Attention | FeedForward]) -> list[dict[str, Any]]:
+    """Return what is not offered, by reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for block in blocks:
+        if block.doubt:
+            unit = "heads" if isinstance(block, Attention) else "neurons"
+            found.setdefault((unit, block.doubt), []).append(block.name)
+    return [{"units": unit, "why": why, "blocks": names} for (unit, why), names in found.items()]
+
+
+def source(families: Iterable[Architecture]) -> str:
+    """Return inferred families as Python that declares them: a file to correct, complete and register as a plug-in.
+
+    What could not be verified is left out.
+    """
+    parts = ["from sparsify.anatomy import Architecture, AttentionPaths, FeedForwardPaths, register\n"]
+    for family in families:
+        verified = {
+            "attentions": tuple(paths for paths in family.attentions if not paths.doubt),
+            "feed_forwards": tuple(paths for paths in family.feed_forwards if not paths.doubt),
+        }
+        parts.append(f"register({_written(family, skip=('inferred', *verified), more=verified)})\n")
+    return "\n".join(parts)
+
+
+def _written(value: Any, skip: tuple[str, ...] = (), more: dict[str, Any] | None = None) -> str:
+    """Return the expression that makes a value; fields that have their defaults are left out."""
+    if isinstance(value, tuple):
+        return "(" + "".join(f"{_written(each)}, " for each in value).rstrip() + ")"
+    if not hasattr(type(value), "__dataclass_fields__"):
+        return repr(value)
+    named = {each.name: getattr(value, each.name) for each in fields(value) if each.name not in skip}
+    named = {
+        each.name: named[each.name] for each in fields(value) if each.name in named and named[each.name] != each.default
+    }
+    named |= {name: each for name, each in (more or {}).items() if each}
+    return f"{type(value).__name__}({', '.join(f'{name}={_written(each)}' for name, each in named.items())})"

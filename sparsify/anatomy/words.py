@@ -1,0 +1,28 @@
+"""Names by which modules say what they are, whoever wrote them: embeddings, heads, adapters."""
+
+from __future__ import annotations
+
+import re
+
+EMBEDDINGS = re.compile(r"\w*embed\w*|\w*_emb|stem\w*|\w*_stem|patchify|tokens_to_\w+", re.IGNORECASE)
+HEADS = re.compile(
+    r"heads?|\w+_heads?|\w*classifiers?|pooler|cls|score|\w*predict\w*|\w*logits\w*|qa_outputs|sequence_summary|"
+    r"embed_out|unembed\w*|to_logits|bbox_\w+|proj_out",
+    re.IGNORECASE,
+)
+ADAPTERS = re.compile(r"adapters?|lora_\w+", re.IGNORECASE)
+
+
+def called(name: str, words: re.Pattern[str]) -> bool:
+    """Whether a part of a dotted name is one of these words."""
+    return any(words.fullmatch(part) for part in name.split("."))
+
+
+def is_adapter(name: str) -> bool:
+    """Whether what bears this dotted name belongs to an adapter (LoRA's two matrices, say), not to the model."""
+    return called(name, ADAPTERS)
+
+
+def is_outside(part: str) -> bool:
+    """Whether a part of a dotted name says that what it holds is no layer."""
+    return any(words.fullmatch(part) for words in (EMBEDDINGS, HEADS, ADAPTERS))

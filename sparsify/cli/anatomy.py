@@ -1,0 +1,88 @@
+"""`sparsify anatomy MODEL`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsify.anatomy import read
+from sparsify.anatomy.coverage import coverage
+from sparsify.anatomy.parts import DEFAULT
+from sparsify.anatomy.read import inferred
+from sparsify.anatomy.told import source, told
+from sparsify.checkpoint import write_text
+from sparsify.cli.common import AsJson, ForTask, guarded, print_json
+from sparsify.cli.console import out, styled
+from sparsify.errors import PlanError
+from sparsify.escaping import one_line
+from sparsify.pretrained import planned
+
+
+@guarded
+def anatomy(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder with config.json, or a hub name.")],
+    task: ForTask = None,
+    family: Annotated[
+        Path | None, typer.Option("--family", metavar="FILE", help="Write what was inferred as a family file (Python).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a model by role: layers, heads, neurons, and what a recipe without targets covers. Weights are not read."""
+    shape, notes = planned(model, task)
+    found = read(shape)
+    if found is None:
+        raise PlanError(
+            f"{model}: nothing repeats in {type(shape).__name__}, so it has no layers; name modules in targets"
+        )
+    if family is not None:
+        kinds = inferred(shape)
+        if not kinds:
+            raise PlanError(
+                f"{model}: its families are declared ({', '.join(found.families)}); there is nothing to write"
+            )
+        write_text(family, source(kinds))
+    data = told(shape, found)
+    if as_json:
+        print_json(data)
+        return
+    _print(data)
+    console = out()
+    console.print(f"targets: default {coverage(shape, found, found.role(DEFAULT))}")
+    for note in notes:
+        console.print(styled(("note: ", "yellow"), note))
+    if family is not None:
+        console.print(f"Written to {one_line(str(family))}")
+
+
+def _print(data: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = out()
+    table = Table(title=Text(one_line(data["model"])), title_justify="left")
+    for column in ("layers of", "family"):
+        table.add_column(column, overflow="fold")
+    for column in ("layers", "heads", "neurons", "weights"):
+        table.add_column(column, justify="right")
+    for stack in data["stacks"]:
+        kind = f"{stack['family']} ({'inferred' if stack['inferred'] else 'declared'})"
+        numbers = (str(stack["layers"]), stack["heads"], stack["neurons"], f"{stack['weights']:,}")
+        table.add_row(*(Text(one_line(cell)) for cell in (stack["name"] or "(the model)", kind, *numbers)))
+    console.print(table)
+    roles = Table()
+    roles.add_column("role")
+    roles.add_column("tensors", justify="right")
+    roles.add_column("weights", justify="right")
+    roles.add_column("")
+    most = max((role["weights"] for role in data["roles"]), default=0) or 1
+    for role in data["roles"]:
+        bar = "█" * max(round(24 * role["weights"] / most), 1)
+        roles.add_row(role["role"], str(role["tensors"]), f"{role['weights']:,}", bar)
+    console.print(roles)
+    for doubt in data["doubts"]:
+        names = ", ".join(doubt["blocks"][:2]) + (
+            f" and {len(doubt['blocks']) - 2} more" if len(doubt["blocks"]) > 2 else ""
+        )
+        console.print(styled(("not offered: ", "yellow"), f"{doubt['units']} of {names}: {doubt['why']}"))
