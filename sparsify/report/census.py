@@ -109,15 +109,25 @@ def _regions(model: nn.Module | None, targeted: Iterable[Weight]) -> dict[str, l
     return {name: list(each.values()) for name, each in found.items()}
 
 
+def _short(stacks: Iterable[str]) -> dict[str, str]:
+    """Return a name for each stack: none for the only one, else what its container lies in, or its whole name."""
+    every = list(dict.fromkeys(stacks))
+    if len(every) == 1:
+        return {every[0]: ""}
+    short = {stack: (stack.rpartition(".")[0].rpartition(".")[2] or stack) for stack in every}
+    alike = Counter(short.values())
+    return {stack: name if alike[name] == 1 and not name.isdecimal() else stack for stack, name in short.items()}
+
+
 def _by_structure(census: Census, model: nn.Module, counted: dict[str, Count], targeted: list[Weight]) -> None:
     of = census.conventions
     anatomy = read(model)
     if targeted:
         of["targeted"] = total(counted[weight.name] for weight in targeted if weight.name in counted)
     if anatomy is not None:
-        stacks = {layer.stack for layer in anatomy.layers}
+        short = _short([layer.stack for layer in anatomy.layers])
         for layer in anatomy.layers:
-            label = str(layer.index) if len(stacks) == 1 else f"{layer.stack.split('.')[-2]} {layer.index}"
+            label = f"{short[layer.stack]} {layer.index}".strip()
             for role, weight in layer.roles():
                 if weight.name in counted:
                     row = census.grid.setdefault(role or "other", {})

@@ -75,6 +75,8 @@ class FolderReport:
         if training:
             rows.append(("training", f"{training.steps} steps, {training.seconds:.0f} s"))
         rows += findings(self.written)
+        if self.plan is not None and self.plan.coverage is not None:
+            rows.append(("covered", str(self.plan.coverage).removeprefix("covers ")))
         rows.append(("weights on disk", f"{self.size.raw:,} bytes"))
         times = self.size.raw / max(self.size.zstd, 1)
         rows.append(("compressed", f"{self.size.zstd:,} bytes (zstd, level {self.size.level}; {times:.2f}× smaller)"))
