@@ -333,7 +333,7 @@ def piecewise_masks(axes: Axes, kind: Kind, size: int | None) -> list[dict[str, 
 def test_pieces_give_the_masks_of_the_whole(criterion: Criterion, pattern: Pattern) -> None:
     """Read 7 or 13 weights at a time, every criterion, pattern and scope gives the same masks, bit by bit."""
     small = [KINDS[name] for name in ("Conv2d", "Linear", "Conv1D", "Conv2d", "Embedding", "depthwise", "Conv3d")]
-    tried = 0
+    tried, spanning = 0, ("head", "neuron", "expert")
     for scope, kind, size in zip(Scope.samples(), small, itertools.cycle((7, 13)), strict=False):
         axes = (criterion, pattern, scope)
         whole = piecewise_masks(axes, kind, None)
@@ -341,12 +341,12 @@ def test_pieces_give_the_masks_of_the_whole(criterion: Criterion, pattern: Patte
             tried += 1
             assert mine.keys() == wanted.keys()
             assert all(torch.equal(mask, wanted[name]) for name, mask in mine.items())
-    if pattern.type in ("head", "neuron"):
-        kind = KINDS["GPT-2"]
+    if pattern.type in spanning:
+        kind = KINDS["Mixtral" if pattern.type == "expert" else "GPT-2"]
         axes = (criterion, pattern, TensorScope())
         assert all(
             torch.equal(mask, wanted[name])
             for mine, wanted in zip(piecewise_masks(axes, kind, 7), piecewise_masks(axes, kind, None), strict=True)
             for name, mask in mine.items()
         )
-    assert tried or pattern.type in ("head", "neuron") or criterion.type != "magnitude"
+    assert tried or pattern.type in spanning or criterion.type != "magnitude"
