@@ -173,6 +173,21 @@ def norms() -> Wired:
     )
 
 
+def upsample() -> Wired:
+    """A transposed convolution, whose weight has outputs second, between two others."""
+
+    def wiring(m: Wired, x: Tensor) -> Tensor:
+        return _head(m, torch.relu(m.last(torch.relu(m.up(torch.relu(m.first(x)))))))  # type: ignore[operator]
+
+    return Wired(
+        wiring,
+        first=nn.Conv2d(3, 6, 3),
+        up=nn.ConvTranspose2d(6, 8, 2, 2),
+        last=nn.Conv2d(8, 10, 3),
+        head=nn.Linear(10, 3),
+    )
+
+
 def uneven() -> Wired:
     """Some channels meet two rows of another layer, some meet one."""
 
@@ -212,8 +227,10 @@ def yolo() -> Wired:
 
 NETWORKS = {
     each.__name__: each
-    for each in (plain, add, concat, chunk, depthwise, grouped, flatten, squeeze, unet, shuffled, norms, uneven, yolo)
-}
+    for each in (
+        plain, add, concat, chunk, depthwise, grouped, flatten, squeeze, unet, shuffled, upsample, norms, uneven, yolo,
+    )
+}  # fmt: skip
 
 
 def network(name: str) -> Wired:

@@ -50,19 +50,14 @@ class Targeted(Modifier):
 class Sparsifying(Targeted):
     """A modifier that makes zeros where its `targets` say, or acts on groups of them."""
 
-    allow_partial: bool = False
+    allow_partial: bool | None = None
     """Whether `default` may mean less than half of the model's matrix weights; else that is an error."""
 
     def select(self, context: PlanContext, role: str) -> list[Weight]:
         """Return the weights that are meant; `default` is `role`. What does not fit is reported."""
         weights = self.find(context, Targets(context.model, context.anatomy, role))
-        if (
-            role == DEFAULT
-            and weights
-            and self.targets in (None, (DEFAULT,))
-            and not self.exclude
-            and self.layers is None
-        ):
+        alone = self.targets in (None, (DEFAULT,)) and not self.exclude and self.layers is None
+        if weights and alone and role == DEFAULT:
             self._tell_coverage(context, weights)
         together: dict[str, list[str]] = {}
         for name, reason in unprunable(context.model).items():

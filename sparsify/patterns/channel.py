@@ -19,12 +19,12 @@ class Channel(Column):
 
     type: Literal["channel"] = "channel"  # type: ignore[assignment]
 
-    coupled: bool = False
+    coupled: bool | None = None
     """Whether channels that must die together are one group, found by following a forward of a random copy."""
 
     @property
     def couples(self) -> bool:
-        return self.coupled
+        return bool(self.coupled)
 
     def label(self) -> str:
         return super().label() + (" (coupled)" if self.coupled else "")

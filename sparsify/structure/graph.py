@@ -134,6 +134,9 @@ def _sets(made: nn.Module, classes: Classes, whole: dict[str, str]) -> list[Chan
         if kind == "output" and name not in offered:
             reasons = (classes.reason(label) for label in labels.values())
             whole.setdefault(name, next((reason for reason in reasons if reason), "its channels are not read"))
+    for name, reason in classes.strange.items():
+        if name not in offered:
+            whole.setdefault(name, reason)
     return _named_apart(sorted(sets, key=lambda each: order[next(each.dying).name]))
 
 

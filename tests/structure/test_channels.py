@@ -39,6 +39,7 @@ SETS: dict[str, dict[str, tuple[int, str]]] = {
         "left.0": (4, "left.0"),
         "right.0": (4, "right.0"),
     },
+    "upsample": {"first": (6, "first"), "up": (8, "up"), "last": (10, "last")},
     "norms": {"one": (4, "one"), "two": (6, "two")},
     "uneven": {"one.0": (8, "one.0 two.0")},
 }
@@ -180,9 +181,9 @@ REFUSED: dict[str, tuple[Callable[[], Wired], str]] = {
         lambda: _between(lambda m, x: m.std(x), std=Standard(8, 8, 3)),
         "std: a layer whose weight is computed is not followed",
     ),
-    "transposed": (
-        lambda: _between(lambda m, x: x, one=nn.ConvTranspose2d(3, 8, 2, 2)),
-        "is of a kind that cannot be pruned yet",
+    "transposed in groups": (
+        lambda: _between(lambda m, x: x, one=nn.ConvTranspose2d(3, 9, 2, 2, groups=3), two=nn.Conv2d(9, 6, 3)),
+        "is a transposed convolution in groups, which is not followed",
     ),
 }
 

@@ -14,9 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sparsify import PlanError, Recipe
+from sparsify import PlanError, Recipe, heads
 from sparsify.errors import DataError
-from sparsify.substitutes import saved_class
 from sparsify.train import answering, entities, squad
 from sparsify.train import model as models
 from sparsify.train.run import run
@@ -326,7 +325,15 @@ def test_layers_are_measured_on_the_data_of_the_flag(
         run(settings(place), recipe, tmp_path / "out")
     wanted = settings(place, calibration=str(place / "eval.tsv"))
     loads: list[Any] = []
-    monkeypatch.setattr(models, "saved_class", lambda kind, config: loads.append(kind) or saved_class(kind, config))
+    found = heads.auto_class
+
+    def noted(config: Any, task: str) -> Any:
+        maker, kind = found(config, task)
+        real = maker.from_pretrained
+        monkeypatch.setattr(maker, "from_pretrained", lambda *a, **more: loads.append(kind) or real(*a, **more))
+        return maker, kind
+
+    monkeypatch.setattr(models.heads, "auto_class", noted)
     report = run(wanted, recipe, tmp_path / "out")
     assert len(loads) == 1, "the data are read for the model that is there"
     (change,) = report["plan"]["structure"] if "plan" in report else report["structure"]

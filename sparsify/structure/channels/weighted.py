@@ -21,7 +21,10 @@ def convolution(follower: Follower, call: Call) -> bool:
     origin, output = follower.origin(weight), call.results()[0]
     seen = follower.seen(value)
     inputs = _channels(follower, value, seen, 1)
-    if origin is None or tuple(weight.shape) != origin.shape or (transposed and groups > 1) or inputs is None:
+    if origin is not None and transposed and groups > 1:
+        follower.classes.strange[origin.name] = "is a transposed convolution in groups, which is not followed"
+        origin = None
+    if origin is None or tuple(weight.shape) != origin.shape or inputs is None:
         follower.keep([value, weight, bias], f"{_kind(origin)} is not followed")
         return True
     rows, columns = (1, 0) if transposed else (0, 1)
