@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from threading import Lock
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ class Inference:
         self._trial: Trial | None = None
         self._unable = ""
 
-    def families(self, found: Sequence[Element], declared: Sequence[str]) -> Iterator[Architecture]:
+    def families(self, found: Sequence[Element], declared: Collection[str]) -> Iterator[Architecture]:
         """Yield the family of every element, in order. What lies in other elements, or `declared` layers, is theirs."""
         inside = [*declared, *(name for _, name, _ in found)]
         for _, name, module in found:
@@ -101,6 +101,8 @@ def _signature(name: str, module: nn.Module, inner: Sequence[str]) -> tuple[Any,
         (path, key, value)
         for path, part in module.named_modules()
         for key, value in vars(part).items()
-        if isinstance(value, int) and not key.startswith("_") and "idx" not in key and "layer" not in key
+        if isinstance(value, int) and not key.startswith("_") and key != "training" and "idx" not in key
     )
-    return shapes, numbers, tuple(other.removeprefix(name) for other in inner)
+    configs = {id(part.config): part.config for part in module.modules() if hasattr(part, "config")}
+    told = tuple((key, value) for each in configs.values() for key, value in vars(each).items() if type(value) is int)
+    return shapes, numbers, told, tuple(other.removeprefix(name) for other in inner)

@@ -25,7 +25,7 @@ def read(model: nn.Module) -> Anatomy | None:
     A family is recognised by the class names of its layers, so that a model may hold a known one anywhere. What no
     family claims is inferred: elements of repeated containers are layers, and their blocks are tried (see `infer`).
     """
-    found = list(_layers(model))
+    found = _layers(model)
     if not found:
         return None
     layers = tuple(layer for _, _, layer in found)
@@ -45,16 +45,14 @@ def read(model: nn.Module) -> Anatomy | None:
 
 def inferred(model: nn.Module) -> list[Architecture]:
     """Return the families that are inferred for a model, each once, in the model's order."""
-    names = [name for name, _, _ in _declared(model)]
-    found = list(elements(model, lambda name: name in names))
-    return list(dict.fromkeys(Inference(model).families(found, names)))
+    return list(dict.fromkeys(family for _, family, _ in _layers(model) if family.inferred))
 
 
-def _layers(model: nn.Module) -> Iterator[Found]:
-    """Yield declared layers and inferred ones, in the model's order; those inside others come first."""
+def _layers(model: nn.Module) -> list[Found]:
+    """Return declared layers and inferred ones, in the model's order; what lies in an inner one is its alone."""
     found = list(_declared(model))
-    names = [name for name, _, _ in found]
-    rest = list(elements(model, lambda name: name in names))
+    names = {name for name, _, _ in found}
+    rest = list(elements(model, names.__contains__))
     order = {name: place for place, (name, _) in enumerate(model.named_modules())}
     taken = {id(weight.parameter) for _, _, layer in found for _, weight in layer.roles()}
     counts: dict[str, int] = {}
@@ -65,7 +63,7 @@ def _layers(model: nn.Module) -> Iterator[Found]:
             counts[stack] = layer.index
             taken |= {id(weight.parameter) for _, weight in layer.roles()}
             found.append((name, family, layer))
-    yield from sorted(found, key=lambda each: order[each[0]])
+    return sorted(found, key=lambda each: order[each[0]])
 
 
 def _without(layer: Layer, taken: set[int]) -> Layer:

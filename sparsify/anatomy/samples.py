@@ -3,57 +3,73 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments and named arguments."""
 
-TOKENS = 8
-SIDES = (64, 32, 224)
+BATCH, TOKENS = 2, 8
+SIDES = (64, 32, 28, 96, 128, 224, 256, 299)
+"""Of images whose size nothing tells, in the order in which they are tried."""
 
 
 def samples(model: nn.Module) -> Iterator[Call]:
-    """Yield calls that a model may take, the likeliest first; float32, int64, a batch of one, on the CPU."""
+    """Yield calls that a model may take, the likeliest first: a batch of two, float32 or int64, on the CPU.
+
+    They are always the same; the global generator is left alone.
+    """
+    made = torch.Generator().manual_seed(1)
     config = getattr(model, "config", None)
     if config is not None and hasattr(config, "to_dict"):
-        yield from _of_transformers(model, config)
-    yield from of_modules(model)
+        yield from _of_transformers(model, config, made)
+    yield from of_modules(model, made)
 
 
-def _of_transformers(model: nn.Module, config: Any) -> Iterator[Call]:
+def _of_transformers(model: nn.Module, config: Any, made: torch.Generator) -> Iterator[Call]:
     """Yield calls by the names of the arguments that models of transformers share."""
     names = inspect.signature(model.forward).parameters
-    sides = [side] if (side := _number(config, "image_size")) else [*SIDES]
-    for side in sides:
-        known = {name: make for name in names if (make := _argument(name, config, side)) is not None}
+    main = str(getattr(model, "main_input_name", ""))
+    for size in _sizes(config) if "pixel_values" in names else [(0, 0)]:
+        known = {name: value for name in names if (value := _argument(name, config, size, made)) is not None}
         if "use_cache" in names:
             known["use_cache"] = False
         yield (), known
-        main = str(getattr(model, "main_input_name", ""))
         if main in known and len(known) > 1:
             yield (), {name: value for name, value in known.items() if name in (main, "decoder_input_ids", "use_cache")}
         if "pixel_values" in known and "input_ids" in known:
             yield (), {name: value for name, value in known.items() if name != "pixel_values"}
 
 
-def _argument(name: str, config: Any, side: int) -> Any:
+def _argument(name: str, config: Any, size: tuple[int, int], made: torch.Generator) -> Any:
     """Return a value for an argument of this name, or None where it is to be left out."""
     if name in ("input_ids", "decoder_input_ids"):
         return _tokens(config)
     if name == "pixel_values":
-        return torch.randn(1, _number(config, "num_channels") or 3, side, side)
+        return torch.randn(BATCH, _number(config, "num_channels") or 3, *size, generator=made)
     if name == "input_values":
-        return torch.randn(1, 3200)
+        return torch.randn(BATCH, 3200, generator=made)
     if name == "input_features":
         frames = 2 * (_number(config, "max_source_positions") or 50)
-        return torch.randn(1, _number(config, "num_mel_bins", "feature_size") or 80, frames)
+        return torch.randn(BATCH, _number(config, "num_mel_bins", "feature_size") or 80, frames, generator=made)
     if name == "bbox":
-        return torch.zeros(1, TOKENS, 4, dtype=torch.int64)
+        return torch.zeros(BATCH, TOKENS, 4, dtype=torch.int64)
     return None
+
+
+def _sizes(config: Any) -> list[tuple[int, int]]:
+    """Return sizes of images: small ones, and the configuration's own, which is first where it is small."""
+    sizes = [(side, side) for side in SIDES]
+    own = next((value for name, value in _flat(config) if name == "image_size"), None)
+    if isinstance(own, int):
+        sizes.insert(min(1, int(own > SIDES[0])), (own, own))
+    elif isinstance(own, list | tuple) and len(own) == 2:
+        sizes.insert(0, (int(own[0]), int(own[1])))
+    return sizes
 
 
 def _tokens(config: Any) -> Tensor:
@@ -61,10 +77,11 @@ def _tokens(config: Any) -> Tensor:
     size = _number(config, "vocab_size") or 32
     special = [value for name, value in _flat(config) if name.endswith(("_token_id", "_token_index"))]
     plain = [token for token in range(min(size, 64)) if token not in special] or [0]
-    return torch.tensor([[plain[place % len(plain)] for place in range(TOKENS)]])
+    return torch.tensor([plain[place % len(plain)] for place in range(BATCH * TOKENS)]).view(BATCH, TOKENS)
 
 
 def _flat(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield names and values of a configuration and of those in it."""
     for name, value in vars(config).items():
         if hasattr(value, "to_dict"):
             yield from _flat(value)
@@ -82,17 +99,21 @@ def _number(config: Any, *names: str) -> int:
     return 0
 
 
-def of_modules(model: nn.Module) -> Iterator[Call]:
-    """Yield calls by what the first module that has weights takes."""
+def of_modules(
+    model: nn.Module, made: torch.Generator | None = None, sides: Sequence[int] = SIDES
+) -> Iterator[Call]:
+    """Yield calls by what the first module that has weights takes; `sides` are those of images."""
+    made = made or torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.Embedding):
-            yield (torch.zeros(1, TOKENS, dtype=torch.int64),), {}
+            yield (torch.zeros(BATCH, TOKENS, dtype=torch.int64),), {}
             return
         if isinstance(module, nn.Linear):
-            yield (torch.randn(1, TOKENS, module.in_features),), {}
-            yield (torch.randn(2, module.in_features),), {}
+            yield (torch.randn(BATCH, TOKENS, module.in_features, generator=made),), {}
+            yield (torch.randn(BATCH, module.in_features, generator=made),), {}
             return
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            for side in SIDES if not isinstance(module, nn.Conv3d) else (16,):
-                yield (torch.randn(1, module.in_channels, *[side] * len(module.kernel_size)),), {}
+        if isinstance(module, _ConvNd):
+            spatial = len(module.kernel_size)
+            for side in sides if spatial < 3 else (16, 32):
+                yield (torch.randn(BATCH, module.in_channels, *[side] * spatial, generator=made),), {}
             return

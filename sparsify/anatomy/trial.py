@@ -37,7 +37,7 @@ class RefutedError(Exception):
 
 
 class Trial:
-    """Tries blocks of one model. `seconds` bound each block."""
+    """Tries blocks of one model. `seconds` bound each: of this thread, so that a busy machine decides nothing."""
 
     def __init__(self, twin: Twin, seconds: float = SECONDS) -> None:
         self.twin, self.seconds = twin, seconds
@@ -58,12 +58,10 @@ class Trial:
         if block is None:
             raise RefutedError("its matrices have other sizes")
         name = building.join(layer, building.common(*names))
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            root = self.twin.model.get_submodule(name)
-            self.twin.own_weights(root)
+        end = time.thread_time() + self.seconds
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), self.twin.own_weights(name):
             problem: UnverifiedError | None = None
-            for run in self._runners(name):
+            for run in self._runners(name, end):
                 try:
                     _check(block, run)
                 except UnverifiedError as error:
@@ -73,17 +71,17 @@ class Trial:
             if problem is not None:
                 raise problem
 
-    def _runners(self, name: str) -> Iterator[Callable[[], Tensor]]:
+    def _runners(self, name: str, end: float) -> Iterator[Callable[[], Tensor]]:
         """Yield what runs a block on arguments that it takes; its outputs as one vector.
 
         Raises UnverifiedError where there are none.
         """
-        block, end = self.twin.model.get_submodule(name), time.monotonic() + self.seconds
+        block = self.twin.model.get_submodule(name)
         problem, count = "nothing can be given to it", 0
         for call in self.twin.calls(name):
 
             def run(call: Call = call) -> Tensor:
-                if time.monotonic() > end:
+                if time.thread_time() > end:
                     raise UnverifiedError(f"trying it takes more than {self.seconds:g} s")
                 torch.manual_seed(0)
                 return _flat(block(*call[0], **call[1]))
@@ -173,19 +171,19 @@ def _lives(run: Callable[[], Tensor], free: Sequence[Edit], zero: Sequence[Edit]
 def _moved(run: Callable[[], Tensor], free: Sequence[Edit], zero: Sequence[Edit], seed: int = 1) -> float:
     """Return by how much the output changes with other numbers in `free` while `zero` is zero; relative, by maxima."""
     made = torch.Generator().manual_seed(seed)  # the block may draw from the global one
-    saved = [(weight, weight.parameter.detach().clone()) for weight, _, _ in (*free, *zero)]
+    views, zeros = ([_view(*edit) for edit in edits] for edits in (free, zero))
+    saved = [(view, view.clone()) for view in (*views, *zeros)]
     try:
-        for weight, part, across in zero:
-            _view(weight, part, across).zero_()
+        for view in zeros:
+            view.zero_()
         outputs = []
         for _ in range(2):
-            for weight, part, across in free:
-                view = _view(weight, part, across)
+            for view in views:
                 view.copy_(torch.randn(view.shape, generator=made) * 2 / math.sqrt(view.shape[-1]))
             outputs.append(run())
     finally:
-        for weight, values in reversed(saved):
-            weight.parameter.detach().copy_(values)
+        for view, values in saved:
+            view.copy_(values)
     scale = float(outputs[0].abs().max()) or 1.0
     return float((outputs[0] - outputs[1]).abs().max()) / scale
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparsify.anatomy.samples import Call, of_modules, samples
-from sparsify.layers.outline import outline
+from sparsify.layers.outline import bare
 
-LARGEST = 1 << 28
-"""Bytes: of the pool that all weights of a twin share, and of the weights of a block that has its own."""
+POOL = (1 << 24) - 3
+"""The most random numbers that are drawn: 64 MB. A prime, so that where they are repeated no two rows are alike."""
+
+SMALL = (16, 32, 64)
+"""Sides of the images that a block is tried with."""
+
+LARGEST = 3 << 28
+"""The most bytes of a block's weights, which are its own while it is tried: 768 MB."""
 
 
 class UnverifiedError(Exception):
@@ -29,42 +35,63 @@ class _SeenError(Exception):
 class Twin:
     """A model's modules with random weights, float32 on the CPU; the model, its buffers and hooks stay as they are.
 
-    All parameters are views of one pool of random numbers, so that a twin takes the memory of the largest.
+    All parameters are views of one pool of random numbers, so that a twin takes hardly any memory; one that is larger
+    than the pool has the same rows again and again.
     """
 
     def __init__(self, model: nn.Module) -> None:
         largest = max((parameter.numel() for parameter in model.parameters()), default=0)
-        if 4 * largest > LARGEST:
-            raise UnverifiedError(f"its largest matrix has {largest:,} weights, too many to try")
-        self.model = outline(model)
+        self.model = bare(model)
         self.generator = torch.Generator().manual_seed(0)
-        pool = torch.randn(largest, generator=self.generator) * 0.1
+        self.pool = torch.rand(min(largest, POOL), generator=self.generator).sub_(0.5)
+        pool = self.pool * 0.3
         for module in self.model.modules():
-            module.training = False
-            for name, value in vars(module).items():
-                if isinstance(value, OrderedDict) and name.endswith(("hooks", "with_kwargs", "always_called")):
-                    vars(module)[name] = OrderedDict()
             for name, parameter in module._parameters.items():
                 if parameter is not None:
-                    view = pool[: parameter.numel()].view(parameter.shape)
-                    module._parameters[name] = nn.Parameter(view, requires_grad=False)
+                    module._parameters[name] = nn.Parameter(_drawn(pool, parameter.shape), requires_grad=False)
             for name, buffer in module._buffers.items():
                 if buffer is not None:
                     module._buffers[name] = _like(buffer)
 
-    def own_weights(self, block: nn.Module) -> None:
-        """Give a block random weights of its own, as large as those of a trained model."""
-        if 4 * sum(parameter.numel() for parameter in block.parameters()) > LARGEST:
-            raise UnverifiedError("it has too many weights to try")
+    @contextmanager
+    def own_weights(self, name: str) -> Iterator[None]:
+        """Give a block random weights of its own, as large as those of a trained model, for a while.
+
+        Raises UnverifiedError where they would be too many.
+        """
+        block = self.model.get_submodule(name)
+        count = sum(parameter.numel() for parameter in block.parameters())
+        if 4 * count > LARGEST:
+            raise UnverifiedError(f"it has {count:,} weights, too many to try")
+        shared = [(module, dict(module._parameters)) for module in block.modules()]
+        self._draw(block)
+        try:
+            yield
+        finally:
+            for module, parameters in shared:
+                module._parameters.update(parameters)
+
+    def _draw(self, block: nn.Module) -> None:
         for module in block.modules():
             for name, parameter in module._parameters.items():
                 if parameter is not None:
-                    value = torch.randn(parameter.shape, generator=self.generator)
+                    value = self._own(parameter.shape)
                     if parameter.dim() > 1:
-                        value /= math.sqrt(math.prod(parameter.shape[1:]))
+                        value *= math.sqrt(12 / math.prod(parameter.shape[1:]))
                     elif name == "weight":
-                        value = 1 + value / 4
+                        value += 1
                     module._parameters[name] = nn.Parameter(value, requires_grad=False)
+
+    def _own(self, shape: torch.Size) -> Tensor:
+        """Return a tensor with numbers from the pool, from some place on, again from its start where it ends."""
+        value, pool = torch.empty(shape), self.pool
+        flat, done = value.view(-1), 0
+        start = int(torch.randint(len(pool), (), generator=self.generator))
+        while done < len(flat):
+            part = pool[start : start + len(flat) - done]
+            flat[done : done + len(part)] = part
+            done, start = done + len(part), 0
+        return value
 
     def calls(self, name: str) -> Iterator[Call]:
         """Yield arguments with which a block can be called: as hidden states alone, then as the model calls it.
@@ -77,7 +104,7 @@ class Twin:
             for parameter in inspect.signature(block.forward).parameters.values()
             if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         ]
-        for args, named in of_modules(block):
+        for args, named in of_modules(block, sides=SMALL):
             yield args, named
             if len(needed) > 1:
                 yield args, dict.fromkeys(needed[1:])
@@ -123,6 +150,14 @@ class Twin:
             module = self.model.get_submodule(".".join(parts[:depth]))
             if hasattr(module, "config"):
                 yield module
+
+
+def _drawn(pool: Tensor, shape: torch.Size) -> Tensor:
+    """Return a tensor of numbers from a pool, without copies."""
+    if shape.numel() <= len(pool):
+        return pool[: shape.numel()].view(shape)
+    row = pool[: shape[1:].numel()]
+    return row.view(shape[1:]).expand(shape) if len(row) == shape[1:].numel() else pool[:1].expand(shape)
 
 
 def _like(buffer: Tensor) -> Tensor:

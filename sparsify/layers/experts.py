@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TypeGuard
 
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ def parts(module: nn.Module) -> dict[str, str]:
 def stored(module: nn.Module) -> dict[str, Storage]:
     """Return how the experts that share a module's parameters are stored, by attribute; empty without any."""
     if type(module).__name__ in STACKS and _is_stack(weight := module._parameters.get("weight")):
-        return {"weight": Storage("linear", len(weight))}  # type: ignore[arg-type]
+        return {"weight": Storage("linear", len(weight))}
     found = parts(module)
     if type(module).__name__ in FLAT:
         count = int(getattr(module, FLAT[type(module).__name__][3], 0))
@@ -67,7 +68,7 @@ def router(module: nn.Module) -> dict[str, Storage]:
     return {"weight": Storage("linear")} if bare and ROUTER.search(type(module).__name__) else {}
 
 
-def _is_stack(tensor: Tensor | None) -> bool:
+def _is_stack(tensor: Tensor | None) -> TypeGuard[Tensor]:
     return isinstance(tensor, Tensor) and tensor.dim() == 3
 
 

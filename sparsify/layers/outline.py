@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,21 @@ def outline(model: nn.Module) -> nn.Module:
     No weight is copied or read. It is there to be looked at and planned for: hooks of its modules are the originals'.
     """
     return _copied(model, {}, {})
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """Return an outline in evaluation mode and without the hooks of others, to be run with other weights.
+
+    Hooks that torch itself computes weights with (weight_norm, spectral_norm) stay.
+    """
+    made = outline(model)
+    for module in made.modules():
+        module.training = False
+        for name, value in vars(module).items():
+            if isinstance(value, OrderedDict) and name.startswith(("_forward", "_backward", "_full_backward")):
+                kept = {key: hook for key, hook in value.items() if type(hook).__module__.startswith("torch.nn.utils.")}
+                vars(module)[name] = OrderedDict(kept)
+    return made
 
 
 def _copied(module: nn.Module, done: dict[int, nn.Module], configs: dict[int, Any]) -> nn.Module:

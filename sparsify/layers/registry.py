@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from sparsify.errors import SparsifyError, did_you_mean
-from sparsify.layers.storage import LAYOUTS, Storage
+from sparsify.layers.storage import LAYOUTS, Layout, Storage
 from sparsify.spec import load_plugins
 
-_STACKED = {"experts": "linear", "experts transposed": "transposed"}
+_STACKED: dict[str, Layout] = {"experts": "linear", "experts transposed": "transposed"}
 """Words for stacks of matrices, each a tensor of its own: [experts, out, in] and [experts, in, out]."""
 
 STORED = tuple(name for name in LAYOUTS if name not in ("embedding", "bias")) + tuple(_STACKED)
@@ -42,7 +42,7 @@ def register_layer(kind: type[nn.Module] | str, **stored: str) -> None:
 def registered(module: nn.Module) -> dict[str, Storage]:
     """Return how the weights of a module of a registered class are stored, by attribute; empty for other classes."""
     load_plugins()
-    for cls in type(module).__mro__:
+    for cls in type(module).__mro__ if _known else ():
         stored = _known.get(cls) or _known.get(cls.__name__)
         if stored:
             return {attribute: _storage(module, attribute, word) for attribute, word in stored.items()}
@@ -52,6 +52,7 @@ def registered(module: nn.Module) -> dict[str, Storage]:
 def _storage(module: nn.Module, attribute: str, word: str) -> Storage:
     if word in _STACKED:
         parameter = module._parameters.get(attribute)
-        return Storage(_STACKED[word], len(parameter) if parameter is not None else 0)  # type: ignore[arg-type]
-    groups = int(getattr(module, "groups", 1)) if word == "deconv" else 1
-    return Storage(word, groups if groups > 1 else 0, flat=groups > 1)  # type: ignore[arg-type]
+        return Storage(_STACKED[word], len(parameter) if parameter is not None else 0)
+    layout = next(each for each in LAYOUTS if each == word)
+    groups = int(getattr(module, "groups", 1)) if layout == "deconv" else 1
+    return Storage(layout, groups if groups > 1 else 0, flat=groups > 1)

@@ -15,7 +15,7 @@ bilinear [out, in 1, in 2], embedding [tokens, features], bias [out].
 Further dimensions of a linear layout are inputs, of a transposed one outputs (XLNet's [features, heads, head size]).
 """
 
-LAYOUTS: tuple[str, ...] = get_args(Layout)
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 Form = Literal["one", "stack", "flat"]
 """What a region is: one matrix, several with a dimension of their own, or several one after the other."""

@@ -18,7 +18,7 @@ from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.contract import Run, Session, Shortfall, Wanted
 from sparsify.modifiers.plans import ModifierPlan, TensorPlan
 from sparsify.modifiers.span import ClockError
-from sparsify.modifiers.targeted import Sparsifying
+from sparsify.modifiers.targeted import Targeted
 from sparsify.schedules import Window
 from sparsify.schedules.window import StepWindow
 from sparsify.state_reader import StateReader
@@ -28,7 +28,7 @@ SPREAD = 0.01
 """Of the noise that weights begin with, times the matrix's standard deviation; as published."""
 
 
-class Fill(Sparsifying):
+class Fill(Targeted):
     """Coarsens the masks of earlier modifiers to dead heads and dead neurons; everything in living ones may grow again.
 
     A head is dead where all its value rows or all its output columns are pruned, a neuron where its row of up (or gate)

@@ -15,7 +15,7 @@ from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.contract import Run, Session
 from sparsify.modifiers.plans import ModifierPlan, TensorPlan
 from sparsify.modifiers.span import ClockError
-from sparsify.modifiers.targeted import Sparsifying, whole_gradients
+from sparsify.modifiers.targeted import Targeted, whole_gradients
 from sparsify.optimizers import minimising
 from sparsify.patterns import Pattern
 from sparsify.patterns.bundle import Bundle
@@ -24,7 +24,7 @@ from sparsify.schedules import Level, Window
 from sparsify.spec import gist
 
 
-class WeightPenalty(Sparsifying):
+class WeightPenalty(Targeted):
     """Adds the gradient of a penalty on the weights, before masks and clipping; prunes nothing by itself.
 
     Sources: Yuan & Lin, "Model selection and estimation in regression with grouped variables" (2006); Wen et al.,

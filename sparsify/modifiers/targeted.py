@@ -46,32 +46,14 @@ class Targeted(Modifier):
         _note_ties(context, weights)
         return weights
 
-
-class Sparsifying(Targeted):
-    """A modifier that makes zeros where its `targets` say, or acts on groups of them."""
-
-    allow_partial: bool | None = None
-    """Whether `default` may mean less than half of the model's matrix weights; else that is an error."""
-
     def select(self, context: PlanContext, role: str) -> list[Weight]:
         """Return the weights that are meant; `default` is `role`. What does not fit is reported."""
         weights = self.find(context, Targets(context.model, context.anatomy, role))
-        alone = self.targets in (None, (DEFAULT,)) and not self.exclude and self.layers is None
-        if weights and alone and role == DEFAULT:
-            self._tell_coverage(context, weights)
         together: dict[str, list[str]] = {}
         for name, reason in unprunable(context.model).items():
             together.setdefault(reason, []).append(name)
         context.notes += [f"{context.key}: {_some(names)}: {why}" for why, names in together.items()]
         return weights
-
-    def _tell_coverage(self, context: PlanContext, weights: Sequence[Weight]) -> None:
-        """Note what `default` leaves out of the model; refuse it where that is more than half."""
-        found = coverage(context.model, context.anatomy, weights)
-        if 2 * found.covered < found.total and not self.allow_partial:
-            context.problem(f"`targets: default` {found}; name `targets`, or write `allow_partial: true`", "targets")
-        elif found.covered < found.total:
-            context.notes.append(f"{context.key}: {found}")
 
     def cut(self, context: PlanContext, weights: Sequence[Weight], pattern: Pattern) -> list[Bundle]:
         """Return the weights as the pattern cuts them; what cannot be masked or cut is reported."""
@@ -100,6 +82,28 @@ class Sparsifying(Targeted):
     def unfit(self, weight: Weight) -> str | None:
         """Return why a weight cannot be acted on, or None."""
         return None
+
+
+class Sparsifying(Targeted):
+    """A modifier that makes zeros where its `targets` say, and says what `default` leaves out."""
+
+    allow_partial: bool | None = None
+    """Whether `default` may mean less than half of the model's matrix weights; else that is an error."""
+
+    def select(self, context: PlanContext, role: str) -> list[Weight]:
+        weights = super().select(context, role)
+        alone = self.targets in (None, (DEFAULT,)) and not self.exclude and self.layers is None
+        if weights and alone and role == DEFAULT:
+            self._tell_coverage(context, weights)
+        return weights
+
+    def _tell_coverage(self, context: PlanContext, weights: Sequence[Weight]) -> None:
+        """Note what `default` leaves out of the model; refuse it where that is more than half."""
+        found = coverage(context.model, context.anatomy, weights)
+        if 2 * found.covered < found.total and not self.allow_partial:
+            context.problem(f"`targets: default` {found}; name `targets`, or write `allow_partial: true`", "targets")
+        elif found.covered < found.total:
+            context.notes.append(f"{context.key}: {found}")
 
 
 def whole_gradients(weight: Weight) -> str | None:

@@ -350,7 +350,7 @@ def test_experts_are_covered_and_routers_are_not_pruned() -> None:
 
     model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**GROUPED, num_local_experts=4))
     anatomy = anatomy_of(model)
-    assert anatomy.families == ("mixtral",)
+    assert anatomy.families == ("llama",)
     routers = {weight.parameter_name for weight in anatomy.role("router")}
     assert routers == {f"model.layers.{layer}.mlp.gate.weight" for layer in (0, 1)}
     plan = Plan.of(recipe(targets=""), model, total_steps=99)

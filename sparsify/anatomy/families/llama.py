@@ -1,4 +1,4 @@
-"""Llama and those built like it: grouped queries, gated feed-forward."""
+"""Llama and those built like it: grouped queries, gated feed-forward, or experts in its place."""
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
 
@@ -7,7 +7,8 @@ register(
         name="llama",
         layers=(
             "LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "GemmaDecoderLayer",
-            "Gemma2DecoderLayer",
+            "Gemma2DecoderLayer", "MixtralDecoderLayer", "Qwen2MoeDecoderLayer", "Qwen3MoeDecoderLayer",
+            "GptOssDecoderLayer", "GraniteMoeDecoderLayer",
         ),
         # with no group left in the first layer the cache would not know its length
         attentions=(
@@ -20,6 +21,10 @@ register(
                 least=1,
             ),
         ),
-        feed_forwards=(FeedForwardPaths(up="mlp.up_proj", gate="mlp.gate_proj", down="mlp.down_proj"),),
+        # experts are found by structure; a shared one is what all tokens go through beside them
+        feed_forwards=tuple(
+            FeedForwardPaths(up=f"{block}.up_proj", gate=f"{block}.gate_proj", down=f"{block}.down_proj")
+            for block in ("mlp", "mlp.shared_expert")
+        ),
     )
 )  # fmt: skip

@@ -6,14 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
+from sparsify.anatomy.samples import samples
 from sparsify.errors import PlanError
-
-SIDES = (64, 32, 28, 96, 128, 224, 256, 299)
-"""Of images whose size nothing tells, in the order in which they are tried."""
 
 HOW = "give some: `example_inputs=` of Plan.of and apply, `--input-shape` of `sparsify plan`"
 
@@ -60,31 +56,5 @@ def _near(value: Any) -> Any:
 
 def guesses(model: nn.Module) -> Iterator[Inputs]:
     """Yield inputs that a model may take, the likeliest first."""
-    generator = torch.Generator().manual_seed(1)
-    config = getattr(model, "config", None)
-    name = getattr(model, "main_input_name", None)
-    if config is not None and name == "pixel_values":
-        yield from _images(config, generator)
-    elif config is not None and name == "input_ids":
-        most = int(getattr(config, "vocab_size", 2) or 2)
-        yield Inputs(named={"input_ids": torch.randint(0, most, (2, 8), generator=generator)})
-    first = next((module for module in model.modules() if isinstance(module, (_ConvNd, nn.Linear))), None)
-    if isinstance(first, nn.Linear):
-        yield Inputs((torch.randn(2, first.in_features, generator=generator),))
-    elif first is not None:
-        spatial = len(first.kernel_size)
-        for side in SIDES if spatial < 3 else (16, 32):
-            yield Inputs((torch.randn(2, first.in_channels, *[side] * spatial, generator=generator),))
-
-
-def _images(config: Any, generator: torch.Generator) -> Iterator[Inputs]:
-    """Yield images of the configuration's channels: small ones, then its own size."""
-    channels = int(getattr(config, "num_channels", 3) or 3)
-    own = getattr(config, "image_size", None)
-    sides = [(side, side) for side in SIDES]
-    if isinstance(own, int):
-        sides.insert(min(1, int(own > SIDES[0])), (own, own))
-    elif isinstance(own, (list, tuple)) and len(own) == 2:
-        sides.insert(0, (int(own[0]), int(own[1])))
-    for size in sides:
-        yield Inputs(named={"pixel_values": torch.randn(2, channels, *size, generator=generator)})
+    for args, named in samples(model):
+        yield Inputs(args, named)

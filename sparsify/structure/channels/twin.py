@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsify.errors import PlanError
-from sparsify.layers.outline import outline
+from sparsify.layers.outline import bare
 
 BYTES = 1 << 30
 """The most that the parameters of a twin may take."""
@@ -26,19 +25,17 @@ def twin(model: nn.Module) -> nn.Module:
             f"a copy with random weights, on which channels are followed, would take {size / 1e9:.1f} GB; the most is "
             f"{BYTES / 1e9:.1f} GB"
         )
-    made = outline(model)
+    made = bare(model)
     generator = torch.Generator().manual_seed(0)
     done: dict[int, Any] = {}
     for module in made.modules():
-        for name in ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"):
-            vars(module)[name] = OrderedDict()
         for store, copied in ((module._parameters, _parameter), (module._buffers, _buffer)):
             for name, value in store.items():
                 if value is not None:
                     if id(value) not in done:
                         done[id(value)] = (value, copied(name, value, generator))
                     store[name] = done[id(value)][1]
-    return made.eval()
+    return made
 
 
 def _parameter(name: str, value: Tensor, generator: torch.Generator) -> nn.Parameter:
