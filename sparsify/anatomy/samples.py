@@ -99,9 +99,7 @@ def _number(config: Any, *names: str) -> int:
     return 0
 
 
-def of_modules(
-    model: nn.Module, made: torch.Generator | None = None, sides: Sequence[int] = SIDES
-) -> Iterator[Call]:
+def of_modules(model: nn.Module, made: torch.Generator | None = None, sides: Sequence[int] = SIDES) -> Iterator[Call]:
     """Yield calls by what the first module that has weights takes; `sides` are those of images."""
     made = made or torch.Generator().manual_seed(1)
     for module in model.modules():
