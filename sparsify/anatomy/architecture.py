@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Literal
+from typing import Any, Literal
 
 from sparsify.spec import load_plugins
 
@@ -44,6 +44,12 @@ class AttentionPaths:
     least_in: tuple[str, ...] = ()
     shared: bool = False
     """Whether all layers of a stack can only lose the same heads."""
+
+    @classmethod
+    def at(cls, block: str, query: str, key: str, value: str, output: str, size: str, **more: Any) -> AttentionPaths:
+        """Return the paths of a block by the names in it; `size` is the attribute with the features of a head."""
+        parts = {"query": query, "key": key, "value": value, "output": output, "head_size": size}
+        return cls(**{name: f"{block}.{path}" for name, path in parts.items()}, **more)
 
 
 @dataclass(frozen=True)

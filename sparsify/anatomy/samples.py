@@ -56,6 +56,8 @@ def _argument(name: str, config: Any, size: tuple[int, int], made: torch.Generat
     if name == "input_features":
         frames = 2 * (_number(config, "max_source_positions") or 50)
         return torch.randn(BATCH, _number(config, "num_mel_bins", "feature_size") or 80, frames, generator=made)
+    if name == "encoder_hidden_states" and getattr(config, "add_cross_attention", False):
+        return torch.randn(BATCH, TOKENS, _number(config, "cross_attention_hidden_size", "hidden_size"), generator=made)
     if name == "bbox":
         return torch.zeros(BATCH, TOKENS, 4, dtype=torch.int64)
     return None

@@ -84,7 +84,7 @@ def test_both_towers_of_a_model_that_sees_and_reads() -> None:
     model = transformers.LlavaForConditionalGeneration(config)
     anatomy = read(model)
     assert anatomy is not None
-    assert anatomy.families == ("CLIPEncoderLayer", "llama")
+    assert anatomy.families == ("clip", "llama")
     assert anatomy.inferred == ("CLIPEncoderLayer",)
     assert planned(model, targets="").notes == ()
     heads = {weight.parameter_name for weight in anatomy.task_head}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -48,6 +49,12 @@ FUSED = ["gpt-neox", "bloom", "falcon", "falcon-new", "persimmon", "gpt-bigcode"
 CONVOLUTIONAL = ["convnext"]
 
 
+@pytest.fixture
+def undeclared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no family declared."""
+    monkeypatch.setattr(sys.modules["sparsify.anatomy.read"], "architectures", lambda: [])
+
+
 def build(name: str) -> Any:
     """Return a small model with random weights, in evaluation mode."""
     import transformers
@@ -79,6 +86,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     return found
 
 
+@pytest.mark.usefixtures("undeclared")
 @pytest.mark.parametrize("name", MODELS)
 def test_everything_inside_the_layers_is_found_and_verified(name: str) -> None:
     model = build(name)
@@ -91,6 +99,7 @@ def test_everything_inside_the_layers_is_found_and_verified(name: str) -> None:
     assert Plan.of(recipe(targets=""), model, total_steps=99).notes == (), "nothing is left out"
 
 
+@pytest.mark.usefixtures("undeclared")
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in CONVOLUTIONAL])
 def test_what_heads_and_neurons_leave_has_no_effect(name: str) -> None:
     """The whole model, after a pruning: rows of dead heads and neurons may hold anything."""

@@ -1,11 +1,15 @@
-"""BERT and those built like it: RoBERTa, ELECTRA, CamemBERT, XLM-RoBERTa."""
+"""BERT and those built like it: RoBERTa, ELECTRA, CamemBERT, XLM-RoBERTa, ERNIE, LayoutLM, BigBird, RoFormer, ESM."""
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, register
 
+KINDS = (
+    "Bert", "Roberta", "Electra", "Camembert", "XLMRoberta", "XLMRobertaXL", "Ernie", "LayoutLM", "LayoutLMv3",
+    "BertGeneration", "BigBird", "RoFormer", "Esm", "MegatronBert", "Data2VecText",
+)  # fmt: skip
 register(
     Architecture(
         name="bert",
-        layers=("BertLayer", "RobertaLayer", "ElectraLayer", "CamembertLayer", "XLMRobertaLayer"),
+        layers=tuple(f"{kind}Layer" for kind in KINDS),
         attentions=tuple(
             AttentionPaths(
                 query=f"{block}.self.query",
@@ -17,9 +21,6 @@ register(
             for block in ("attention", "crossattention")
         ),
         feed_forwards=(FeedForwardPaths(up="intermediate.dense", down="output.dense"),),
-        embeddings=(
-            "BertEmbeddings", "RobertaEmbeddings", "ElectraEmbeddings", "CamembertEmbeddings", "XLMRobertaEmbeddings",
-            "embeddings_project",  # ELECTRA's
-        ),
+        embeddings=(*(f"{kind}Embeddings" for kind in KINDS), "embeddings_project"),  # the last is ELECTRA's
     )
-)  # fmt: skip
+)

@@ -5,7 +5,7 @@ from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForw
 register(
     Architecture(
         name="gpt2",
-        layers=("GPT2Block",),
+        layers=("GPT2Block", "DecisionTransformerGPT2Block"),
         # a block without heads cannot be reshaped: its split size would be 0
         attentions=(AttentionPaths(fused="attn.c_attn", output="attn.c_proj", head_size="attn.head_dim", least=1),),
         feed_forwards=(FeedForwardPaths(up="mlp.c_fc", down="mlp.c_proj"),),
