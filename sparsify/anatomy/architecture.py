@@ -48,8 +48,8 @@ class AttentionPaths:
     @classmethod
     def at(cls, block: str, query: str, key: str, value: str, output: str, size: str, **more: Any) -> AttentionPaths:
         """Return the paths of a block by the names in it; `size` is the attribute with the features of a head."""
-        parts = {"query": query, "key": key, "value": value, "output": output, "head_size": size}
-        return cls(**{name: f"{block}.{path}" for name, path in parts.items()}, **more)
+        query, key, value, output, size = (f"{block}.{path}" for path in (query, key, value, output, size))
+        return cls(query=query, key=key, value=value, output=output, head_size=size, **more)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def build(family: Architecture, name: str, stack: str, index: int, module: nn.Mo
     routers = {id(router.parameter) for group in experts for router in group.routers}
     origin = vars(module).get(ORIGIN, index)
     depths = next((fields for part, fields in family.depths if part in stack.split(".")), ("num_hidden_layers",))
-    layer = Layer(name, stack, index, attentions, blocks, (), origin, depths, family=family.name, experts=experts)
+    layer = Layer(name, stack, index, attentions, blocks, (), origin, depths, "", family.name, family.inferred, experts)
     taken = {id(weight.parameter) for _, weight in layer.roles()}
     others = []
     for below, part in module.named_modules():
@@ -61,8 +61,6 @@ def _fixed(family: Architecture, index: int, layer: nn.Module, others: list[tupl
     """Return why a layer cannot be removed; empty where it can."""
     if family.shared:
         return family.shared
-    if family.inferred:
-        return "is of a family that nobody has declared, so what depends on the number of layers is not known"
     for rule in family.fixed:
         if rule.place in (None, index) and (not rule.attribute or number_at(layer, rule.attribute)):
             return rule.why
@@ -99,10 +97,16 @@ def attention(paths: AttentionPaths, name: str, stack: str, layer: nn.Module) ->
         output=output,
         heads=heads,
         groups=groups,
-        doubt=paths.doubt,
+        doubt=paths.doubt or _lent(layer, block),
         least=paths.least if bound else 0,
         shared=f"{stack}: {block}" if paths.shared else "",
     )
+
+
+def _lent(layer: nn.Module, block: str) -> str:
+    """Return why heads are not a block's own; empty where they are."""
+    lends = number_at(layer, f"{block}.store_full_length_kv")  # Gemma 3n and 4
+    return "not so: layers after it use its keys and values" if lends else ""
 
 
 def head_size(paths: AttentionPaths, layer: nn.Module, output: Weight) -> int | None:

@@ -145,6 +145,9 @@ class Layer:
     family: str = ""
     """The name of its family."""
 
+    inferred: bool = False
+    """Whether nobody has declared it."""
+
     experts: tuple[Experts, ...] = ()
     """Their members are among the feed-forward blocks."""
 

@@ -84,7 +84,7 @@ class Trial:
                 if time.thread_time() > end:
                     raise UnverifiedError(f"trying it takes more than {self.seconds:g} s")
                 torch.manual_seed(0)
-                return _flat(block(*call[0], **call[1]))
+                return flat(block(*call[0], **call[1]))
 
             try:
                 first = run()
@@ -193,9 +193,9 @@ def _view(weight: Weight, part: slice, across: bool) -> Tensor:
     return cube[:, :, part] if across else cube[part]
 
 
-def _flat(value: Any) -> Tensor:
+def flat(value: Any) -> Tensor:
     """Return the first tensor of real numbers in an output, as one vector; those after it may be attention maps."""
     if isinstance(value, Tensor):
         return value.flatten().float() if value.is_floating_point() else torch.empty(0)
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
-    return next((flat for part in parts if (flat := _flat(part)).numel()), torch.empty(0))
+    return next((found for part in parts if (found := flat(part)).numel()), torch.empty(0))

@@ -13,6 +13,9 @@ from sparsify.anatomy.parts import Layer
 OWN = "num_hidden_layers"
 """What configurations call the number of their layers, or map to their own word for it."""
 
+OTHERS = ("num_layers", "n_layers", "n_layer", "depth", "depths")
+"""What else they call it, in families that nobody has declared."""
+
 NUMBERED = ("mlp_only_layers", "moe_layers", "cross_attention_layers", "global_attn_indexes")
 """Lists of numbers of layers."""
 
@@ -25,7 +28,10 @@ REFUSED = {
 }
 """What no rule can follow."""
 
-NO_LAYERS = re.compile(r".*(_token_ids?|_sizes?|_mean|_std|_features|_indices|_names|architectures|labels?)")
+NO_LAYERS = re.compile(
+    r".*(_token_ids?|_sizes?|_mean|_std|_features|_indices|_names|_kernels?|_strides?|_dims?|_embds\w*|_shapes?|_att_type"
+    r"|architectures|labels?)|(axial|conv|tdnn)_.*"
+)
 """Lists that have as many entries as there are layers by chance only."""
 
 
@@ -37,12 +43,26 @@ def shorten(model: nn.Module, layers: Sequence[Layer], kept: Sequence[int]) -> b
     found = list(configs(model, container_of(layers[0])))
     changed = False
     for place, config in enumerate(found):
-        fields = dict.fromkeys((*layers[0].depths, *((OWN,) if place else ())))
-        counted = [name for name in fields if _set_count(config, name, layers, kept)]
+        for fields in (_by_side(layers[0]), (*layers[0].depths, *((OWN,) if place else ())), _likely(layers[0])):
+            counted = [name for name in dict.fromkeys(fields) if _set_count(config, name, layers, kept)]
+            if counted:
+                break
         changed = changed or bool(counted)
         if counted and isinstance(getattr(config, counted[0]), int):
             _follow(config, len(layers), kept)
+            _follow_stages(config, len(layers), kept)
     return changed
+
+
+def _by_side(layer: Layer) -> list[str]:
+    """Return fields that hold the layers of one side only, in a family that nobody has declared."""
+    sides = [side for side in ("encoder", "decoder") if layer.inferred and side in layer.stack.split(".")]
+    return [name for side in sides for name in (f"{side}_layers", f"num_{side}_layers")]
+
+
+def _likely(layer: Layer) -> tuple[str, ...]:
+    """Return fields that may hold the layers of a family that nobody has declared."""
+    return OTHERS if layer.inferred else ()
 
 
 def obstacle(model: nn.Module, layers: Sequence[Layer]) -> str | None:
@@ -79,7 +99,10 @@ def _set_count(config: Any, name: str, layers: Sequence[Layer], kept: Sequence[i
     """Set a field that holds the number of layers, or those of each container; return whether it did hold it."""
     value = getattr(config, name, None)
     if isinstance(value, int) and value == len(layers):
-        setattr(config, name, len(kept))
+        try:
+            setattr(config, name, len(kept))
+        except NotImplementedError:  # ProphetNet computes it from the two sides
+            return False
         return True
     homes = list(dict.fromkeys(container_of(layer) for layer in layers))
     if isinstance(value, (list, tuple)):
@@ -100,3 +123,19 @@ def _follow(config: Any, layers: int, kept: Sequence[int]) -> None:
             setattr(config, name, sum(number < value for number in kept))
         elif isinstance(value, (list, tuple)) and len(value) == layers and not NO_LAYERS.fullmatch(name):
             setattr(config, name, type(value)(value[number] for number in kept))
+    if isinstance(getattr(config, "attention_types", None), list) and hasattr(config, "attention_layers"):
+        config.attention_types = [[[kind], 1] for kind in config.attention_layers]  # GPT-Neo
+
+
+def _follow_stages(config: Any, layers: int, kept: Sequence[int]) -> None:
+    """Have a backbone, which has a stage after every layer, hand out what the same layers, or those before, make.
+
+    Where two stages would become one nothing is changed: no model can be made of such a configuration.
+    """
+    stages, places = getattr(config, "stage_names", None), getattr(config, "_out_indices", None)
+    if not isinstance(stages, list) or len(stages) != layers + 1 or not isinstance(places, (list, tuple)):
+        return
+    left = [sum(number < place % len(stages) for number in kept) for place in places]
+    if len(set(left)) == len(left):
+        config.stage_names = stages[: len(kept) + 1]
+        config._out_indices, config._out_features = left, [stages[place] for place in left]

@@ -14,6 +14,9 @@ from sparsify.structure.configs import container_of, shorten
 NUMBERS = ("layer_idx", "layer_id", "layer_index", "layer_number", "layer_num", "block_idx")
 """Attributes of a layer, or of what is in it, that hold its number."""
 
+LISTS = ("attention_layers",)
+"""Attributes of what is in a layer that have an entry for every layer (GPT-Neo)."""
+
 COUNTS = ("num_layers", "num_hidden_layers", "n_layers", "n_layer", "depth")
 """Attributes of what holds a stack in which its number of layers is kept."""
 
@@ -62,6 +65,7 @@ def _shorten(model: nn.Module, home: str, layers: Sequence[Layer], staying: Sequ
         container._modules[str(number)] = child
         if name in names and child is not None:
             _renumber(child, int(name), number)
+            _shorten_lists(child, len(layers), [layer.index for layer in staying])
     above = model.get_submodule(home.rpartition(".")[0])
     for name in COUNTS:
         if vars(above).get(name) == len(layers):
@@ -73,3 +77,12 @@ def _renumber(layer: nn.Module, old: int, new: int) -> None:
         for name in NUMBERS:
             if type(vars(module).get(name)) is int and vars(module)[name] == old:
                 setattr(module, name, new)
+
+
+def _shorten_lists(layer: nn.Module, layers: int, kept: Sequence[int]) -> None:
+    """Have the lists that a layer has copied from the configuration follow it."""
+    for module in layer.modules():
+        for name in LISTS:
+            value = vars(module).get(name)
+            if isinstance(value, list) and len(value) == layers:
+                setattr(module, name, [value[number] for number in kept])

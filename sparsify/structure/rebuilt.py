@@ -12,6 +12,9 @@ from torch import nn
 from sparsify.structure.change import Dropped
 from sparsify.structure.drop import drop
 
+TRAINING = ("drop_prob", "drop_path_rate")
+"""What is spread over the layers, and only meant for a training."""
+
 SIMPLE = (bool, int, float, str, type(None))
 
 
@@ -67,7 +70,7 @@ def _differences(found: nn.Module, wanted: nn.Module) -> Iterator[str]:
         mine, theirs = one.get(name), other.get(name)
         if mine is None or theirs is None:
             yield f"{name} is in only one of the model and what its new configuration makes"
-        elif type(mine) is not type(theirs):
+        elif _kind(mine) != _kind(theirs):
             yield f"{name} is a {type(mine).__name__}, and would be loaded as a {type(theirs).__name__}"
         else:
             first, second = _facts(mine), _facts(theirs)
@@ -76,11 +79,17 @@ def _differences(found: nn.Module, wanted: nn.Module) -> Iterator[str]:
                     yield f"{name}.{key} is {first.get(key)!r}, and would be loaded as {second.get(key)!r}"
 
 
+def _kind(module: nn.Module) -> tuple[str, str]:
+    """Return what a module is; a parametrized one has a class of its own, with the same name."""
+    return type(module).__module__, type(module).__qualname__
+
+
 def _facts(module: nn.Module) -> dict[str, Any]:
     """Return what a module is beside its weights: their shapes, and attributes that are plain values."""
     tensors = {**module._parameters, **module._buffers}
     shapes = {name: None if tensor is None else tuple(tensor.shape) for name, tensor in tensors.items()}
-    plain = {key: value for key, value in vars(module).items() if _is_plain(value) and not key.startswith("_")}
+    named = {key: value for key, value in vars(module).items() if not key.startswith("_") and key not in TRAINING}
+    plain = {key: value for key, value in named.items() if _is_plain(value)}
     return {**shapes, **plain}
 
 

@@ -141,7 +141,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], ...]] = {
     "XLMRobertaXLForSequenceClassification": (PLAIN,),
     "ErnieForSequenceClassification": (PLAIN,),
     "LayoutLMForSequenceClassification": (PLAIN,),
-    "LayoutLMv3ForSequenceClassification": ({**PLAIN, "coordinate_size": 4, "shape_size": 8, "visual_embed": False},),
+    "LayoutLMv3ForSequenceClassification": ({**PLAIN, "coordinate_size": 4, "shape_size": 8, "input_size": 32, "patch_size": 8},),
     "BertGenerationEncoder": (PLAIN,),
     "BigBirdForSequenceClassification": (PLAIN, {**PLAIN, "attention_type": "original_full"}),
     "RoFormerForSequenceClassification": (PLAIN,),

@@ -245,7 +245,7 @@ def test_a_model_by_hand() -> None:
     ]  # fmt: skip
     assert [(block.heads, block.doubt) for block in anatomy.attentions] == [(4, "")] * 3
     assert [(layer.stack, layer.index) for layer in anatomy.layers] == [("blocks", 0), ("blocks", 1), ("blocks", 2)]
-    assert all("nobody has declared" in layer.fixed for layer in anatomy.layers)
+    assert all(layer.inferred and not layer.fixed for layer in anatomy.layers)
 
 
 def test_what_cannot_be_run_is_not_offered_and_says_why() -> None:
@@ -367,3 +367,20 @@ def test_experts_are_covered_and_routers_are_not_pruned() -> None:
     assert plan.coverage.share == 1
     assert not routers & {weight.parameter_name for weight in plan.targeted()}
     assert len(anatomy.feed_forwards) == 2 * 4
+
+
+def test_keys_and_values_that_other_layers_use() -> None:
+    """Gemma 3n: alone, a layer's heads would be its own; and its neurons are chosen by all of them."""
+    import transformers
+
+    kinds = ["sliding_attention", "full_attention"]
+    config = transformers.Gemma3nTextConfig(
+        **GROUPED | {"num_hidden_layers": 4, "head_dim": 8, "intermediate_size": [64] * 4},
+        **{"vocab_size_per_layer_input": 40, "hidden_size_per_layer_input": 8, "laurel_rank": 4},
+        **{"num_kv_shared_layers": 2, "layer_types": kinds * 2, "activation_sparsity_pattern": [0.9, 0.9, 0.0, 0.0]},
+    )
+    anatomy = anatomy_of(transformers.Gemma3nForCausalLM(config))
+    assert [block.doubt for block in anatomy.attentions] == ["not so: layers after it use its keys and values"] * 2
+    neurons = [block.doubt for block in anatomy.feed_forwards]
+    assert all("not so when it was tried" in doubt for doubt in neurons[:2])
+    assert neurons[2:] == ["", ""]

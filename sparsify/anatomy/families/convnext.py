@@ -9,5 +9,7 @@ register(
         feed_forwards=(FeedForwardPaths(up="pwconv1", down="pwconv2"),),
         others=(("conv", "*"),),
         embeddings=("ConvNextEmbeddings",),
+        stacked=False,
+        depths=(("convnext", ("depths",)),),
     )
 )

@@ -1,4 +1,4 @@
-"""The vision transformer and those built like it: DeiT, DINOv2 and v3, BEiT, Swin, SegFormer, YOLOS."""
+"""The vision transformer and those built like it: DeiT, DINOv2 and v3, BEiT, Swin, YOLOS."""
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, Fixed, register
 
@@ -8,7 +8,7 @@ register(
         layers=(
             "ViTLayer", "DeiTLayer", "ViTMAELayer", "ViTMSNLayer", "IJepaLayer", "Dinov2Layer",
             "Dinov2WithRegistersLayer", "DINOv3ViTLayer", "BeitLayer", "Data2VecVisionLayer", "SwinLayer",
-            "SegformerLayer", "YolosLayer", "DPTViTLayer", "ViltLayer",
+            "YolosLayer", "DPTViTLayer", "ViltLayer",
         ),
         attentions=(
             AttentionPaths.at("attention", "q_proj", "k_proj", "v_proj", "o_proj", "head_dim"),
@@ -32,6 +32,7 @@ register(
             "Dinov2Embeddings", "Dinov2WithRegistersEmbeddings", "DINOv3ViTEmbeddings", "BeitEmbeddings",
             "Data2VecVisionEmbeddings", "SwinEmbeddings", "YolosEmbeddings", "DPTViTEmbeddings", "ViltEmbeddings",
         ),
+        depths=(("decoder_layers", ("decoder_num_hidden_layers",)),),  # of a masked autoencoder
         fixed=(Fixed("is shifted by its place (shift_size), as are those after it", "shift_size"),),
     )
 )  # fmt: skip

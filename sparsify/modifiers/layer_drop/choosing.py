@@ -13,10 +13,11 @@ from sparsify.modifiers.layer_drop.keep import Keep, least_influence, least_turn
 from sparsify.modifiers.structural import StructureContext
 from sparsify.selectors import layer_indices
 from sparsify.structure.change import Dropped
-from sparsify.structure.configs import container_of, obstacle
+from sparsify.structure.configs import configs, container_of, obstacle
 from sparsify.structure.drop import parameters_lost, stacks
 from sparsify.structure.importance import angular_distances, block_influence
 from sparsify.structure.rebuilt import misfit
+from sparsify.structure.tried import differs
 
 
 def choose(keep: Keep, stack: str | None, model: nn.Module, context: StructureContext) -> Dropped | None:
@@ -45,7 +46,8 @@ def _stack(stack: str | None, model: nn.Module, context: StructureContext) -> li
     if stack is None and len(found) > 1:
         context.problem(f"{kind} has {len(found)} stacks of layers ({', '.join(found)}): say which by `stack`")
         return None
-    meant = [name for name in found if stack is None or stack == name or stack in name.split(".")]
+    meant = [name for name in found if stack in (None, name)]
+    meant = meant or [name for name in found if stack in name.split(".")]
     if len(meant) == 1:
         return found[meant[0]]
     if meant:
@@ -145,23 +147,29 @@ def _check(layers: Sequence[Layer], change: Dropped, model: nn.Module, context: 
             context.problem(f"no layer of {home} would be left: keep one at least", "keep")
     if context.problems:
         return
-    why = obstacle(model, layers) or _short_cache(layers, change, context)
+    why = obstacle(model, layers) or _short_cache(model, layers, change, context)
     if why is None and change.chosen:
         why = misfit(model, change, container_of(layers[0]))
+        if why is None and layers[0].inferred:
+            why = differs(model, layers, change)
     if why is not None:
         context.problem(f"without the layers {', '.join(map(str, change.removed))} of {change.stack}: {why}", "keep")
 
 
-def _short_cache(layers: Sequence[Layer], change: Dropped, context: StructureContext) -> str | None:
+def _short_cache(model: nn.Module, layers: Sequence[Layer], change: Dropped, context: StructureContext) -> str | None:
     """Return why generating with a cache would fail, or None: transformers takes T5's encoder for the size of it."""
-    if "num_layers" not in layers[0].depths:
+    likes_t5 = any(
+        hasattr(config, "num_layers") and hasattr(config, "num_decoder_layers")
+        for config in configs(model, container_of(layers[0]))
+    )
+    if not likes_t5 or "encoder" not in layers[0].stack.split("."):
         return None
     for name, others in stacks(context.anatomy).items():
         left = next(
             (len(each.kept) for each in context.others.values() if isinstance(each, Dropped) and each.stack == name),
             len(others),
         )
-        if "num_decoder_layers" in others[0].depths and left > len(change.kept):
+        if "decoder" in name.split(".") and left > len(change.kept):
             return (
                 f"{name} has {left}, and transformers' cache has an entry for each of the encoder's: no generation "
                 "with a cache; drop as many of the decoder's first"
