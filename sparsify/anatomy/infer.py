@@ -7,6 +7,7 @@ from dataclasses import replace
 from threading import Lock
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from sparsify.anatomy import guess
@@ -66,7 +67,8 @@ class Inference:
         doubt = ""
         for option in options:
             try:
-                self._tried().try_out(layer, option)
+                with torch.device("cpu"):  # whatever device is the default where a model is read
+                    self._tried().try_out(layer, option)
             except RefutedError as error:
                 doubt = doubt or f"not so when it was tried: {error}"
             except UnverifiedError as error:

@@ -13,11 +13,12 @@ from sparsify.anatomy.parts import DEFAULT
 from sparsify.anatomy.read import inferred
 from sparsify.anatomy.told import source, told
 from sparsify.checkpoint import write_text
-from sparsify.cli.common import AsJson, ForTask, guarded, print_json
+from sparsify.cli.common import AsJson, ForTask, guarded, print_json, write_picture
 from sparsify.cli.console import out, styled
 from sparsify.errors import PlanError
 from sparsify.escaping import one_line
 from sparsify.pretrained import planned
+from sparsify.report.portrait import draw
 
 
 @guarded
@@ -27,6 +28,7 @@ def anatomy(
     family: Annotated[
         Path | None, typer.Option("--family", metavar="FILE", help="Write what was inferred as a family file (Python).")
     ] = None,
+    png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Write a picture.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a model by role: layers, heads, neurons, and what a recipe without targets covers. Weights are not read."""
@@ -43,6 +45,9 @@ def anatomy(
                 f"{model}: its families are declared ({', '.join(found.families)}); there is nothing to write"
             )
         write_text(family, source(kinds))
+    if png is not None:
+        covered = coverage(shape, found, found.role(DEFAULT))
+        write_picture(png, lambda: draw(f"{model}: default covers {covered.share:.0%}", found))
     data = told(shape, found)
     if as_json:
         print_json(data)
@@ -52,8 +57,9 @@ def anatomy(
     console.print(f"targets: default {coverage(shape, found, found.role(DEFAULT))}")
     for note in notes:
         console.print(styled(("note: ", "yellow"), note))
-    if family is not None:
-        console.print(f"Written to {one_line(str(family))}")
+    for written in (family, png):
+        if written is not None:
+            console.print(f"Written to {one_line(str(written))}")
 
 
 def _print(data: dict[str, Any]) -> None:

@@ -8,11 +8,14 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
 from sparsify import ranks
+from sparsify.checkpoint import write_whole
 from sparsify.cli.console import say
 from sparsify.errors import SparsifyError, did_you_mean
 from sparsify.escaping import json_text
@@ -111,3 +114,10 @@ def parse_sets(sets: Iterable[str] | None) -> dict[str, Any]:
         except ValueError as error:
             raise typer.BadParameter(f"{name}: {error}", param_hint="--set") from None
     return values
+
+
+def write_picture(path: Path, draw: Callable[[], bytes]) -> None:
+    """Write what `draw` returns to a file. Raises SparsifyError without matplotlib."""
+    if find_spec("matplotlib") is None:
+        raise SparsifyError("a picture needs matplotlib: pip install 'sparsify-torch[report]'")
+    write_whole(path, lambda file: file.write(draw()))

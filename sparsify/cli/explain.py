@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.padding import Padding
 
-from sparsify.checkpoint import write_whole
-from sparsify.cli.common import MOST_STEPS, Sets, guarded, parse_sets
+from sparsify.cli.common import MOST_STEPS, Sets, guarded, parse_sets, write_picture
 from sparsify.cli.console import out, styled
-from sparsify.errors import PlanError, SparsifyError
+from sparsify.errors import PlanError
 from sparsify.escaping import one_line
 from sparsify.modifiers.span import ClockError
 from sparsify.recipe import Recipe
@@ -59,7 +57,5 @@ def explain(
     for line in in_text(found):
         console.print(line)
     if png is not None:
-        if find_spec("matplotlib") is None:
-            raise SparsifyError("a picture needs matplotlib: pip install 'sparsify-torch[report]'")
-        write_whole(png, lambda file: file.write(draw(found, loaded.name or recipe)))
+        write_picture(png, lambda: draw(found, loaded.name or recipe))
         console.print(f"Written to {png}")

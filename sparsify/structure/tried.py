@@ -31,7 +31,7 @@ def differs(model: nn.Module, layers: Sequence[Layer], change: Dropped) -> str |
     if count > LARGEST:
         return f"{NOBODY} it has {count:,} weights, too many to try"
     gone = [layer.name for layer in layers if layer.index in change.removed]
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("cpu"):
         try:
             twin = Twin(model).model
             run = _runner(twin)

@@ -36,12 +36,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_a_table_of_layers_roles_and_coverage(folders: dict[str, Path]) -> None:
-    done = RUNNER.invoke(app, ["anatomy", str(folders["gpt-neox"])])
+    done = RUNNER.invoke(app, ["anatomy", str(folders["falcon"])])
     assert done.exit_code == 0, done.output
-    assert "GPTNeoXLayer (inferred)" in done.output
-    assert "gpt_neox.layers" in done.output
+    assert "FalconDecoderLayer (inferred)" in done.output
+    assert "transformer.h" in done.output
     assert "attention.output" in done.output
-    assert "targets: default covers 100 % of the 16,384 matrix weights" in done.output
+    assert "targets: default covers 100 % of the 21,504 matrix weights" in done.output
 
 
 def test_what_is_not_offered_is_said(folders: dict[str, Path]) -> None:
@@ -61,16 +61,16 @@ def test_what_is_not_offered_is_said(folders: dict[str, Path]) -> None:
 
 def test_a_family_file_declares_what_was_inferred(folders: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "family.py"
-    done = RUNNER.invoke(app, ["anatomy", str(folders["phi3"]), "--family", str(path)])
+    done = RUNNER.invoke(app, ["anatomy", str(folders["falcon"]), "--family", str(path)])
     assert done.exit_code == 0, done.output
     made: list[Architecture] = []
     names: dict[str, Any] = {}
     text = path.read_text()
     exec(text.replace(", register\n", "\n"), names | {"register": made.append})
     (family,) = made
-    assert family.layers == ("Phi3DecoderLayer",)
-    assert (family.attentions[0].fused, family.attentions[0].packing) == ("self_attn.qkv_proj", "blocks")
-    assert family.feed_forwards[0].fused == "mlp.gate_up_proj"
+    assert family.layers == ("FalconDecoderLayer",)
+    assert (family.attentions[0].fused, family.attentions[0].packing) == ("self_attention.query_key_value", "blocks")
+    assert family.feed_forwards[0].up == "mlp.dense_h_to_4h"
     assert not family.inferred
 
 
@@ -80,3 +80,33 @@ def test_nothing_to_write_and_nothing_there(folders: dict[str, Path], tmp_path: 
     assert "its families are declared (llama); there is nothing to write" in done.output
     assert not (tmp_path / "no.py").exists()
     assert RUNNER.invoke(app, ["anatomy", str(tmp_path / "nowhere")]).exit_code == 1
+
+
+def test_a_picture(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.png"
+    done = RUNNER.invoke(app, ["anatomy", str(folders["olmo2"]), "--png", str(path)])
+    assert done.exit_code == 0, done.output
+    assert f"Written to {path}" in done.output.replace("\n", "")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr("sparsify.cli.common.find_spec", lambda name: None)
+    done = RUNNER.invoke(app, ["anatomy", str(folders["olmo2"]), "--png", str(tmp_path / "no.png")])
+    assert done.exit_code == 1
+    assert "a picture needs matplotlib" in done.output
+    assert not (tmp_path / "no.png").exists()
+
+
+def test_a_picture_draws_every_layer_by_role() -> None:
+    """What is drawn, read back from the axes: the heights are the weights, hatched where nothing is offered."""
+    import transformers
+    from matplotlib.figure import Figure
+
+    from sparsify.anatomy import read
+    from sparsify.report.portrait import HATCH, _stack
+    from tests.anatomy.test_inference import GROUPED
+
+    anatomy = read(transformers.Olmo2ForCausalLM(transformers.Olmo2Config(**GROUPED)))
+    assert anatomy is not None
+    axes: Any = Figure().subplots()
+    _stack(axes, "model.layers", anatomy.layers)
+    bars = [(round(bar.get_x() + bar.get_width() / 2), bar.get_height(), bar.get_hatch()) for bar in axes.patches]
+    assert bars == [(0, 3072, HATCH), (0, 6144, None), (1, 3072, HATCH), (1, 6144, None)]
