@@ -98,10 +98,12 @@ class Targets:
 
     def _means(self, selector: str) -> tuple[set[str], Callable[[], str]]:
         """Return the names of the atoms that a selector means, and why it means nothing."""
-        if selector in ROLES and self.anatomy is not None:
+        by_name = selector in ROLES and (self.anatomy is None or not self.anatomy.layers)
+        names = self._matches(selector) if by_name else set()
+        if selector in ROLES and self.anatomy is not None and not names:
             role = self.role if selector == DEFAULT else selector
             return self._names(self.anatomy.role(role)), lambda: self._no_role(role)
-        names = self._matches(selector)
+        names = names or self._matches(selector)
         if selector in ROLES:
             return names, lambda: self._unknown(selector)
         return names, lambda: self._nothing(selector)
@@ -150,9 +152,9 @@ class Targets:
 
     def _layers(self, layers: Sequence[str]) -> set[str]:
         """Return the names of the atoms in some layers."""
-        if self.anatomy is None:
+        if self.anatomy is None or not self.anatomy.layers:
             kind = type(self.model).__name__
-            message = f"the architecture of {kind} is not known, so its layers are not: name modules in `targets`"
+            message = f"nothing repeats in {kind}, so it has no layers: name modules in `targets`"
             self.problems.append(TargetProblem("layers", None, message))
             return set()
         depth = self.anatomy.depth()
@@ -182,8 +184,8 @@ class Targets:
     def _unknown(self, role: str) -> str:
         kind = type(self.model).__name__
         if role == DEFAULT:
-            return f"`targets` is needed for {kind}, whose architecture is not known; it has: {self.candidates()}"
-        return f"{role!r} is a role, but the architecture of {kind} is not known; it has: {self.candidates()}"
+            return f"{kind} has no matrix that can be pruned"
+        return f"{role!r} is a role, but {kind} has no matrix that can be pruned"
 
     def _nothing(self, selector: str) -> str:
         """Say why a selector found no weight, with the nearest that would."""

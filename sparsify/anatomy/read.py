@@ -13,6 +13,7 @@ from sparsify.anatomy.infer import Inference
 from sparsify.anatomy.outside import sort_outside
 from sparsify.anatomy.parts import Anatomy, Layer
 from sparsify.anatomy.repeated import elements
+from sparsify.anatomy.unlayered import unlayered
 from sparsify.layers import all_weights, plain
 
 Found = tuple[str, Architecture, Layer]
@@ -20,14 +21,14 @@ Found = tuple[str, Architecture, Layer]
 
 
 def read(model: nn.Module) -> Anatomy | None:
-    """Return the parts of a model (weights are not read; the meta device will do), or None if nothing repeats in it.
+    """Return the parts of a model (weights are not read; the meta device will do), or None if it has no matrix.
 
     A family is recognised by the class names of its layers, so that a model may hold a known one anywhere. What no
     family claims is inferred: elements of repeated containers are layers, and their blocks are tried (see `infer`).
     """
     found = _layers(model)
     if not found:
-        return None
+        return unlayered(model)
     layers = tuple(layer for _, _, layer in found)
     inside = {id(weight.parameter) for layer in layers for _, weight in layer.roles()}
     rest = [weight for weight in all_weights(model, embeddings=True) if id(weight.parameter) not in inside]

@@ -35,9 +35,7 @@ def anatomy(
     shape, notes = planned(model, task)
     found = read(shape)
     if found is None:
-        raise PlanError(
-            f"{model}: nothing repeats in {type(shape).__name__}, so it has no layers; name modules in targets"
-        )
+        raise PlanError(f"{model}: {type(shape).__name__} has no matrix that can be pruned")
     if family is not None:
         kinds = inferred(shape)
         if not kinds:

@@ -24,7 +24,7 @@ class PlanContext:
     """`stage/name`: what state and reports call the modifier."""
 
     anatomy: Anatomy | None = None
-    """The model by role, where its architecture is known."""
+    """The model by role; None where it has no matrix."""
 
     earlier: Sequence[ModifierPlan] = ()
     """What stands before it in the recipe, planned."""
@@ -39,6 +39,11 @@ class PlanContext:
     """(path below the modifier, sentence)."""
 
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def layered(self) -> bool:
+        """Whether the model has layers: something repeats in it."""
+        return self.anatomy is not None and bool(self.anatomy.layers)
 
     def problem(self, message: str, *path: str | int) -> None:
         """Report that the recipe does not fit."""

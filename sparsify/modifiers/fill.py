@@ -62,9 +62,9 @@ class Fill(Targeted):
         ]
 
     def plan(self, context: PlanContext) -> FillPlan | None:
-        if context.anatomy is None:
+        if context.anatomy is None or not context.layered:
             kind = type(context.model).__name__
-            context.problem(f"heads and neurons of {kind} are not known: its architecture is not")
+            context.problem(f"heads and neurons of {kind} are not known: it has no layers")
             return None
         try:
             window = context.span.window(Window(begin=self.begin).model_copy(update={"end": self.begin}))

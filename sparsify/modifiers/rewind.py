@@ -135,14 +135,14 @@ class Rewind(Modifier):
 def _parameters(spec: Rewind, context: PlanContext) -> dict[str, nn.Parameter]:
     """Return what is rewound, whole parameters by name; report what does not fit."""
     finder = Parameters(context.model, context.anatomy)
-    head = context.anatomy is not None and bool(context.anatomy.task_head)
+    head = context.anatomy is not None and context.layered and bool(context.anatomy.task_head)
     exclude = spec.exclude or ()
     if spec.targets is None and head:
         exclude = (*exclude, "task_head")
-    elif spec.targets is None and context.anatomy is None and spec.exclude is None:
+    elif spec.targets is None and not context.layered and spec.exclude is None:
         context.notes.append(
-            f"{context.key}: the task head of {type(context.model).__name__} is not known, so it is rewound too: name "
-            "it in `exclude` if it should not be"
+            f"{context.key}: nothing repeats in {type(context.model).__name__}, so its task head is rewound "
+            "too: name it in `exclude` if it should not be"
         )
     weights = finder.select(spec.targets or ("*",), exclude)
     for problem in finder.problems:

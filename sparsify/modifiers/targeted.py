@@ -94,6 +94,8 @@ class Sparsifying(Targeted):
         weights = super().select(context, role)
         alone = self.targets in (None, (DEFAULT,)) and not self.exclude and self.layers is None
         if weights and alone and role == DEFAULT:
+            if not context.layered:
+                context.notes.append(_without_layers(context))
             self._tell_coverage(context, weights)
         return weights
 
@@ -104,6 +106,13 @@ class Sparsifying(Targeted):
             context.problem(f"`targets: default` {found}; name `targets`, or write `allow_partial: true`", "targets")
         elif found.covered < found.total:
             context.notes.append(f"{context.key}: {found}")
+
+
+def _without_layers(context: PlanContext) -> str:
+    """Say what `default` is where nothing repeats."""
+    heads = [weight.name for weight in context.anatomy.task_head] if context.anatomy else []
+    but = f"embeddings and {', '.join(heads)}, the task head" if heads else "embeddings"
+    return f"{context.key}: nothing repeats in {type(context.model).__name__}: `default` is every matrix but {but}"
 
 
 def whole_gradients(weight: Weight) -> str | None:

@@ -21,8 +21,8 @@ class Spanning(Grouped):
         raise NotImplementedError(type(self).__name__)
 
     def bundles(self, weights: Sequence[Weight], anatomy: Anatomy | None) -> tuple[list[Bundle], list[Misfit]]:
-        if anatomy is None:
-            return [], [Misfit(f"the pattern {self.type!r} needs an architecture that is known")]
+        if anatomy is None or not anatomy.layers:
+            return [], [Misfit(f"the pattern {self.type!r} needs a model with layers: nothing repeats in this one")]
         bundles, targeted = list(self.blocks(anatomy)), Rows(weights)
         meant: list[Bundle] = []
         cut: dict[int, list[str]] = {}

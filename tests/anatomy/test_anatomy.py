@@ -264,15 +264,68 @@ def test_what_does_not_fit_is_said(name: str, fields: dict[str, str], message: s
     assert message in str(error.value)
 
 
+class Recurrent(nn.Module):
+    """Tokens, an LSTM, a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.lstm, self.out = nn.Embedding(9, 4), nn.LSTM(4, 6), nn.Linear(6, 2)
+
+
+class Twice(nn.Module):
+    """Two heads on one body, defined first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy_head = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.value_head = nn.Linear(8, 1)
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8))
+
+
+class Tied(nn.Module):
+    """A table that is the output layer too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.mix, self.out = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9, bias=False)
+        self.out.weight = self.tokens.weight
+
+
+@pytest.mark.parametrize(
+    ("model", "default", "head", "embeddings"),
+    [
+        (nn.Linear(4, 3), [""], [], []),
+        (
+            Recurrent(),
+            ["lstm_ih_l0", "lstm_hh_l0"],
+            ["out"],
+            ["tokens"],
+        ),
+        (Twice(), ["policy_head.0", "body.0", "body.2"], ["policy_head.2", "value_head"], []),
+        (Tied(), ["mix"], ["out"], ["out"]),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)), ["0"], ["3"], []),
+    ],
+)
+def test_roles_where_nothing_repeats(model: nn.Module, default: Any, head: Any, embeddings: Any) -> None:
+    anatomy = read(model)
+    assert anatomy is not None
+    found = [short(anatomy.role(role)) for role in ("default", "task_head", "embeddings")]
+    assert [[name.removeprefix("weight") for name in each] for each in found] == [default, head, embeddings]
+
+
 def test_unknown_models_work_by_name_and_type_and_say_so_otherwise() -> None:
     unknown = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))
-    assert read(unknown) is None
+    anatomy = read(unknown)
+    assert anatomy is not None
+    assert (anatomy.layers, anatomy.roles(), short(anatomy.task_head)) == ((), ["default", "task_head"], ["1"])
     for fields, message in (
-        ({"targets": ""}, "`targets` is needed for Sequential, whose architecture is not known; it has: 0, 1"),
-        ({"targets": "ffn"}, "'ffn' is a role, but the architecture of Sequential is not known"),
-        ({"layers": "0"}, "the architecture of Sequential is not known, so its layers are not"),
-        ({"scope": "{type: global, within: role}"}, "within: role needs an architecture that is known"),
-        ({"pattern": "head"}, "the pattern 'head' needs an architecture that is known"),
+        ({"targets": "ffn"}, "Sequential has no 'ffn' (it has: default, task_head)"),
+        ({"layers": "0"}, "nothing repeats in Sequential, so it has no layers"),
+        (
+            {"scope": "{type: global, within: role}"},
+            "within: role needs a model with layers: nothing repeats in this one",
+        ),
+        ({"pattern": "head"}, "the pattern 'head' needs a model with layers: nothing repeats in this one"),
     ):
         with pytest.raises(PlanError) as error:
             Plan.of(recipe(**fields), unknown, total_steps=100)  # type: ignore[arg-type]
@@ -324,7 +377,7 @@ def test_a_class_of_the_same_name_but_another_make_is_not_of_the_family() -> Non
             super().__init__()
             self.mixer = nn.Linear(8, 8)
 
-    assert read(nn.Sequential(TransformerBlock())) is None
+    assert read(nn.Sequential(TransformerBlock())).layers == ()  # type: ignore[union-attr]
 
 
 def test_heads_of_t5_are_the_same_in_every_layer() -> None:

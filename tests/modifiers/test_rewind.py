@@ -170,7 +170,7 @@ def test_named_parameters_alone(mlp: nn.Module) -> None:
         ("every: 3, to: 3", r"the step that is gone back to, 3, lies after the first round's end, 3"),
         ("every: 1%", r"'1%' of the stage rounds to no step at all"),
         ("every: 3, targets: nothing", r"'nothing' matches nothing in Sequential"),
-        ("every: 3, targets: attention", r"'attention' is a role, but the architecture of Sequential is not known"),
+        ("every: 3, targets: attention", r"Sequential has no 'attention' .it has: default, task_head."),
         ("every: 3, targets: '0', exclude: '*'", r"everything that is targeted is excluded"),
     ],
 )

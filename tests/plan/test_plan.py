@@ -138,12 +138,15 @@ def test_selectors_that_match_nothing_are_errors(targets: str, exclude: str | No
     assert message in str(error.value)
 
 
-def test_without_targets_the_candidates_are_listed() -> None:
-    net = nn.ModuleDict({name: nn.Linear(8, 8) for name in ("one", "two")})
-    with pytest.raises(
-        PlanError, match="`targets` is needed for ModuleDict, whose architecture is not known; it has: one, two"
-    ):
-        Plan.of(recipe(targets=""), net, total_steps=100)
+def test_without_targets_where_nothing_repeats() -> None:
+    net = nn.ModuleDict({name: nn.Linear(8, 8) for name in ("one", "two", "three")})
+    plan = Plan.of(recipe(targets=""), net, total_steps=100)
+    assert [tensor.name for tensor in plan.modifiers[0].tensors] == ["one.weight", "two.weight"]
+    assert plan.notes == (
+        "main/prune: nothing repeats in ModuleDict: `default` is every matrix but embeddings and three.weight, the task head",
+    )
+    with pytest.raises(PlanError, match="ReLU has no matrix that can be pruned"):
+        Plan.of(recipe(targets=""), nn.ReLU(), total_steps=100)
 
 
 def test_the_plan_says_what_will_happen() -> None:

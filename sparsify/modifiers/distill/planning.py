@@ -70,8 +70,8 @@ def _problems(spec: DistillFields, context: PlanContext) -> Iterator[tuple[tuple
     for each in spec.named():
         path, term = each.path, each.term
         if isinstance(term, LayerTerm):
-            if context.anatomy is None:
-                yield path, f"layers of {kind} are not known: its architecture is not; only logits can be distilled"
+            if context.anatomy is None or not context.anatomy.layers:
+                yield path, f"{kind} has no layers, as nothing repeats in it: only logits can be distilled"
             elif term.layers is not None and (problem := unmatched(context.anatomy, term.layers)):
                 yield (*path, "layers"), problem
         if isinstance(term, AttentionTerm) and (problem := without_maps(model)):

@@ -146,8 +146,10 @@ def _bundles(prune: PruneFields, context: PlanContext) -> list[Bundle]:
     misfits = []
     if prune.scope.by_row and (ragged := tuple(bundle.name for bundle in bundles if bundle.sizes is not None)):
         misfits.append(Misfit("in a row, all groups must be of one size", ragged, "scope"))
-    if prune.scope.needs_anatomy() and context.anatomy is None:
-        misfits.append(Misfit(f"{prune.scope.needs_anatomy()} needs an architecture that is known", key="scope"))
+    if prune.scope.needs_anatomy() and not context.layered:
+        misfits.append(
+            Misfit(f"{prune.scope.needs_anatomy()} needs a model with layers: nothing repeats in this one", key="scope")
+        )
     report(context, misfits)
     return bundles
 

@@ -43,8 +43,15 @@ def resolve(spec: RegrowFields, context: PlanContext) -> RegrowPlan | None:
     _check(spec, context, window, phases)
     pattern = Unstructured()
     bundles = spec.cut(context, spec.select(context, pattern.role), pattern)
-    if spec.scope.needs_anatomy() and context.anatomy is None:
-        report(context, [Misfit(f"{spec.scope.needs_anatomy()} needs an architecture that is known", key="scope")])
+    if spec.scope.needs_anatomy() and not context.layered:
+        report(
+            context,
+            [
+                Misfit(
+                    f"{spec.scope.needs_anatomy()} needs a model with layers: nothing repeats in this one", key="scope"
+                )
+            ],
+        )
     if len(context.problems) > before:
         return None
     criterion = Random(seed=spec.seed) if spec.start == "random" else Magnitude()
