@@ -133,9 +133,10 @@ def _by_structure(census: Census, model: nn.Module, counted: dict[str, Count], t
                     row = census.grid.setdefault(role or "other", {})
                     row[label] = total([row.get(label, Count(0, 0)), counted[weight.name]])
         census.roles = {role: total(row.values()) for role, row in census.grid.items()}
-        of["encoder linear"] = total(census.roles.values())
-        within = tuple(f"{layer.name}." for layer in anatomy.layers)
-        of["encoder"] = total(c for name, c in census.tensors.items() if name.startswith(within))
+        if anatomy.layers:
+            of["encoder linear"] = total(census.roles.values())
+            within = tuple(f"{layer.name}." for layer in anatomy.layers)
+            of["encoder"] = total(c for name, c in census.tensors.items() if name.startswith(within))
         for role in ("embeddings", "task_head"):
             names = {weight.name for weight in anatomy.role(role)} & set(counted)
             if names:

@@ -70,7 +70,7 @@ def _problems(spec: DistillFields, context: PlanContext) -> Iterator[tuple[tuple
     for each in spec.named():
         path, term = each.path, each.term
         if isinstance(term, LayerTerm):
-            if context.anatomy is None or not context.anatomy.layers:
+            if context.anatomy is None or not context.layered:
                 yield path, f"{kind} has no layers, as nothing repeats in it: only logits can be distilled"
             elif term.layers is not None and (problem := unmatched(context.anatomy, term.layers)):
                 yield (*path, "layers"), problem

@@ -140,8 +140,8 @@ def _answers(plan: DistillPlan, session: Session, teacher: Teacher) -> Answers:
 
 def _pairs(plan: DistillPlan, term: LayerTerm, student: Anatomy | None, teacher: Anatomy | None) -> list[LayerPair]:
     assert student is not None  # the plan has seen to it
-    if teacher is None:
-        raise PlanError(f"{plan.key}: the layers of the teacher are not known: its architecture is not")
+    if teacher is None or not teacher.layers:
+        raise PlanError(f"{plan.key}: the teacher has no layers: nothing repeats in it")
     pairs, problem = layer_pairs(student, teacher, term.layers)
     if problem:
         raise PlanError(f"{plan.key}: {problem}")

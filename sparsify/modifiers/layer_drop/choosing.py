@@ -41,7 +41,7 @@ def _stack(stack: str | None, model: nn.Module, context: StructureContext) -> li
     """Return the layers of the stack that is meant."""
     found, kind = stacks(context.anatomy), type(model).__name__
     if not found:
-        context.problem(f"the layers of {kind} are not known: its architecture is not")
+        context.problem(f"{kind} has no layers: nothing repeats in it")
         return None
     if stack is None and len(found) > 1:
         context.problem(f"{kind} has {len(found)} stacks of layers ({', '.join(found)}): say which by `stack`")

@@ -384,7 +384,7 @@ def test_a_teacher_by_folder(tmp_path: Any) -> None:
         ("nothing", r"the recipe needs 'teacher' .*: give it as apply\(…, teacher=…\)"),
         ("a number", r"teacher must be a module, a folder, or the name of a model, got a int"),
         ("no folder", r"no such folder"),
-        ("unknown layers", r"the layers of the teacher are not known"),
+        ("unknown layers", r"the teacher has no layers: nothing repeats in it"),
     ],
 )
 def test_a_teacher_that_does_not_fit(given: str, message: str) -> None:
@@ -606,7 +606,7 @@ def test_what_is_distilled_twice_from_two_teachers() -> None:
         (
             "hidden: {}",
             "plain",
-            r"layers of Linear are not known: its architecture is not; only logits can be distilled",
+            r"Linear has no layers, as nothing repeats in it: only logits can be distilled",
         ),
         ("attention: {}", "sdpa", r"with sdpa attention there are no attention maps: load the model with attn_impl"),
         ("hidden: {layers: [[5, 1]]}", "bert", r"the model has no layer 5 \(it has 0, 1, by their original numbers\)"),

@@ -50,7 +50,7 @@ def test_what_a_recipe_cannot_say(fields: str, message: str) -> None:
         (BASE.replace("end: 8", "begin: 8, end: 8"), "the window is empty"),
         (BASE.replace("every: 2", "every: 80%"), "between its ends nothing is exchanged: the window lasts 8 steps"),
         (BASE + ", scope: {type: global, floor: 0.2}", "cannot keep a floor: leave it out, or write `scope: erk`"),
-        (BASE + ", scope: {type: global, within: role}", "needs an architecture that is known"),
+        (BASE + ", scope: {type: global, within: role}", "needs a model with layers: nothing repeats in this one"),
         (PHASES.replace("dense: 2", "dense: 1%"), "a dense phase of 0 steps in a period of 4"),
         (PHASES.replace("every: 4", "every: 95%"), "no period of 11 steps fits into the 9 of the window"),
         (PHASES.replace("dense: 2", "dense: 1 epoch"), "dense: '1 epoch' needs steps_per_epoch"),
