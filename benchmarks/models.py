@@ -50,16 +50,22 @@ def row(name: str, model: torch.nn.Module) -> tuple[str, bool, bool]:
     return line, whole, not data["doubts"]
 
 
-def main() -> None:
-    path = Path(sys.argv[1])
+def zoo_of(file: str) -> dict[str, Any]:
+    """Return the models of a module, by name."""
+    path = Path(file)
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
-    zoo: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(zoo)
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: dict[str, Any] = module.ZOO
+    return found
+
+
+def main() -> None:
     lines, wholes, offers = [], 0, 0
-    for name, make in zoo.ZOO.items():
+    for name, make in zoo_of(sys.argv[1]).items():
         try:
             model, _ = make()
         except Exception as error:  # a builder for another version of the library
