@@ -6,15 +6,7 @@ register(
     Architecture(
         name="albert",
         layers=("AlbertLayer",),
-        attentions=(
-            AttentionPaths(
-                query="attention.query",
-                key="attention.key",
-                value="attention.value",
-                output="attention.dense",
-                head_size="attention.attention_head_size",
-            ),
-        ),
+        attentions=(AttentionPaths.at("attention", "query", "key", "value", "dense", "attention_head_size"),),
         feed_forwards=(FeedForwardPaths(up="ffn", down="ffn_output"),),
         embeddings=("AlbertEmbeddings", "embedding_hidden_mapping_in"),
         shared="stands for all layers of its group, which share its weights; lower num_hidden_layers instead",

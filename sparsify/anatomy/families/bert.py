@@ -11,13 +11,7 @@ register(
         name="bert",
         layers=tuple(f"{kind}Layer" for kind in KINDS),
         attentions=tuple(
-            AttentionPaths(
-                query=f"{block}.self.query",
-                key=f"{block}.self.key",
-                value=f"{block}.self.value",
-                output=f"{block}.output.dense",
-                head_size=f"{block}.self.attention_head_size",
-            )
+            AttentionPaths.at(block, "self.query", "self.key", "self.value", "output.dense", "self.attention_head_size")
             for block in ("attention", "crossattention")
         ),
         feed_forwards=(FeedForwardPaths(up="intermediate.dense", down="output.dense"),),

@@ -7,12 +7,13 @@ register(
         name="deberta",
         layers=("DebertaV2Layer", "DebertaLayer"),
         attentions=(
-            AttentionPaths(
-                query="attention.self.query_proj",
-                key="attention.self.key_proj",
-                value="attention.self.value_proj",
-                output="attention.output.dense",
-                head_size="attention.self.attention_head_size",
+            AttentionPaths.at(
+                "attention",
+                "self.query_proj",
+                "self.key_proj",
+                "self.value_proj",
+                "output.dense",
+                "self.attention_head_size",
             ),
             AttentionPaths(
                 fused="attention.self.in_proj",

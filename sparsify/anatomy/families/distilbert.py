@@ -6,15 +6,7 @@ register(
     Architecture(
         name="distilbert",
         layers=("TransformerBlock",),
-        attentions=(
-            AttentionPaths(
-                query="attention.q_lin",
-                key="attention.k_lin",
-                value="attention.v_lin",
-                output="attention.out_lin",
-                head_size="attention.attention_head_size",
-            ),
-        ),
+        attentions=(AttentionPaths.at("attention", "q_lin", "k_lin", "v_lin", "out_lin", "attention_head_size"),),
         feed_forwards=(FeedForwardPaths(up="ffn.lin1", down="ffn.lin2"),),
     )
 )

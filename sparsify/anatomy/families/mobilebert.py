@@ -7,12 +7,8 @@ register(
         name="mobilebert",
         layers=("MobileBertLayer",),
         attentions=(
-            AttentionPaths(
-                query="attention.self.query",
-                key="attention.self.key",
-                value="attention.self.value",
-                output="attention.output.dense",
-                head_size="attention.self.attention_head_size",
+            AttentionPaths.at(
+                "attention", "self.query", "self.key", "self.value", "output.dense", "self.attention_head_size"
             ),
         ),
         feed_forwards=(

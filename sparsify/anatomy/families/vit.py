@@ -13,12 +13,9 @@ register(
         attentions=(
             AttentionPaths.at("attention", "q_proj", "k_proj", "v_proj", "o_proj", "head_dim"),
             # where transformers still has BERT's names: all of these before its version 5
-            AttentionPaths(
-                query="attention.attention.query",
-                key="attention.attention.key",
-                value="attention.attention.value",
-                output="attention.output.dense",
-                head_size="attention.attention.attention_head_size",
+            AttentionPaths.at(
+                "attention", "attention.query", "attention.key", "attention.value", "output.dense",
+                "attention.attention_head_size",
             ),
         ),
         feed_forwards=(
