@@ -12,7 +12,6 @@ One optimizer step is a transaction (see `transaction`), in this order:
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsify.applied import remember, take_over
 from sparsify.attaching import Attached, attach, restructures, settled
 from sparsify.density import Density, measure
 from sparsify.errors import HookError, StateError
@@ -34,15 +34,12 @@ from sparsify.modifiers.step_rates import rate_in_force
 from sparsify.optimizers import clip_, innermost, several
 from sparsify.outcome import Outcome, revived
 from sparsify.plan import Plan
-from sparsify.preflight import check_bindings, check_optimizers, check_weights, untrained
+from sparsify.preflight import check_bindings, check_optimizers, check_weights, notes
 from sparsify.recipe import Recipe
 from sparsify.state import changes_of, read_state, state_of
 from sparsify.target import sparsity_wanted
 from sparsify.transaction import AT_WORK, Transaction
 from sparsify.viewing import project_into, sparse_copy
-
-_APPLIED: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[Manager]] = weakref.WeakKeyDictionary()
-"""The managers that are at work on each model."""
 
 
 class Manager:
@@ -119,7 +116,7 @@ class Manager:
         plan = Plan.of(self.recipe, model, **clock, example_inputs=inputs)
         check_weights(plan)
         check_optimizers(unwrap(model), optimizers)
-        self._plan = replace(plan, notes=(*plan.notes, *untrained(plan, optimizers), *attached.notes))
+        self._plan = replace(plan, notes=(*plan.notes, *notes(plan, unwrap(model), optimizers), *attached.notes))
         self._model, self._masks = unwrap(model), MaskStore()
         transaction = self._transaction
         session = Session(
@@ -135,7 +132,7 @@ class Manager:
         )
         try:
             loop = self._loop = Loop(self._plan, session, given, transaction)
-            _take_over(self._model, plan)
+            take_over(self._model, plan)
             transaction.attach(
                 optimizers, scaler, refuses_closures=loop.refuses_closures, repair=lambda: loop.show(ours=True)
             )
@@ -144,7 +141,7 @@ class Manager:
             transaction.detach("new")
             raise
         transaction.keep(watch(self._model, loop))
-        _APPLIED.setdefault(self._model, weakref.WeakSet()).add(self)
+        remember(self._model, self)
         return self
 
     @property
@@ -385,16 +382,3 @@ class Manager:
                 run.enter(self.step)
         self._masks.refresh()
         self._loop.interrupted = False
-
-
-def _take_over(model: nn.Module, plan: Plan) -> None:
-    """Detach managers that were left at work on the same weights; end the broken-off steps of others."""
-    ours = {id(weight.parameter) for modifier in plan.modifiers for weight in (*modifier.masked, *modifier.touches)}
-    for other in list(_APPLIED.get(model, ())):
-        if other._transaction.phase not in AT_WORK:
-            continue
-        theirs = {id(weight.parameter) for modifier in other._plan.modifiers for weight in modifier.masked}
-        if ours & theirs:
-            other.detach()
-        else:
-            other._loop.settle()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sparsify.errors import PlanError, did_you_mean
+from sparsify.layers import adapters
 from sparsify.optimizers import parameters_of, refuse_other_weights
 from sparsify.plan import Plan
 from sparsify.recipe import Recipe
@@ -56,7 +57,31 @@ def check_weights(plan: Plan) -> None:
         )
 
 
-def untrained(plan: Plan, optimizers: Sequence[torch.optim.Optimizer]) -> list[str]:
+def notes(plan: Plan, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> list[str]:
+    """Return notes on what only weights and optimizers tell. Raises PlanError for adapters that could not learn."""
+    return [*_untrained(plan, optimizers), *_locked(plan, model)]
+
+
+def _locked(plan: Plan, model: nn.Module) -> list[str]:
+    """Return notes on trainable weights that are all zero and would stay so; raise PlanError where they are adapters'.
+
+    Those of adapters are zero because nothing has been learned yet; others may belong to a model that was pruned.
+    """
+    locks = [modifier for modifier in plan.modifiers if modifier.keeps_zeros and modifier.window.begin == 0]
+    trained = (weight for lock in locks for weight in lock.weights if weight.parameter.requires_grad)
+    empty = {weight.name: weight for weight in trained if not bool(weight.tensor.any())}
+    of_adapters = adapters(model) if empty else {}
+    if stuck := [name for name, weight in empty.items() if id(weight.parameter) in of_adapters]:
+        raise PlanError(
+            f"{_some(stuck)}: all zero before the training, as adapters begin, and zeros are kept from step 0: nothing "
+            "could be learned; leave adapters out of `targets`"
+        )
+    if not empty:
+        return []
+    return [f"{_some(list(empty))}: all zero, trained, and kept at zero; `exclude` what only begins at zero"]
+
+
+def _untrained(plan: Plan, optimizers: Sequence[torch.optim.Optimizer]) -> list[str]:
     """Return notes on trainable weights that are targeted, but that no optimizer trains."""
     held = {id(parameter) for parameter in parameters_of(optimizers)}
     names = [w.name for w in plan.targeted() if w.parameter.requires_grad and id(w.parameter) not in held]

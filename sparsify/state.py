@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sparsify._version import __version__
 from sparsify.bits import fingerprint
 from sparsify.errors import StateError
 from sparsify.layers import Weight
-from sparsify.masking.masks import Masks
+from sparsify.masking.masks import Masked, Masks
 from sparsify.masking.packing import pack, unpack
+from sparsify.masking.project import project_
 from sparsify.masking.store import MaskStore
 from sparsify.modifiers.contract import Run
 from sparsify.plan import Plan
@@ -197,16 +199,32 @@ def _owners(saved: StateReader, weight: Weight) -> list[tuple[int, int, str]]:
 
 def _check_weights(saved: StateReader, known: Mapping[str, Weight], masks: Masks) -> None:
     """Raise StateError if the parameters are not those that the state was saved with."""
-    wrong = [name for name in saved if name in known and fingerprint(known[name].parameter) != saved.any(name)]
+    frozen = {masked.weight.parameter_name: masked for masked in masks if not masked.weight.parameter.requires_grad}
+    wrong = []
+    for name in saved:
+        if name in known:
+            parameter = known[name].parameter
+            shown = _under(frozen[name]) if name in frozen else parameter
+            wrong += [name] if fingerprint(shown) != saved.any(name) else []
     for masked in masks:
         name = masked.weight.parameter_name
-        if name not in saved or bool((masked.weight.tensor[~masked.near()] != 0).any()):
+        if name not in saved or (name not in frozen and bool((masked.weight.tensor[~masked.near()] != 0).any())):
             wrong.append(name)
     if wrong:
         raise StateError(
             f"the weights of {wrong[0]} are not those that this state was saved with; load the model's weights "
             "first, from the same checkpoint (verify_weights=False goes on all the same)"
         )
+
+
+def _under(masked: Masked) -> Tensor:
+    """Return a frozen parameter under its mask.
+
+    A trainer that saves what is trained alone (adapters) leaves it out of its checkpoints: it is as it was before.
+    """
+    shown = masked.weight.tensor.clone()
+    project_(shown, masked.near())
+    return shown
 
 
 def _modifiers(

@@ -1,8 +1,8 @@
 """From selectors to weights: what a modifier means in a model.
 
-A matched module stands for every prunable weight in it, except tables of embeddings and routers of experts, which are
-meant only where a selector names them; the name of a parameter (`….weight`) is understood too, also that of a matrix
-which belongs to no known layer.
+A matched module stands for every prunable weight in it, except tables of embeddings, routers of experts and adapters
+(LoRA's matrices beside a layer), which are meant only where a selector names them; the name of a parameter (`….weight`)
+is understood too, also that of a matrix which belongs to no known layer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 from sparsify.anatomy import ROLES, Anatomy, routers
 from sparsify.anatomy.parts import DEFAULT, Layer
 from sparsify.errors import did_you_mean
-from sparsify.layers import Weight, all_weights, raw, shared_rows, unprunable
+from sparsify.layers import Weight, adapters, all_weights, raw, shared_rows, unprunable
 from sparsify.selectors import layer_indices, matcher, names_a_parameter, names_itself
 
 SHOWN = 12
@@ -38,6 +38,8 @@ class Targets:
         self.tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         """Tables of embeddings, also those that are an output layer's weight."""
         self.routers = {id(weight.parameter) for weight in routers(model)}
+        self.adapters = adapters(model)
+        """The modules of adapters by the ids of their parameters."""
         self.atoms: dict[str, list[Weight]] = {}
         """The parts of each known weight (by its name) that may be meant by themselves; at least itself."""
         self._of: dict[int, list[Weight]] = {}
@@ -131,6 +133,8 @@ class Targets:
             itself = owner in roots or (not kind and hit(name, module))
             if id(parameter) in self.tables:
                 meant = itself and names_itself(selector) and (isinstance(module, nn.Embedding) or not kind)
+            elif id(parameter) in self.adapters:
+                meant = _names_adapter(hit, name, module, self.adapters[id(parameter)])
             elif id(parameter) in self.routers:
                 meant = itself and names_itself(selector) and (not kind or _of_its_own(selector, module))
             else:
@@ -198,6 +202,9 @@ class Targets:
             if names_a_parameter(selector) and hit(name, self.model):
                 return _no_matrix(name, parameter)
         kinds = {type(module).__name__: module for name, module in modules.items() if hit(name, module)}
+        inside = tuple(f"{name}." for name in self.adapters.values())
+        if any(f"{name}.".startswith(inside) and hit(name, module) for name, module in modules.items()):
+            return f"{selector!r} matches only adapters, which must be named (`*.lora_A.*`)"
         if any(isinstance(module, nn.Embedding) for module in kinds.values()):
             return f"{selector!r} matches only embeddings, which must be named (`embeddings`, `type:Embedding`)"
         if kinds:
@@ -225,6 +232,15 @@ class Targets:
                 if near:
                     return f": no name has the part {part!r}{near}"
         return did_you_mean(selector, names, most=6)
+
+
+def _names_adapter(hit: Callable[[str, nn.Module], bool], name: str, module: nn.Module, adapter: str) -> bool:
+    """Whether a selector means an adapter, or what is in it: it would not match if the adapter had another name."""
+    above, _, _ = adapter.rpartition(".")
+    other = f"{above}.\N{REPLACEMENT CHARACTER}" if above else "\N{REPLACEMENT CHARACTER}"
+    parts = name.split(".")
+    inside = [".".join(parts[:depth]) for depth in range(adapter.count(".") + 1, len(parts) + 1)]
+    return any(hit(each, module) and not hit(other + each[len(adapter) :], module) for each in inside)
 
 
 def _of_its_own(selector: str, module: nn.Module) -> bool:

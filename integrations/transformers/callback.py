@@ -9,6 +9,7 @@ on_optimizer_step      manager.on_step_end
 on_log                 sparsity and target beside the loss, for whatever logger the Trainer has
 on_save                our state, then the marker that makes the checkpoint whole
 on_train_end           the state of the checkpoint that was picked; finalize
+                       a pruned base is saved beside its adapters
 (an exception)         manager.detach: the model is sparse, the lock is free, and a training can begin anew
 """
 
@@ -25,7 +26,7 @@ from transformers import TrainerCallback
 from sparsify import Density, HookError, Manager, PlanError, Recipe, StateError, checkpoint, lock, ranks
 from sparsify.integrations.common import checkpoints, loss_hook
 from sparsify.integrations.common.metrics import metrics
-from sparsify.integrations.transformers import best, loss, states
+from sparsify.integrations.transformers import base, best, loss, states
 from sparsify.integrations.transformers.surroundings import Clipping, Within, come_first, trainer_of, watch
 
 
@@ -39,7 +40,8 @@ class SparsifyCallback(TrainerCallback):
     become binary. `allow_changed_recipe` resumes from a checkpoint of another recipe or another length of training.
     `run` names the run in its checkpoints; by default it is given a name, which a resumed run keeps.
 
-    After the training, `density` is what was counted in the tensors; `output_dir` has `recipe.yaml` and `report.json`.
+    After the training, `density` is what was counted in the tensors; `output_dir` has `recipe.yaml` and `report.json`,
+    and `base`, the pruned model under adapters (PEFT), which the Trainer leaves out of what it saves.
     Errors are those of the manager: PlanError before the first step, StateError where a checkpoint is damaged or does
     not belong here, SparsityError at the end if the model falls short; TrainingError if another process trains in
     `output_dir`.
@@ -73,6 +75,9 @@ class SparsifyCallback(TrainerCallback):
         self._lock: lock.FolderLock | None = None
         self._loss: Any = None
         """The handle of the hook that gives losses to the manager."""
+
+        self._base: base.Beside | None = None
+        """What saves the base under adapters, where the recipe prunes there."""
 
         self._masked = False
         """Whether the gradients of this step are masked already."""
@@ -134,6 +139,7 @@ class SparsifyCallback(TrainerCallback):
             evaluate=self.evaluate,
             **self.bindings,
         )
+        self._base = base.beside(self.manager, args, below_target=self.best_below_target)
         if parts is not None:
             self.manager.load_state_dict(parts["manager"], allow_changed_recipe=self.allow_changed_recipe)
             same = parts["manager"].get("sha256") == self.manager.plan.recipe.sha256
@@ -228,6 +234,8 @@ class SparsifyCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write our state into the Trainer's checkpoint, and the marker that it is whole."""
         ranks.wait()  # each process writes its own random state into the folder
+        if args.should_save and self._base is not None:
+            self._base.in_checkpoint(states.written_to(args, state), reached=self._reached is not None)
         if args.should_save and not args.save_only_model:
             folder, state_dict = states.written_to(args, state), self.manager.state_dict()
             checkpoint.save(folder / states.STATE, step=state.global_step, reached=self._reached, manager=state_dict)
@@ -242,6 +250,8 @@ class SparsifyCallback(TrainerCallback):
                 best.take_up(self.manager, Path(picked), self.run, model_only=args.save_only_model)
             directory = args.output_dir if args.should_save else None
             self.density = self.manager.finalize(directory, partial=bool(picked) and self.best_below_target)
+            if args.should_save and self._base is not None:
+                self._base.save()
         finally:
             self._break_off()
 

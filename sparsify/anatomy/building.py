@@ -15,7 +15,7 @@ from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForw
 from sparsify.anatomy.experts import find
 from sparsify.anatomy.parts import Attention, FeedForward, Layer
 from sparsify.anatomy.words import is_adapter
-from sparsify.layers import Weight, weights
+from sparsify.layers import Weight, in_use, weights
 
 ORIGIN = "_sparsify_origin"
 """The attribute of a layer in which its number from before any layer was dropped is kept."""
@@ -174,8 +174,8 @@ def common(*paths: str) -> str:
 def _weight(name: str, layer: nn.Module, path: str) -> Weight | None:
     """Return the weight of the module at a path; where an adapter wraps it, of the module within."""
     module = module_at(layer, path) if path else None
-    if module is not None and isinstance(inner := module._modules.get("base_layer"), nn.Module):
-        module, path = inner, f"{path}.base_layer"
+    while module is not None and (within := in_use(module)):
+        module, path = module_at(module, within), f"{path}.{within}"
     return next(weights(join(name, path), module), None) if module is not None else None
 
 

@@ -10,7 +10,11 @@ HEADS = re.compile(
     r"embed_out|unembed\w*|to_logits|bbox_\w+|proj_out",
     re.IGNORECASE,
 )
-ADAPTERS = re.compile(r"adapters?|lora_\w+", re.IGNORECASE)
+ADAPTERS = re.compile(
+    r"adapters?|prompt_encoder|"
+    r"(lora|hada|lokr|ia3|oft|boft|vera|vblora|fourierft|hra|randlora|delora|c3a|trainable_tokens)_\w+",
+    re.IGNORECASE,
+)
 
 
 def called(name: str, words: re.Pattern[str]) -> bool:

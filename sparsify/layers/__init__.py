@@ -1,5 +1,6 @@
 """Which parameters can be pruned, and how each is seen."""
 
+from sparsify.layers.adapters import adapted, adapters, base_names, in_use, originals
 from sparsify.layers.kinds import aliases, all_weights, layouts, raw, unprunable, unsuitable, weights
 from sparsify.layers.places import Places
 from sparsify.layers.registry import register_layer
@@ -14,10 +15,15 @@ __all__ = [
     "Rows",
     "Storage",
     "Weight",
+    "adapted",
+    "adapters",
     "aliases",
     "all_weights",
+    "base_names",
+    "in_use",
     "layouts",
     "merged",
+    "originals",
     "plain",
     "raw",
     "register_layer",

@@ -78,6 +78,9 @@ class Fill(Targeted):
         if not blocks:
             context.problem("no modifier before prunes what is targeted: there is nothing to fill", "targets")
             return None
+        if frozen := [w.name for w in _wholes(blocks) if not w.parameter.requires_grad]:
+            context.problem(f"{frozen[0]} is frozen, so that nothing can grow back in it", "targets")
+            return None
         chosen = [weight for block in blocks for weight in matrices(block)]
         return FillPlan(
             key=context.key,

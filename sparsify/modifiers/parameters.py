@@ -34,7 +34,7 @@ class Parameters(Targets):
         }
         self.atoms = atoms
         self.know(list(every.values()))
-        self.tables = self.routers = set()  # they are meant like any other parameter
+        self.tables, self.routers, self.adapters = set(), set(), {}  # they are meant like any other parameter
 
     def _names(self, weights: Iterable[Weight]) -> set[str]:
         weights = list(weights)

@@ -54,6 +54,8 @@ class WeightPenalty(Targeted):
         ]
 
     def unfit(self, weight: Weight) -> str | None:
+        if not weight.parameter.requires_grad:
+            return "is frozen, so that a penalty does nothing to it"
         return whole_gradients(weight)
 
     def plan(self, context: PlanContext) -> PenaltyPlan | None:

@@ -92,6 +92,9 @@ class ModifierPlan:
     reaches: float | None = None
     """The sparsity of its last update, where the recipe says."""
 
+    keeps_zeros: bool = False
+    """Whether zeros that are there when its window opens stay zero: a lock, or a ramp `from: existing`."""
+
     rescales: int | None = None
     """The step at which it writes weights of another scale than they had, where it does."""
 

@@ -14,6 +14,7 @@ from sparsify.layers import Rows, merged
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.modifiers.span import ClockError, Span
+from sparsify.plan import adapted
 from sparsify.recipe import Recipe, Stage
 from sparsify.recipe.problems import in_order
 from sparsify.structure.change import Change
@@ -93,6 +94,7 @@ class Planner:
                     self.plans.append(plan)
         if self.problems:
             raise PlanError(in_order(self.problems))
+        self.notes += adapted.notes(self.model, self.plans, self.changes)
 
     def _problem(self, message: str, *path: str | int) -> None:
         self.problems.append(self.recipe.problem(message, *path))

@@ -72,5 +72,5 @@ class PruneFields(Sparsifying):
         if self.dense and not weight.parameter.requires_grad:
             return "is frozen, so nothing can pull it towards a sparse copy"
         if self.criterion.learned and not weight.parameter.requires_grad:
-            return "is frozen, so its scores cannot be learned"
+            return "is frozen, so its scores cannot be learned; `criterion: magnitude` needs no gradients"
         return whole_gradients(weight) if self.latent or self.dense else None

@@ -87,6 +87,7 @@ def resolve(prune: PruneFields, context: PlanContext) -> PrunePlan | None:
         unknown="by the threshold" if prune.criterion.gated else "existing zeros",
         starts=prune.sparsity.at(0.0) if prune.sparsity and prune.sparsity.from_ != EXISTING else None,
         reaches=target,
+        keeps_zeros=prune.criterion.keeps_zeros or (prune.sparsity is not None and prune.sparsity.from_ == EXISTING),
     )
 
 
