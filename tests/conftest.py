@@ -14,6 +14,13 @@ import torch
 from torch import nn
 
 from sparsify.masking import pieces
+from tests.majors import OLD, OLD_WARNINGS
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the older transformers warn about itself: warnings are errors."""
+    for line in OLD_WARNINGS if OLD else ():
+        config.addinivalue_line("filterwarnings", line)
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ class AttentionPaths:
     key: str = ""
     value: str = ""
     fused: str = ""
-    """One matrix that holds query, key and value, instead of the three."""
+    """One matrix that holds query, key and value, instead of the three; beside `query`, only key and value."""
 
     packing: Packing = "blocks"
     """How the fused matrix is laid out: the rows of query, key and value one after another (`blocks`; key and value may

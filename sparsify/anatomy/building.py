@@ -105,8 +105,13 @@ def attention(paths: AttentionPaths, name: str, stack: str, layer: nn.Module) ->
 
 def _lent(layer: nn.Module, block: str) -> str:
     """Return why heads are not a block's own; empty where they are."""
-    lends = number_at(layer, f"{block}.store_full_length_kv")  # Gemma 3n and 4
-    return "not so: layers after it use its keys and values" if lends else ""
+    if number_at(layer, f"{block}.store_full_length_kv"):  # Gemma 3n and 4
+        return "not so: layers after it use its keys and values"
+    if number_at(
+        layer, f"{block}.is_kv_shared_layer"
+    ):  # before transformers 5 it has projections, and does not use them
+        return "not so: it uses the keys and values of a layer before it"
+    return ""
 
 
 def head_size(paths: AttentionPaths, layer: nn.Module, output: Weight) -> int | None:
@@ -125,11 +130,16 @@ def _apart(paths: AttentionPaths, name: str, layer: nn.Module) -> tuple[Weight, 
 def _packed(
     paths: AttentionPaths, name: str, layer: nn.Module, output: Weight, size: int
 ) -> tuple[Weight, Weight, Weight] | None:
-    """Return query, key and value of one matrix."""
+    """Return query, key and value of one matrix, or of two, of which the second holds key and value."""
     whole = _weight(name, layer, paths.fused)
     if whole is None:
         return None
     rows, wide = whole.geometry.rows, output.geometry.columns
+    if paths.query:
+        query, half = _weight(name, layer, paths.query), rows // 2
+        if query is None or query.geometry.rows != wide or rows % (2 * size):
+            return None
+        return query, whole.rows(0, half), whole.rows(half, rows)
     if paths.packing == "heads":
         return (whole, whole, whole) if _groups(whole, output, size) else None
     rest, odd = divmod(rows - wide, 2)

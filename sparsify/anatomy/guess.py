@@ -35,6 +35,10 @@ FUSED = (
     "qkv", "Wqkv", "qkv_proj", "c_attn", "query_key_value", "in_proj", "in_proj_qkv", "W_pack", "att_proj", "to_qkv",
     "wqkv",
 )  # fmt: skip
+FUSED_PAIRS = (("q_attn", "c_attn"), ("q_proj", "kv_proj"), ("query", "key_value"), ("to_q", "to_kv"), ("q", "kv"),
+               ("Wq", "Wkv"), ("wq", "wkv"))  # fmt: skip
+"""Query, and key and value in one."""
+
 OUTPUTS = (
     "out_proj", "o_proj", "out_lin", "o", "proj", "c_proj", "dense", "output_proj", "linear_out", "to_out.0", "to_out",
     "Wo", "wo", "out", "output.dense", "projection", "linear_o", "fc", "w_o",
@@ -93,6 +97,17 @@ def attentions(layer: nn.Module) -> Iterator[list[AttentionPaths]]:
                 if made:
                     yield made
                 break
+        pairs = [(join(path, query), join(path, rest)) for query, rest in FUSED_PAIRS]
+        if pair := next((pair for pair in pairs if set(pair) <= set(found)), None):
+            query, rest = pair
+            outputs = _outputs(path, found, found[query].geometry.rows, [*pair])
+            made = [
+                replace(size, query=query, fused=rest, output=output)
+                for output, size in product(outputs, _sizes(layer, path))
+            ]
+            if made:
+                yield made
+            continue
         for name in FUSED:
             whole = join(path, name)
             if whole in found:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from sparsify.layers import layouts, weights
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments and named arguments."""
 
@@ -57,7 +59,8 @@ def _argument(name: str, config: Any, size: tuple[int, int], made: torch.Generat
         frames = 2 * (_number(config, "max_source_positions") or 50)
         return torch.randn(BATCH, _number(config, "num_mel_bins", "feature_size") or 80, frames, generator=made)
     if name == "encoder_hidden_states" and getattr(config, "add_cross_attention", False):
-        return torch.randn(BATCH, TOKENS, _number(config, "cross_attention_hidden_size", "hidden_size"), generator=made)
+        width = _number(config, "cross_attention_hidden_size", "hidden_size") or getattr(config, "hidden_size", 0)
+        return torch.randn(BATCH, TOKENS, width, generator=made)
     if name == "bbox":
         return torch.zeros(BATCH, TOKENS, 4, dtype=torch.int64)
     return None
@@ -108,12 +111,12 @@ def of_modules(model: nn.Module, made: torch.Generator | None = None, sides: Seq
         if isinstance(module, nn.Embedding):
             yield (torch.zeros(BATCH, TOKENS, dtype=torch.int64),), {}
             return
-        if isinstance(module, nn.Linear):
-            yield (torch.randn(BATCH, TOKENS, module.in_features, generator=made),), {}
-            yield (torch.randn(BATCH, module.in_features, generator=made),), {}
-            return
         if isinstance(module, _ConvNd):
             spatial = len(module.kernel_size)
             for side in sides if spatial < 3 else (16, 32):
                 yield (torch.randn(BATCH, module.in_channels, *[side] * spatial, generator=made),), {}
+            return
+        if set(layouts(module)) == {"weight"} and (weight := next(weights("", module), None)):
+            yield (torch.randn(BATCH, TOKENS, weight.geometry.columns, generator=made),), {}
+            yield (torch.randn(BATCH, weight.geometry.columns, generator=made),), {}
             return

@@ -130,7 +130,13 @@ class Twin:
         seen: list[Call] = []
 
         def look(_: nn.Module, given: Any, named: Any) -> None:
-            seen.append((_fresh(given, self.generator), _fresh(named, self.generator)))
+            args, kwargs = (_fresh(each, self.generator) for each in (given, named))
+            if args:
+                args = (_filled(args[0], self.generator), *args[1:])
+            elif kwargs:
+                name, first = next(iter(kwargs.items()))
+                kwargs[name] = _filled(first, self.generator)
+            seen.append((args, kwargs))
             raise _SeenError
 
         handle = block.register_forward_pre_hook(look, with_kwargs=True)
@@ -167,6 +173,12 @@ def _like(buffer: Tensor) -> Tensor:
     if buffer.is_floating_point():
         return torch.linspace(0.1, 0.9, max(buffer.numel(), 1))[: buffer.numel()].view(buffer.shape)
     return torch.zeros(buffer.shape, dtype=buffer.dtype)
+
+
+def _filled(states: Any, generator: torch.Generator) -> Any:
+    """Return hidden states with random numbers where they begin as zeros, as those of DETR's decoder do."""
+    empty = isinstance(states, Tensor) and states.is_floating_point() and states.dim() >= 3 and not bool(states.any())
+    return torch.randn(states.shape, generator=generator) if empty else states
 
 
 def _fresh(value: Any, generator: torch.Generator) -> Any:

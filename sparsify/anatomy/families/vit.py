@@ -2,6 +2,13 @@
 
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, Fixed, register
 
+
+def _before_5(block: str) -> AttentionPaths:
+    """Return the paths that transformers had before its version 5: BERT's names in a block within the block."""
+    names = (f"{block}.query", f"{block}.key", f"{block}.value", "output.dense", f"{block}.attention_head_size")
+    return AttentionPaths.at("attention", *names)
+
+
 register(
     Architecture(
         name="vit",
@@ -12,11 +19,8 @@ register(
         ),
         attentions=(
             AttentionPaths.at("attention", "q_proj", "k_proj", "v_proj", "o_proj", "head_dim"),
-            # where transformers still has BERT's names: all of these before its version 5
-            AttentionPaths.at(
-                "attention", "attention.query", "attention.key", "attention.value", "output.dense",
-                "attention.attention_head_size",
-            ),
+            _before_5("attention"),
+            _before_5("self"),  # Swin
         ),
         feed_forwards=(
             FeedForwardPaths(up="mlp.fc1", down="mlp.fc2"),
