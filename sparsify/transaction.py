@@ -228,8 +228,9 @@ class Transaction:
         """
         if written or self.moved:
             return f"the weights were changed, but not by {self._names()}: step the optimizer that apply() was given"
-        gradients = [p.grad for p in parameters_of(self.optimizers) if p.grad is not None]
-        self._missed += 1 if gradients else 1 / PATIENCE  # without gradients nobody knows: they may have been infinite
+        parameters = list(parameters_of(self.optimizers))
+        sure = any(p.grad is not None for p in parameters) or not any(p.requires_grad for p in parameters)
+        self._missed += 1 if sure else 1 / PATIENCE  # without gradients nobody knows: they may have been infinite
         if self._missed < PATIENCE:
             return None
         self._missed = 0.0

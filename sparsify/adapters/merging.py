@@ -40,7 +40,8 @@ def merge(
         merged = outer.merge_and_unload(safe_merge=True, adapter_names=None if names is None else list(names))
     except Exception as error:  # PEFT raises of every kind
         raise PlanError(f"PEFT could not merge: {error}; the model is partly merged now, load it again") from None
-    found = dict(merged.named_parameters(remove_duplicate=False))
+    parameters, before = dict(merged.named_parameters(remove_duplicate=False)), base_names(merged)
+    found = {before[name]: parameter for name, parameter in parameters.items()}
     for name, mask in masks.items():
         project_(found[name].detach(), mask.to(found[name].device))
     if alive := [name for name, mask in masks.items() if bool(found[name].detach()[~mask].any())]:

@@ -89,11 +89,11 @@ def base_names(model: nn.Module) -> dict[str, str]:
 
 def _before(parts: Sequence[str], wrappers: Mapping[str, str]) -> str | None:
     """Return a name without the children that hold originals; None for what stands beside one."""
-    kept = []
+    kept: list[str] = []
     for place, part in enumerate(parts):
         child = wrappers.get(".".join(parts[:place]))
         if child is None:
-            kept.append(part)
+            kept += [part] if part != "_orig_mod" else []  # a layer that was compiled by itself
         elif part != child:
             return None
     return ".".join(kept)
