@@ -3,8 +3,9 @@
     python benchmarks/kinds.py TEXTS.txt OUT
 
 TEXTS.txt has a text a line (the last tenth is held out). The decoder (like Gemma 3) learns texts, of 2,048 tokens that
-are learned from them too, and the CNN (a ConvNeXt) scikit-learn's digits by `sparsify train`; the encoder of sounds (like wav2vec 2.0) tells four
-shapes of waves apart, in a loop of ten lines. Sparse runs have the steps and the learning rate of the dense ones.
+are learned from them too, and the CNN (a ConvNeXt) scikit-learn's digits by `sparsify train`; the encoder of sounds
+(like wav2vec 2.0) tells four shapes of waves apart, in a loop of ten lines. Sparse runs have the steps and the learning
+rate of the dense ones.
 """
 
 from __future__ import annotations
