@@ -29,9 +29,9 @@ SHAPES = ("sine", "square", "saw", "noise")
 def main() -> None:
     texts, out = Path(sys.argv[1]), Path(sys.argv[2])
     torch.manual_seed(SEED)
-    rows = [*sounds(), *digits(out), *decoder(texts, out)]
-    print("| model | recipe | zeros in its targets | metric | dense | sparse |\n|---|---|---|---|---|---|")
-    print("\n".join(rows))
+    print("| model | recipe | zeros in its targets | metric | dense | sparse |\n|---|---|---|---|---|---|", flush=True)
+    for rows in (sounds, lambda: digits(out), lambda: decoder(texts, out)):
+        print("\n".join(rows()), flush=True)
 
 
 def tokens(texts: list[str]) -> Any:
