@@ -47,7 +47,8 @@ class Beside:
 def beside(manager: Manager, args: Any, *, below_target: bool) -> Beside | None:
     """Return what saves the base of an applied manager's model; None where nothing lies under adapters.
 
-    Raises PlanError where a checkpoint that is less sparse could be the best one: its base would be gone.
+    Raises PlanError where a checkpoint that is less sparse could be the best one: its base would be gone. StateError
+    where something else lies in the folder.
     """
     if not adapters.alters_base(manager.plan, manager.model):
         return None
@@ -56,4 +57,7 @@ def beside(manager: Manager, args: Any, *, below_target: bool) -> Beside | None:
             "best_below_target=True with adapters: the weights that are pruned after the best checkpoint are gone, for "
             "the Trainer saves adapters alone; leave it out, or merge the adapters before the training"
         )
-    return Beside(manager, args)
+    found = Beside(manager, args)
+    if args.should_save:
+        adapters.check_folder(manager.model, found.folder)
+    return found

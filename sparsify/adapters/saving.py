@@ -51,13 +51,14 @@ def save_base(model: nn.Module, folder: str | Path) -> Path:
     `PeftModel.from_pretrained(AutoModelFor….from_pretrained(folder), adapter)` is the model as it is now, and so is
     what PEFT's `AutoPeftModelFor….from_pretrained(adapter)` loads. A folder of that name is replaced once the new one
     is whole. Raises PlanError for a model without adapters, with merged ones, or whose base has no `save_pretrained`;
-    StateError where the folder cannot be written.
+    StateError where the folder cannot be written, holds something else, or is where the base was loaded from.
     """
     base, folder = base_of(model), Path(folder)
     if not callable(getattr(base, "save_pretrained", None)):
         raise PlanError(
             f"{type(base).__name__} has no save_pretrained: save sparsify.adapters.base_state_dict(model) by yourself"
         )
+    check_folder(model, folder)
     state = base_state_dict(model)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +76,16 @@ def save_base(model: nn.Module, folder: str | Path) -> Path:
         raise StateError(f"{folder} cannot be written: {error.strerror or error}") from None
     name_base(model, folder)
     return folder
+
+
+def check_folder(model: nn.Module, folder: Path) -> None:
+    """Raise StateError for a folder in which a base would replace what is no model, or the one that it came from."""
+    empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not empty and not (folder / "config.json").is_file():
+        raise StateError(f"{folder} holds something that is no model: the pruned base is saved there; move it away")
+    source = getattr(base_of(model), "name_or_path", None)
+    if isinstance(source, str) and source and folder.exists() and Path(source).resolve() == folder.resolve():
+        raise StateError(f"{folder} is where the base was loaded from, and the pruned one would replace it")
 
 
 def name_base(model: nn.Module, folder: Path) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 from torch import nn
 
+TUNED = "BaseTunerLayer"
+"""PEFT's class of layers with an adapter."""
+
 COPIES = ("modules_to_save", "token_adapter")
 """What stands beside an `original_module`."""
 
@@ -23,7 +26,7 @@ def adapters(model: nn.Module) -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for name, module in model.named_modules():
-        if "base_layer" not in module._modules:
+        if "base_layer" not in module._modules or all(cls.__name__ != TUNED for cls in type(module).__mro__):
             continue
         under = {id(parameter) for parameter in module._modules["base_layer"].parameters()}
         for child, held in module._modules.items():

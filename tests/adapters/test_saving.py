@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import nn
 
-from sparsify import PlanError, adapters
+from sparsify import PlanError, StateError, adapters
 from tests.adapted import HALF, gpt2, logits, lora, peft, qwen3, qwen3_moe, trained
 
 pytestmark = [pytest.mark.usefixtures("quiet_libraries"), pytest.mark.filterwarnings("default")]
@@ -63,7 +63,7 @@ def test_dropped_layers_are_in_the_base(tmp_path: Path) -> None:
 
 def test_an_older_base_is_replaced_whole(tmp_path: Path) -> None:
     model, folder = lora(qwen3()), tmp_path / "base"
-    folder.mkdir()
+    adapters.save_base(model, folder)
     (folder / "model-00001-of-00002.safetensors").write_text("of another model")
     adapters.save_base(model, folder)
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -72,6 +72,21 @@ def test_an_older_base_is_replaced_whole(tmp_path: Path) -> None:
         "model.safetensors",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    model, folder = lora(qwen3()), tmp_path / "base"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(StateError, match="base holds something that is no model"):
+        adapters.save_base(model, folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    qwen3().save_pretrained(tmp_path / "dense")
+    model = lora(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "dense"))
+    with pytest.raises(
+        StateError, match="dense is where the base was loaded from, and the pruned one would replace it"
+    ):
+        adapters.save_base(model, tmp_path / "dense")
 
 
 def test_a_model_that_knows_of_adapters_itself(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from sparsify import PlanError, Recipe, adapters
+from sparsify import PlanError, Recipe, StateError, adapters
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
 from tests.adapted import logits, peft, qwen3
 from tests.integrations.test_trl import tokenizer
@@ -142,6 +142,15 @@ def test_a_best_checkpoint_below_the_target_is_refused(tmp_path: Path) -> None:
     made, _ = trainer(tmp_path, fields={"best_below_target": True}, **best)
     with pytest.raises(PlanError, match="best_below_target=True with adapters"):
         made.train()
+
+
+def test_a_folder_in_the_way_is_refused_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "mine.txt").touch()
+    made, _ = trainer(tmp_path)
+    with pytest.raises(StateError, match="base holds something that is no model"):
+        made.train()
+    assert made.state.global_step == 0
 
 
 def test_without_checkpoints_the_base_is_saved_all_the_same(tmp_path: Path) -> None:
