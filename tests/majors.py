@@ -13,6 +13,21 @@ OLD_WARNINGS = (
     "ignore:The `device` argument is deprecated:FutureWarning",
 )
 """What version 4 says about itself beside the newest torch: filters for pytest."""
+IN_ORDER: dict[str, Any] = {} if OLD else {"train_sampling_strategy": "sequential"}
+"""Arguments with which the Trainer takes rows in their order; before version 5 a class does it (`in_order`)."""
+
+
+def in_order(kind: Any) -> Any:
+    """Return a Trainer that takes rows in their order when it is given `IN_ORDER`."""
+    if not OLD:
+        return kind
+    from torch.utils.data import SequentialSampler
+
+    class InOrder(kind):  # type: ignore[misc]
+        def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+            return SequentialSampler(self.train_dataset)
+
+    return InOrder
 
 
 def of_transformers(name: str) -> Any:

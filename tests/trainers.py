@@ -12,6 +12,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from sparsify import Recipe
 from sparsify.integrations.transformers import SparsifyCallback
+from tests.majors import IN_ORDER, in_order
 from tests.models import build
 
 ROWS, BATCH, STEPS = 48, 4, 12
@@ -63,14 +64,14 @@ def trainer(model: nn.Module, folder: Path, *callbacks: TrainerCallback, metrics
         "per_device_train_batch_size": BATCH,
         "learning_rate": 1e-2,
         "max_grad_norm": 0.05,
-        "train_sampling_strategy": "sequential",
+        **IN_ORDER,
         "save_strategy": "no",
         "logging_steps": 2,
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
         "report_to": "none",
     }
-    made = Trainer(
+    made = in_order(Trainer)(
         model=model,
         args=TrainingArguments(**{**options, **more}),
         train_dataset=Rows(),

@@ -52,6 +52,8 @@ def _repeated(container: nn.Module, nested: bool) -> list[tuple[str, nn.Module]]
         (name, part) for name, part in container.named_children() if part._modules and any(True for _ in own(part))
     ]
     listed = isinstance(container, nn.ModuleList)
+    if not (nested or listed or isinstance(container, nn.Sequential | nn.ModuleDict) or _numbered(whole)):
+        return _series(whole)
     if not whole or not (listed or isinstance(container, nn.Sequential | nn.ModuleDict) or _numbered(whole)):
         return []
     kinds = Counter(type(part) for _, part in whole)
@@ -62,6 +64,19 @@ def _repeated(container: nn.Module, nested: bool) -> list[tuple[str, nn.Module]]
     while not listed and kinds[type(whole[-1][1])] == 1:  # what ends a sequence is its head
         whole.pop()
     return whole
+
+
+def _series(children: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+    """Return those of several children whose names differ in a number and a letter (`Mixed_5b`, `Mixed_5c`).
+
+    Three make a series, and two of them must share a class; what has a single matrix is a step on the way to them.
+    """
+    stems = {name: re.sub(r"\d+[a-z]?$", "", name) for name, part in children if _count(part) > 1}
+    counts = Counter(stems.values())
+    found = [(name, part) for name, part in children if name in stems and counts[stems[name]] > 2]
+    kinds = Counter((stems[name], type(part)) for name, part in found)
+    shared = {stem for (stem, _), count in kinds.items() if count > 1}
+    return [(name, part) for name, part in found if stems[name] in shared and stems[name] != name]
 
 
 def _numbered(children: list[tuple[str, nn.Module]]) -> bool:

@@ -61,7 +61,7 @@ class Trial:
         end = time.thread_time() + self.seconds
         with torch.random.fork_rng(devices=[]), torch.no_grad(), self.twin.own_weights(name):
             problem: UnverifiedError | None = None
-            for run in self._runners(name, end):
+            for run in self._runners(name, layer, end):
                 try:
                     _check(block, run)
                 except UnverifiedError as error:
@@ -71,14 +71,14 @@ class Trial:
             if problem is not None:
                 raise problem
 
-    def _runners(self, name: str, end: float) -> Iterator[Callable[[], Tensor]]:
+    def _runners(self, name: str, layer: str, end: float) -> Iterator[Callable[[], Tensor]]:
         """Yield what runs a block on arguments that it takes; its outputs as one vector.
 
         Raises UnverifiedError where there are none.
         """
         block = self.twin.model.get_submodule(name)
         problem, count = "nothing can be given to it", 0
-        for call in self.twin.calls(name):
+        for call in self.twin.calls(name, layer):
 
             def run(call: Call = call) -> Tensor:
                 if time.thread_time() > end:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -43,6 +43,9 @@ class Twin:
         largest = max((parameter.numel() for parameter in model.parameters()), default=0)
         self.model = bare(model)
         self.generator = torch.Generator().manual_seed(0)
+        self._calls: dict[str, Call | None] = {}
+        """How the model calls the layer whose blocks are tried; None where that is not known."""
+
         self.pool = torch.rand(min(largest, POOL), generator=self.generator).sub_(0.5)
         pool = self.pool * 0.3
         for module in self.model.modules():
@@ -93,8 +96,8 @@ class Twin:
             done, start = done + len(part), 0
         return value
 
-    def calls(self, name: str) -> Iterator[Call]:
-        """Yield arguments with which a block can be called: as hidden states alone, then as the model calls it.
+    def calls(self, name: str, layer: str = "") -> Iterator[Call]:
+        """Yield arguments with which a block can be called: hidden states alone, then as its layer and the model do it.
 
         Raises UnverifiedError where neither is found out.
         """
@@ -108,7 +111,20 @@ class Twin:
             yield args, named
             if len(needed) > 1:
                 yield args, dict.fromkeys(needed[1:])
+        yield from self._in_layer(block, layer if layer != name else "")
         yield from self._caught(name, block)
+
+    def _in_layer(self, block: nn.Module, layer: str) -> Iterator[Call]:
+        """Yield the arguments with which a layer calls a block: the model runs once for all blocks of the layer."""
+        if layer and layer not in self._calls:
+            self._calls.clear()
+            try:
+                self._calls[layer] = next(self._caught(layer, self.model.get_submodule(layer)), None)
+            except UnverifiedError:
+                self._calls[layer] = None
+        if (known := self._calls.get(layer)) is not None:
+            with suppress(Exception):  # whatever a model that we do not know says; the whole model is run next
+                yield self._catch(block, self.model.get_submodule(layer), *known)
 
     def _caught(self, name: str, block: nn.Module) -> Iterator[Call]:
         """Yield the arguments with which parts of the model call a block."""

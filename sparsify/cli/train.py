@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from sparsify.report.findings import findings
 IMAGE = "image-classification"
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 NEEDS = ("accelerate", "datasets", "sklearn", "transformers")
+INSTALL = "pip install 'sparsify-torch[train]'"
 STOPPED = 130
 LENGTHS = {"question-answering": 384, "causal-lm": 512, "masked-lm": 512}
 """Task → `--max-length`, where that is not 128."""
@@ -147,7 +149,11 @@ def train(
     loaded = Recipe.load(recipe, **parse_sets(sets)) if recipe is not None else None
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
-        raise SparsifyError(f"training needs {', '.join(missing)}: pip install 'sparsify-torch[train]'")
+        raise SparsifyError(f"training needs {', '.join(missing)}: {INSTALL}")
+    if int((installed := version("transformers")).partition(".")[0]) < 5:
+        raise SparsifyError(
+            f"training needs transformers 5 or later, not {installed} (the callback takes both): {INSTALL}"
+        )
     from sparsify.train.keeper import Stopped
     from sparsify.train.run import run
     from sparsify.train.settings import Settings

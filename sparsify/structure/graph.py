@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from sparsify.errors import PlanError
 from sparsify.layers import all_weights
 from sparsify.structure.channels.check import Check
-from sparsify.structure.channels.data import Channels, ChannelSet, Kind, Side
+from sparsify.structure.channels.data import Channels, ChannelSet, Side
 from sparsify.structure.channels.follower import Follower
 from sparsify.structure.channels.inputs import HOW, Inputs, given, guesses
 from sparsify.structure.channels.moves import moves
 from sparsify.structure.channels.norms import norms
 from sparsify.structure.channels.pointwise import pointwise
-from sparsify.structure.channels.sets import Classes, Place
+from sparsify.structure.channels.sets import Classes, Line
 from sparsify.structure.channels.twin import settle, twin
 from sparsify.structure.channels.weighted import convolution, linear
 from sparsify.structure.channels.windows import reductions, windows
@@ -35,8 +35,6 @@ _KNOWN: OrderedDict[Any, Channels] = OrderedDict()
 KEPT = 8
 OWN = frozenset(vars(nn.Module()))
 """What every module keeps."""
-
-Signature = frozenset[tuple[Place, Kind]]
 
 
 def channels(model: nn.Module, example_inputs: Any = None) -> Channels:
@@ -112,24 +110,17 @@ def _sets(made: nn.Module, classes: Classes, whole: dict[str, str]) -> list[Chan
         module = made.get_submodule(name.rpartition(".")[0])
         if name not in known and name.endswith("weight") and "Conv" in type(module).__name__:
             classes.strange.setdefault(name, "is of a kind that cannot be pruned yet")
-    by_signature: dict[Signature, list[tuple[int, dict[tuple[Place, Kind], list[int]]]]] = defaultdict(list)
-    for root, members in sorted(classes.members().items()):
-        if any(kind == "output" for _, kind in members):
-            by_signature[frozenset(members)].append((root, members))
     order = {name: number for number, (name, _) in enumerate(_tensors(made))}
     sets, offered = [], set[str]()
-    for signature, groups in by_signature.items():
-        sides = []
-        for place, kind in sorted(signature, key=lambda each: (order.get(each[0][0], -1), each[0][1])):
-            found = sorted((at, number) for number, (_, own) in enumerate(groups) for at in own[place, kind])
-            places, numbers = (torch.tensor(each) for each in zip(*found, strict=True))
-            sides.append(Side(place[0], place[1], kind, places, numbers))
+    for lines, roots in _together(classes.dying()):
+        lines.sort(key=lambda line: (order.get(line.place[0], -1), line.place[1]))
+        sides = [_side(line, roots) for line in lines]
         outputs = [side for side in sides if side.kind == "output"]
-        if len(groups) < 2:
+        if len(roots) < 2:
             whole |= {side.name: "all its channels die together, and one must stay" for side in outputs}
             continue
         offered |= {side.name for side in outputs}
-        sets.append(ChannelSet(_title(outputs[0], known), len(groups), tuple(sides)))
+        sets.append(ChannelSet(_title(outputs[0], known), len(roots), tuple(sides)))
     for (name, _), kind, labels in classes.attached():
         if kind == "output" and name not in offered:
             reasons = (classes.reason(label) for label in labels.values())
@@ -138,6 +129,28 @@ def _sets(made: nn.Module, classes: Classes, whole: dict[str, str]) -> list[Chan
         if name not in offered:
             whole.setdefault(name, reason)
     return _named_apart(sorted(sets, key=lambda each: order[next(each.dying).name]))
+
+
+def _together(lines: list[Line]) -> Iterator[tuple[list[Line], Tensor]]:
+    """Yield lines that share channels, and those channels that lie in them and no others (ascending, int64 [n])."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for number, line in enumerate(lines):
+        for root in torch.unique(line.roots).tolist():
+            places[root].append(number)
+    together: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for root in sorted(places):
+        together[tuple(places[root])].append(root)
+    for numbers, roots in together.items():
+        found = [lines[number] for number in numbers]
+        if any(line.kind == "output" for line in found):
+            yield found, torch.tensor(roots)
+
+
+def _side(line: Line, roots: Tensor) -> Side:
+    """Return the part of a line that belongs to some channels, numbered in their order."""
+    mine = torch.isin(line.roots, roots)
+    groups = torch.searchsorted(roots, line.roots[mine])
+    return Side(*line.place, line.kind, line.positions[mine], groups)
 
 
 def _title(side: Side, known: Any) -> str:

@@ -388,3 +388,33 @@ def test_keys_and_values_that_other_layers_use() -> None:
     neurons = [block.doubt for block in anatomy.feed_forwards]
     assert all("not so when it was tried" in doubt for doubt in neurons[:2])
     assert neurons[2:] == ["", ""]
+
+
+def test_a_series_of_children_with_numbers_and_letters_is_layers() -> None:
+    """Inception's blocks stand beside its stem and its head, in no container."""
+
+    class Mixed(nn.Module):
+        def __init__(self, inside: int) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(inside, 8, 1), nn.Conv2d(inside, 8, 3, padding=1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.cat([self.left(images), self.right(images)], 1)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.Conv2d_1a_3x3 = nn.Conv2d(3, 4, 3)
+            self.Mixed_5b, self.Mixed_5c, self.Mixed_6a = Mixed(4), Mixed(16), Mixed(16)
+            self.fc = nn.Linear(16, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            found: Tensor = self.fc(
+                self.Mixed_6a(self.Mixed_5c(self.Mixed_5b(self.Conv2d_1a_3x3(images)))).mean((2, 3))
+            )
+            return found
+
+    anatomy = anatomy_of(Model())
+    assert [layer.name for layer in anatomy.layers] == ["Mixed_5b", "Mixed_5c", "Mixed_6a"]
+    assert [weight.name for weight in anatomy.embeddings] == ["Conv2d_1a_3x3.weight"]
+    assert [weight.name for weight in anatomy.task_head] == ["fc.weight"]

@@ -234,3 +234,14 @@ def test_plan_of_coupled_channels_takes_the_shape_of_inputs() -> None:
     assert result.exit_code == 1
     assert "cannot be run on example_inputs" in result.stderr
     assert run(*plan, "--input-shape", "2,many").exit_code == 2
+
+
+def test_training_with_transformers_4_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+
+    monkeypatch.setattr("sparsify.cli.train.version", lambda name: "4.57.6")
+    folder = str(tmp_path)
+    found = run(
+        "train", "--task", "causal-lm", "--model", folder, "--train", "a.txt", "--eval", "a.txt", "--out", folder
+    )
+    assert found.exit_code == 1
+    assert "training needs transformers 5 or later, not 4.57.6" in " ".join(found.output.split())

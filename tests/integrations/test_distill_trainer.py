@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from sparsify import HookError, Manager, PlanError, Recipe
 from sparsify.integrations.transformers import SparsifyCallback
+from tests.majors import IN_ORDER, OLD, in_order
 from tests.modifiers.distill.students import bert
 
 RECIPE = """
@@ -47,10 +48,12 @@ def trainer(folder: Path, *callbacks: Any, kind: type[Trainer] = Trainer, model:
         use_cpu=True,
         report_to="none",
         disable_tqdm=True,
-        train_sampling_strategy="sequential",
+        **IN_ORDER,
         **{**options, **more},
     )
-    return kind(model if model is not None else bert(), args, train_dataset=Rows(), callbacks=list(callbacks), **passed)
+    return in_order(kind)(
+        model if model is not None else bert(), args, train_dataset=Rows(), callbacks=list(callbacks), **passed
+    )
 
 
 def callback(text: str = RECIPE, **more: Any) -> SparsifyCallback:
@@ -58,7 +61,7 @@ def callback(text: str = RECIPE, **more: Any) -> SparsifyCallback:
 
 
 def by_hand(steps: int = 6) -> torch.nn.Module:
-    """The same training in a loop of one's own. BERT's loss is a mean that the Trainer does not divide."""
+    """The same training in a loop of one's own. BERT's loss is a mean that the Trainer divides before 5."""
     model, rows = bert(), Rows()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     manager = Manager(Recipe.parse(RECIPE)).apply(
@@ -73,7 +76,8 @@ def by_hand(steps: int = 6) -> torch.nn.Module:
             items = [rows[first + index] for index in range(4)]
             batch = {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
             outputs = model(**batch)
-            manager.on_loss(outputs.loss, outputs, batch).backward()
+            loss = manager.on_loss(outputs.loss, outputs, batch)
+            (loss / 2 if OLD else loss).backward()
         manager.on_before_optimizer_step()
         optimizer.step()
         manager.on_step_end()

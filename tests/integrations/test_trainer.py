@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from sparsify import Manager, PlanError, Recipe
 from sparsify.integrations.transformers import SparsifyCallback
+from tests.majors import OLD
 from tests.trainers import BATCH, RECIPE, ROWS, STEPS, Rows, bert, recipe, same, trainer
 
 
@@ -39,8 +40,11 @@ def test_it_trains_as_a_loop_with_the_hooks_does(tmp_path: Path, accumulate: int
         for micro in range(accumulate):
             start = (step * accumulate + micro) * BATCH % ROWS
             part = slice(start, start + BATCH)
-            count = torch.tensor(BATCH * accumulate)  # the Trainer divides by the rows of the whole step
-            theirs(input_ids=rows.tokens[part], labels=rows.labels[part], num_items_in_batch=count).loss.backward()
+            batch = {"input_ids": rows.tokens[part], "labels": rows.labels[part]}
+            if OLD:  # the Trainer divides by the batches of the step
+                (theirs(**batch).loss / accumulate).backward()
+            else:  # by the rows of the whole step
+                theirs(**batch, num_items_in_batch=torch.tensor(BATCH * accumulate)).loss.backward()
         manager.on_before_optimizer_step()
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 0.05)
         optimizer.step()

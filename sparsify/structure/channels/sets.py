@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +15,19 @@ ALIVE = 0
 
 Place = tuple[str, int]
 """A tensor by name and one of its dimensions."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The positions along one dimension of a tensor whose channels may die."""
+
+    place: Place
+    kind: Kind
+    positions: Tensor
+    """Ascending; int64 [n]."""
+
+    roots: Tensor
+    """The number of the channel of each; int64 [n]."""
 
 
 class Classes:
@@ -78,14 +91,21 @@ class Classes:
         """Return (tensor and dimension, kind, position → label) of everything that was attached."""
         return [(place, kind, known) for place, (kind, known) in self._attached.items()]
 
-    def members(self) -> dict[int, dict[tuple[Place, Kind], list[int]]]:
-        """Return root → (tensor and dimension, kind) → positions, of the channels that may die."""
-        found: dict[int, dict[tuple[Place, Kind], list[int]]] = defaultdict(lambda: defaultdict(list))
+    def dying(self) -> list[Line]:
+        """Return the positions of every place whose channels may die, with the roots of these; none that is empty."""
+        for (name, _), _, known in self.attached():
+            if (why := self.strange.get(name)) is not None:
+                self.keep(known.values(), f"{name} {why}")
+        roots = torch.tensor(self._above)
+        while not torch.equal(above := roots[roots], roots):
+            roots = above
+        stays = torch.zeros(len(roots), dtype=torch.bool)
+        stays[[ALIVE, *self._reasons]] = True
+        found = []
         for place, kind, known in self.attached():
-            for position, label in sorted(known.items()):
-                if label == ALIVE:
-                    continue
-                if (why := self.strange.get(place[0])) is not None:
-                    self.keep([label], f"{place[0]} {why}")
-                found[self.root(label)][place, kind].append(position)
-        return {root: own for root, own in found.items() if root not in self._reasons}
+            positions, order = torch.tensor(list(known), dtype=torch.int64).sort()
+            owners = roots[torch.tensor(list(known.values()), dtype=torch.int64)[order]]
+            mine = ~stays[owners]
+            if bool(mine.any()):
+                found.append(Line(place, kind, positions[mine], owners[mine]))
+        return found
