@@ -7,7 +7,7 @@ import re
 EMBEDDINGS = re.compile(r"\w*embed\w*|\w*_emb|stem\w*|\w*_stem|patchify|tokens_to_\w+", re.IGNORECASE)
 HEADS = re.compile(
     r"heads?|\w+_heads?|\w*classifiers?|pooler|cls|score|\w*predict\w*|\w*logits\w*|qa_outputs|sequence_summary|"
-    r"embed_out|unembed\w*|to_logits|bbox_\w+|proj_out",
+    r"embed_out|unembed\w*|to_logits|bbox_\w+|proj_out|dfl",
     re.IGNORECASE,
 )
 ADAPTERS = re.compile(

@@ -418,3 +418,21 @@ def test_a_series_of_children_with_numbers_and_letters_is_layers() -> None:
     assert [layer.name for layer in anatomy.layers] == ["Mixed_5b", "Mixed_5c", "Mixed_6a"]
     assert [weight.name for weight in anatomy.embeddings] == ["Conv2d_1a_3x3.weight"]
     assert [weight.name for weight in anatomy.task_head] == ["fc.weight"]
+
+
+def test_the_fixed_sum_of_a_detector_is_no_layer() -> None:
+    """YOLO's `dfl` is a convolution with the weights 0, 1, 2, …, which takes the mean of a distribution."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Sequential(
+                *(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)) for _ in range(3))
+            )
+            self.detect = nn.Module()
+            self.detect.dfl = nn.Module()
+            self.detect.dfl.conv = nn.Conv2d(4, 1, 1, bias=False).requires_grad_(False)
+
+    anatomy = anatomy_of(Model())
+    assert "detect.dfl.conv.weight" not in {weight.name for weight in anatomy.role("default")}
+    assert "detect.dfl.conv.weight" in {weight.name for weight in anatomy.task_head}
