@@ -274,7 +274,7 @@ def test_what_a_plan_refuses(mlp: nn.Module) -> None:
     for text, message in (
         ('type: freeze, targets: "1"', "'1' matches only modules without parameters"),
         ("type: freeze, targets: nowhere", "'nowhere' matches nothing"),
-        ("type: freeze, layers: 0", "its layers are not"),
+        ("type: freeze, layers: 0", "so it has no layers"),
         (freezing("begin: 50%, end: 5 steps"), "it ends when it begins"),
         (freezing("begin: 11"), "lies beyond the stage's 10 steps"),
     ):
