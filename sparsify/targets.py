@@ -18,8 +18,6 @@ from sparsify.errors import did_you_mean
 from sparsify.layers import Weight, adapters, all_weights, raw, shared_rows, unprunable
 from sparsify.selectors import layer_indices, matcher, names_a_parameter, names_itself
 
-SHOWN = 12
-
 
 @dataclass(frozen=True)
 class TargetProblem:
@@ -100,15 +98,12 @@ class Targets:
 
     def _means(self, selector: str) -> tuple[set[str], Callable[[], str]]:
         """Return the names of the atoms that a selector means, and why it means nothing."""
-        by_name = selector in ROLES and (self.anatomy is None or not self.anatomy.layers)
-        names = self._matches(selector) if by_name else set()
-        if selector in ROLES and self.anatomy is not None and not names:
-            role = self.role if selector == DEFAULT else selector
-            return self._names(self.anatomy.role(role)), lambda: self._no_role(role)
-        names = names or self._matches(selector)
-        if selector in ROLES:
-            return names, lambda: self._unknown(selector)
-        return names, lambda: self._nothing(selector)
+        if selector not in ROLES:
+            return self._matches(selector), lambda: self._nothing(selector)
+        role = self.role if selector == DEFAULT else selector
+        found = self._names(self.anatomy.role(role)) if self.anatomy is not None else set()
+        layered = self.anatomy is not None and bool(self.anatomy.layers)
+        return (found if layered else self._matches(selector) or found), lambda: self._no_role(role)
 
     def _names(self, weights: Iterable[Weight]) -> set[str]:
         return {
@@ -175,21 +170,11 @@ class Targets:
 
     # ------------------------------------------------------------------ why nothing was found
 
-    def candidates(self) -> str:
-        """Return the names of modules that could be targeted, the first of many."""
-        names = sorted({w.parameter_name.rpartition(".")[0] for w in self.known if w.layout != "embedding"})
-        return ", ".join(names[:SHOWN]) + (f", … ({len(names)} in all)" if len(names) > SHOWN else "")
-
     def _no_role(self, role: str) -> str:
-        assert self.anatomy is not None
         kind = type(self.model).__name__
-        return f"{kind} has no {role!r} (it has: {', '.join(self.anatomy.roles())})"
-
-    def _unknown(self, role: str) -> str:
-        kind = type(self.model).__name__
-        if role == DEFAULT:
+        if self.anatomy is None:
             return f"{kind} has no matrix that can be pruned"
-        return f"{role!r} is a role, but {kind} has no matrix that can be pruned"
+        return f"{kind} has no {role!r} (it has: {', '.join(self.anatomy.roles())})"
 
     def _nothing(self, selector: str) -> str:
         """Say why a selector found no weight, with the nearest that would."""

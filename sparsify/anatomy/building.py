@@ -107,9 +107,7 @@ def _lent(layer: nn.Module, block: str) -> str:
     """Return why heads are not a block's own; empty where they are."""
     if number_at(layer, f"{block}.store_full_length_kv"):  # Gemma 3n and 4
         return "not so: layers after it use its keys and values"
-    if number_at(
-        layer, f"{block}.is_kv_shared_layer"
-    ):  # before transformers 5 it has projections, and does not use them
+    if number_at(layer, f"{block}.is_kv_shared_layer"):  # it has projections before transformers 5, but no use for them
         return "not so: it uses the keys and values of a layer before it"
     return ""
 

@@ -164,15 +164,11 @@ class Layer:
 class Anatomy:
     """A model by role."""
 
-    families: tuple[str, ...]
     layers: tuple[Layer, ...]
     embeddings: tuple[Weight, ...]
     task_head: tuple[Weight, ...]
     between: tuple[Weight, ...] = ()
     """What joins parts of the model and lies in no layer (a projector from images to text); `default` means it too."""
-
-    inferred: tuple[str, ...] = ()
-    """Those of `families` that nobody has declared: classes of layers whose parts were inferred."""
 
     _roles: dict[str, tuple[Weight, ...]] = field(init=False, repr=False, compare=False)
 
@@ -188,6 +184,16 @@ class Anatomy:
                 found.setdefault("experts", []).extend(members)
         found.setdefault(DEFAULT, []).extend(self.between)
         object.__setattr__(self, "_roles", {name: tuple(weights) for name, weights in found.items() if weights})
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The names of the layers' families, sorted."""
+        return tuple(sorted({layer.family for layer in self.layers}))
+
+    @property
+    def inferred(self) -> tuple[str, ...]:
+        """Those of `families` that nobody has declared: classes of layers whose parts were inferred."""
+        return tuple(sorted({layer.family for layer in self.layers if layer.inferred}))
 
     def role(self, name: str) -> tuple[Weight, ...]:
         """Return the weights of a role, in the model's order; empty where it has none."""

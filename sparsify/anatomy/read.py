@@ -35,12 +35,10 @@ def read(model: nn.Module) -> Anatomy | None:
     homes = tuple(name for _, family, _ in found for name in family.embeddings)
     outside = sort_outside(model, rest, [name for name, _, _ in found], homes)
     return Anatomy(
-        families=tuple(sorted({family.name for _, family, _ in found})),
         layers=layers,
         embeddings=outside.embeddings,
         task_head=outside.task_head,
         between=outside.between,
-        inferred=tuple(sorted({family.name for _, family, _ in found if family.inferred})),
     )
 
 

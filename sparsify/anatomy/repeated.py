@@ -52,10 +52,10 @@ def _repeated(container: nn.Module, nested: bool) -> list[tuple[str, nn.Module]]
         (name, part) for name, part in container.named_children() if part._modules and any(True for _ in own(part))
     ]
     listed = isinstance(container, nn.ModuleList)
-    if not (nested or listed or isinstance(container, nn.Sequential | nn.ModuleDict) or _numbered(whole)):
-        return _series(whole)
-    if not whole or not (listed or isinstance(container, nn.Sequential | nn.ModuleDict) or _numbered(whole)):
+    if not whole:
         return []
+    if not (listed or isinstance(container, nn.Sequential | nn.ModuleDict) or _numbered(whole)):
+        return [] if nested else _series(whole)
     kinds = Counter(type(part) for _, part in whole)
     if len(whole) == 1:
         return whole if listed or (_count(whole[0][1]) > 1 and not isinstance(whole[0][1], nn.Sequential)) else []

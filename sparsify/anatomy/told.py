@@ -24,7 +24,7 @@ def told(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
             {
                 "name": name,
                 "family": family,
-                "inferred": family in anatomy.inferred,
+                "inferred": layers[0].inferred,
                 "layers": len(layers),
                 "heads": _each(_heads(block) for layer in layers for block in layer.attentions),
                 "neurons": _each(str(block.neurons) for layer in layers for block in layer.feed_forwards),

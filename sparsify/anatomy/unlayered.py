@@ -24,7 +24,6 @@ def unlayered(model: nn.Module) -> Anatomy | None:
         return None
     own = {id(weight.parameter) for weight in heads}
     return Anatomy(
-        families=(),
         layers=(),
         embeddings=tuple(
             weight for weight in weights if id(weight.parameter) in tables or weight.layout == "embedding"

@@ -36,23 +36,22 @@ def anatomy(
     found = read(shape)
     if found is None:
         raise PlanError(f"{model}: {type(shape).__name__} has no matrix that can be pruned")
-    if family is not None:
-        kinds = inferred(shape)
-        if not kinds:
-            raise PlanError(
-                f"{model}: its families are declared ({', '.join(found.families)}); there is nothing to write"
-            )
-        write_text(family, source(kinds))
+    kinds = inferred(shape) if family is not None else []
+    if family is not None and not kinds:
+        why = f"its families are declared ({', '.join(found.families)})" if found.layers else "it has no layers"
+        raise PlanError(f"{model}: {why}; there is nothing to write")
+    covered = coverage(shape, found, found.role(DEFAULT))
     if png is not None:
-        covered = coverage(shape, found, found.role(DEFAULT))
-        write_picture(png, lambda: draw(f"{model}: default covers {covered.share:.0%}", found))
+        write_picture(png, lambda: draw(f"{model}: default {covered}", found))
+    if family is not None:
+        write_text(family, source(kinds))
     data = told(shape, found)
     if as_json:
         print_json(data)
         return
     _print(data)
     console = out()
-    console.print(f"targets: default {coverage(shape, found, found.role(DEFAULT))}")
+    console.print(f"targets: default {covered}")
     for note in notes:
         console.print(styled(("note: ", "yellow"), note))
     for written in (family, png):

@@ -24,15 +24,14 @@ class Targeted(Modifier):
     targets: Selectors | None = None
     """Roles (`attention`, `ffn.down`), modules by name (glob, `re:`) or `type:`.
 
-    Left out, or `default`: every linear and convolutional weight except embeddings and task head, where the
-    architecture is known.
+    Left out, or `default`: every linear and convolutional weight except embeddings and task head.
     """
 
     exclude: Selectors | None = None
     """What is not meant, though `targets` match it."""
 
     layers: Layers | None = None
-    """Only what lies in these layers, counted from 0: `3`, `0-5`, or a list; where the architecture is known."""
+    """Only what lies in these layers, counted from 0: `3`, `0-5`, or a list; where the model has layers."""
 
     def find(self, context: PlanContext, finder: Targets) -> list[Weight]:
         """Return what a finder finds; what does not fit is reported, what is tied is noted."""

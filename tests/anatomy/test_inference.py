@@ -13,14 +13,10 @@ from sparsify import Manager, Plan, PlanError
 from sparsify.anatomy import Anatomy, AttentionPaths, FeedForwardPaths, read
 from sparsify.anatomy.trial import RefutedError, Trial
 from sparsify.anatomy.twin import Twin, UnverifiedError
+from tests.anatomy.declared import ENDS, GROUPED, IMAGE, TEXT
 from tests.loop import recipe
 from tests.majors import OLD
 
-TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 40}
-ENDS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
-GROUPED = {**TEXT, **ENDS, "num_key_value_heads": 2}
-IMAGE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 32,
-         "patch_size": 8}  # fmt: skip
 SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-neox": ("GPTNeoXForCausalLM", {**TEXT, **ENDS}),

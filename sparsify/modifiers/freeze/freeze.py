@@ -44,7 +44,7 @@ class Freeze(Targeted):
     """What goes on being trained, though `targets` match it."""
 
     layers: Layers | None = None
-    """Only what lies in these layers, counted from 0: `3`, `0-5`, or a list; where the architecture is known."""
+    """Only what lies in these layers, counted from 0: `3`, `0-5`, or a list; where the model has layers."""
 
     begin: Duration = Field(default=Duration(0), json_schema_extra={"default": "0 steps"})
     """When it begins, counted from the beginning of the stage."""
