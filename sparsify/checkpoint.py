@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import torch
 
-from sparsify.errors import StateError
+from sparsify.errors import StateError, first_line
 from sparsify.files import check_regular
 
 
@@ -73,8 +73,7 @@ def load(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise StateError(f"{path}: no such checkpoint") from None
     except Exception as error:  # a damaged pickle raises of every kind
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StateError(f"{path} is not a whole checkpoint: {first[:160]}") from None
+        raise StateError(f"{path} is not a whole checkpoint: {first_line(error)}") from None
     if not isinstance(parts, dict):
         raise StateError(f"{path} is not a checkpoint of ours: it holds a {type(parts).__name__}")
     return parts

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sparsify.errors import PlanError, did_you_mean
+from sparsify.errors import PlanError, did_you_mean, first_line
 from sparsify.files import contents, read_json
 
 MOST_LAYERS = 10_000
@@ -48,16 +48,6 @@ def config_of(name: str) -> Any:
 def has_own_code(config: Any) -> bool:
     """Whether a model comes with code of its own, which is never run: transformers' own class stands for it."""
     return bool(getattr(config, "auto_map", None))
-
-
-def first_line(error: BaseException) -> str:
-    """Return what a library's error says, in a line; two where the first only announces."""
-    if isinstance(error, KeyError) and error.args:
-        return f"there is no {error.args[0]!r}"[:300]
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:300]
 
 
 def _raw(name: str) -> Mapping[str, Any]:

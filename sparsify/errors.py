@@ -98,6 +98,21 @@ class ScoreError(SparsifyError):
     """Scores that cannot be ranked (NaN or infinite)."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return what a library's error says, in a line; two where the first only announces."""
+    if isinstance(error, KeyError) and error.args:
+        return f"there is no {error.args[0]!r}"[:300]
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:300]
+
+
+def named_line(error: BaseException) -> str:
+    """Return the same with the error's class before it."""
+    return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
+
+
 def did_you_mean(word: str, choices: Iterable[str], *, most: int = 8) -> str:
     """Return ` (did you mean …?)`, or the choices where they are few, or nothing.
 

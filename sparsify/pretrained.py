@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsify import heads
-from sparsify.configs import config_of, first_line, has_own_code, library
-from sparsify.errors import PlanError
+from sparsify.configs import config_of, has_own_code, library
+from sparsify.errors import PlanError, first_line
 from sparsify.substitutes import saved_class
 
 __all__ = ["config_of", "first_line", "load", "planned", "positions", "saved_names", "skeleton"]

@@ -13,7 +13,8 @@ import transformers
 from torch import nn
 
 from sparsify import Plan, PlanError, Recipe
-from sparsify.configs import config_of, first_line
+from sparsify.configs import config_of
+from sparsify.errors import first_line
 from sparsify.heads import AUTO, LABELLED, declares_ahead, set_regression
 from sparsify.pretrained import load as load_folder
 from sparsify.pretrained import planned

@@ -21,6 +21,7 @@ from sparsify.anatomy.architecture import AttentionPaths, FeedForwardPaths
 from sparsify.anatomy.parts import Attention, FeedForward
 from sparsify.anatomy.samples import Call
 from sparsify.anatomy.twin import Twin, UnverifiedError
+from sparsify.errors import named_line
 from sparsify.layers import Weight
 
 SECONDS = 5.0
@@ -91,7 +92,7 @@ class Trial:
             except UnverifiedError:
                 raise
             except Exception as error:  # whatever a model that we do not know says
-                problem = f"{type(error).__name__}: {(str(error).strip() or ' ').splitlines()[0]}"
+                problem = named_line(error)
                 continue
             if first.numel() and bool(first.isfinite().all()) and torch.equal(first, run()):
                 count += 1

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.anatomy.samples import Call, of_modules, samples
+from sparsify.errors import named_line
 from sparsify.layers.outline import bare
 
 POOL = (1 << 24) - 3
@@ -135,7 +136,7 @@ class Twin:
                 try:
                     call = self._catch(block, root, args, kwargs)
                 except Exception as error:  # whatever a model that we do not know says
-                    reasons.append(f"{type(error).__name__}: {(str(error).strip() or ' ').splitlines()[0]}")
+                    reasons.append(named_line(error))
                     continue
                 count += 1
                 yield call

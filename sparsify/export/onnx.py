@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsify.errors import ExportError, StateError
+from sparsify.errors import ExportError, StateError, first_line
 from sparsify.export.beside import put_beside
 from sparsify.export.signature import SHAPES, Signature, signature_of
 from sparsify.masking import count_zeros
-from sparsify.pretrained import first_line, load
+from sparsify.pretrained import load
 
 OPSET = 18
 TOLERANCE = 1e-4

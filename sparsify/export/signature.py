@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify.errors import ExportError, SparsifyError
-from sparsify.pretrained import first_line, positions
+from sparsify.errors import ExportError, SparsifyError, first_line
+from sparsify.pretrained import positions
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
 SHAPES = ((2, 9), (1, 8), (3, 17), (2, 64))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from sparsify.density import Count
-from sparsify.errors import SparsifyError
+from sparsify.errors import SparsifyError, first_line
 from sparsify.outcome import RECIPE, REPORT
 from sparsify.plan import Plan
 from sparsify.pretrained import saved_names, skeleton
@@ -139,7 +139,7 @@ def _plan(recipe: Recipe, model: nn.Module, planned: Planned, notes: list[str]) 
     try:
         return Plan.of(recipe, model, total_steps=planned.total_steps, steps_per_epoch=planned.steps_per_epoch)
     except SparsifyError as error:
-        notes.append(f"recipe.yaml does not fit the model here: {str(error).splitlines()[0]}")
+        notes.append(f"recipe.yaml does not fit the model here: {first_line(error)}")
         return None
 
 

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from sparsify.checkpoint import load
-from sparsify.errors import StateError, did_you_mean
+from sparsify.errors import StateError, did_you_mean, first_line
 from sparsify.files import check_regular, contents, read_json
-from sparsify.pretrained import first_line
 
 ONE, MANY = "model.safetensors", "model.safetensors.index.json"
 OLD = "pytorch_model.bin"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify.errors import PlanError
+from sparsify.errors import PlanError, first_line
 from sparsify.layers import all_weights
 from sparsify.structure.channels.check import Check
 from sparsify.structure.channels.data import Channels, ChannelSet, Side
@@ -67,7 +67,7 @@ def _read(model: nn.Module, example_inputs: Any) -> Channels:
     except PlanError:
         raise
     except Exception as error:  # whatever a model does
-        raise PlanError(f"the channels of {type(model).__name__} cannot be followed: {_first_line(error)}") from error
+        raise PlanError(f"the channels of {type(model).__name__} cannot be followed: {first_line(error)}") from error
     finally:
         follower.close()
     whole: dict[str, str] = {}
@@ -88,7 +88,7 @@ def _runnable(made: nn.Module, example_inputs: Any) -> Inputs:
             with torch.no_grad():
                 inputs.run(made)
         except Exception as error:  # whatever a model does with data that are not its own
-            reason = _first_line(error)
+            reason = first_line(error)
         else:
             return inputs
     kind = type(made).__name__
@@ -97,10 +97,6 @@ def _runnable(made: nn.Module, example_inputs: Any) -> Inputs:
     raise PlanError(
         f"coupled channels need inputs on which {kind} can be run, and none could be guessed ({reason}); {HOW}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _sets(made: nn.Module, classes: Classes, whole: dict[str, str]) -> list[ChannelSet]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from sparsify.errors import PlanError
+from sparsify.errors import PlanError, first_line
 
 Tokens = Literal["all", "last"]
 MASKS = ("decoder_attention_mask", "attention_mask")
@@ -81,8 +81,9 @@ def _states(
             try:
                 model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
             except Exception as error:  # whatever a model does with data that are not its own
-                first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                raise PlanError(f"calibration batch {number}: {type(model).__name__} cannot read it: {first}") from None
+                raise PlanError(
+                    f"calibration batch {number}: {type(model).__name__} cannot read it: {first_line(error)}"
+                ) from None
             if len(seen) != len(layers):
                 raise PlanError(f"calibration batch {number} does not pass through every layer")
             mask = _mask(inputs, decoder) if isinstance(inputs, Mapping) else None

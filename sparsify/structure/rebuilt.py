@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsify.errors import first_line
 from sparsify.structure.change import Dropped
 from sparsify.structure.drop import drop
 
@@ -39,7 +40,7 @@ def misfit(model: nn.Module, change: Dropped, container: str) -> str | None:
     try:
         fresh = _make(shorter, shorter.config)
     except Exception as error:  # whatever a configuration does that cannot be
-        return f"no model can be made of the new configuration: {str(error).strip().splitlines()[0][:200]}"
+        return f"no model can be made of the new configuration: {first_line(error)}"
     return next(_differences(shorter, fresh), None)
 
 

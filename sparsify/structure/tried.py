@@ -12,6 +12,7 @@ from sparsify.anatomy import Layer
 from sparsify.anatomy.samples import Call, samples
 from sparsify.anatomy.trial import flat
 from sparsify.anatomy.twin import Twin, UnverifiedError
+from sparsify.errors import named_line
 from sparsify.structure.change import Dropped
 from sparsify.structure.drop import drop
 
@@ -45,7 +46,7 @@ def differs(model: nn.Module, layers: Sequence[Layer], change: Dropped) -> str |
         except UnverifiedError as error:
             return f"{NOBODY} it could not be tried ({error})"
         except Exception as error:  # whatever a model that we do not know says
-            return f"{NOBODY} it fails without them ({type(error).__name__}: {str(error).strip()[:200]})"
+            return f"{NOBODY} it fails without them ({named_line(error)})"
     if whole.shape != wanted.shape or torch.equal(whole, wanted):
         return f"{NOBODY} with random weights they have no effect"
     if found.shape != wanted.shape or not torch.allclose(
@@ -69,7 +70,7 @@ def _runner(model: nn.Module) -> Callable[[], Tensor]:
                 return run
             reason = "what it computes is not finite"
         except Exception as error:  # whatever a model does with data that are not its own
-            reason = f"{type(error).__name__}: {(str(error).strip() or ' ').splitlines()[0]}"
+            reason = named_line(error)
     raise UnverifiedError(reason)
 
 

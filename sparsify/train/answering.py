@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sparsify.errors import PlanError
+from sparsify.errors import PlanError, first_line
 from sparsify.train import squad
 from sparsify.train.model import config_for, load
 from sparsify.train.order import Ordered
@@ -132,7 +132,7 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None) -> Prepared:
         longest = max(len(tokenizer(each.question)["input_ids"]) for each in (*train, *evaluation))
         raise PlanError(
             f"windows of {most} tokens that share {stride} leave no room beside a {side} of {longest}: give a larger "
-            f"--max-length or a smaller --stride ({str(error).splitlines()[0][:100]})"
+            f"--max-length or a smaller --stride ({first_line(error)})"
         ) from None
     rows = [window.labelled(train[window.question].answers) for window in made]
     held = [window.labelled(evaluation[window.question].answers) for window in others]

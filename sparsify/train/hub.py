@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsify.errors import DataError, did_you_mean
+from sparsify.errors import DataError, did_you_mean, first_line
 from sparsify.files import contents
-from sparsify.pretrained import first_line
 
 EVALUATION = ("validation", "dev", "test")
 """Splits to evaluate on, the first that there is, unless one is named."""

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify.errors import DataError, PlanError
+from sparsify.errors import DataError, PlanError, first_line
 from sparsify.files import check_regular
-from sparsify.pretrained import first_line
 from sparsify.train import table
 from sparsify.train.columns import IMAGES
 from sparsify.train.labelled import Inputs, Side, prepare

@@ -9,8 +9,8 @@ from torch import nn
 
 from sparsify import heads
 from sparsify.anatomy import ROLES, read
-from sparsify.configs import config_of, first_line
-from sparsify.errors import PlanError, did_you_mean
+from sparsify.configs import config_of
+from sparsify.errors import PlanError, did_you_mean, first_line
 from sparsify.selectors import SelectorError, matcher
 from sparsify.train.labels import Labels
 

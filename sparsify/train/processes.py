@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from sparsify import ranks
-from sparsify.errors import TrainingError
+from sparsify.errors import TrainingError, first_line
 
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 RANKS = ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -47,7 +47,7 @@ def joined(environment: Mapping[str, str] = os.environ) -> Iterator[int]:
     try:
         dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        raise TrainingError(f"the processes cannot join: {str(error).splitlines()[0]}") from None
+        raise TrainingError(f"the processes cannot join: {first_line(error)}") from None
     if not cuda:
         _gloo.append(dist.get_world_size())
     try:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from sparsify import ranks
-from sparsify.errors import SparsifyError, StateError, TrainingError
+from sparsify.errors import SparsifyError, StateError, TrainingError, first_line
 from sparsify.integrations.common.checkpoints import (
     check,
     checkpoints,
@@ -29,7 +29,6 @@ from sparsify.lock import only_run_in
 from sparsify.modifiers.distill.positions import divides_by_items
 from sparsify.outcome import REPORT
 from sparsify.plan import Plan
-from sparsify.pretrained import first_line
 from sparsify.recipe import Recipe
 from sparsify.train import folder, result, settings
 from sparsify.train.calibration import calibration
@@ -308,7 +307,7 @@ def _about_files(error: Exception) -> bool:
 
 
 def _unwritten(error: Exception, directory: Path) -> str:
-    reason = str(getattr(error, "strerror", None) or error).strip().splitlines()[0][:200]
+    reason = getattr(error, "strerror", None) or first_line(error)
     free = shutil.disk_usage(directory).free // 1_000_000 if directory.is_dir() else 0
     writable = "" if os.access(directory, os.W_OK) else "; the folder may not be written to"
     room = f"{free} MB free{writable}"

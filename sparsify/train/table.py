@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsify.errors import DataError, did_you_mean
+from sparsify.errors import DataError, did_you_mean, first_line
 from sparsify.files import check_regular
-from sparsify.pretrained import first_line
 from sparsify.train import hub
 
 PACKED = (".gz", ".bz2", ".xz", ".zip")
@@ -202,7 +201,7 @@ def _parquet(source: str, known: Sequence[str]) -> Table:
     try:
         data = datasets.Dataset(pyarrow.parquet.read_table(io.BytesIO(_bytes(source))))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{source} is not a parquet file that can be read: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{source} is not a parquet file that can be read: {first_line(error)}") from None
     return Table(source, **hub.columns_of(data))
 
 

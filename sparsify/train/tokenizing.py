@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparsify.errors import PlanError
-from sparsify.pretrained import first_line, positions
+from sparsify.errors import PlanError, first_line
+from sparsify.pretrained import positions
 from sparsify.train.settings import Settings
 
 

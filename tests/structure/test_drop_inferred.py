@@ -135,3 +135,20 @@ def test_what_cannot_be_run_is_refused() -> None:
 
     with pytest.raises(PlanError, match=r"it could not be tried \(TypeError: .*'other'"):
         Manager(drop("blocks", [0, 2, 3])).attach(Needs())
+
+
+def test_a_configuration_that_raises_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a library raises may say nothing; that is one clear error all the same."""
+    import transformers
+
+    model = build("falcon")
+    whole = transformers.FalconForCausalLM.__init__
+
+    def refusing(self: Any, config: Any) -> None:
+        if config.num_hidden_layers < 4:
+            raise NotImplementedError
+        whole(self, config)
+
+    monkeypatch.setattr(transformers.FalconForCausalLM, "__init__", refusing)
+    with pytest.raises(PlanError, match="no model can be made of the new configuration: NotImplementedError"):
+        Plan.of(drop("transformer.h", [0, 2, 3]), model)
