@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from sparsify._version import __version__
 
 if TYPE_CHECKING:
+    from sparsify.compaction import compact, load, save
     from sparsify.density import Density, measure
     from sparsify.errors import (
+        CompactionError,
         HookError,
         PlanError,
         RecipeError,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from sparsify.recipe import Recipe
 
 _PUBLIC = {
+    "CompactionError": "errors",
     "Density": "density",
     "HookError": "errors",
     "Manager": "manager",
@@ -35,11 +38,15 @@ _PUBLIC = {
     "SparsifyError": "errors",
     "SparsityError": "errors",
     "StateError": "errors",
+    "compact": "compaction",
+    "load": "compaction",
     "measure": "density",
     "register_layer": "layers",
+    "save": "compaction",
 }
 
 __all__ = [
+    "CompactionError",
     "Density",
     "HookError",
     "Manager",
@@ -52,8 +59,11 @@ __all__ = [
     "SparsityError",
     "StateError",
     "__version__",
+    "compact",
+    "load",
     "measure",
     "register_layer",
+    "save",
 ]
 
 

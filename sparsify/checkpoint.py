@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -44,6 +45,28 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Path:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
     return path
+
+
+def replace_folder(folder: str | Path, fill: Callable[[Path], Any]) -> Path:
+    """Let `fill` write into an empty folder beside, and put that in the place of `folder`, whatever is there.
+
+    Raises StateError where it cannot be written; what was there is then untouched.
+    """
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+        try:
+            made.chmod(0o777 & ~umask())
+            fill(made)
+            if folder.is_dir():
+                shutil.rmtree(folder)
+            os.replace(made, folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    except OSError as error:
+        raise StateError(f"{folder} cannot be written: {error.strerror or error}") from None
+    return folder
 
 
 def umask() -> int:

@@ -9,6 +9,8 @@ from typing import Any
 
 from sparsify.errors import PlanError, did_you_mean, first_line
 from sparsify.files import contents, read_json
+from sparsify.widths import FILE as WIDTHS
+from sparsify.widths import of_globals
 
 MOST_LAYERS = 10_000
 IN_PYTHON = "load the model yourself and give it in Python: Plan.of(recipe, model, total_steps=…)"
@@ -42,7 +44,7 @@ def config_of(name: str) -> Any:
     except Exception as error:  # the library raises of every kind
         raise PlanError(f"{name}: config.json cannot be used: {first_line(error)}") from None
     _check_size(name, raw)
-    return config
+    return of_globals(config) if os.path.isfile(Path(name) / WIDTHS) else config
 
 
 def has_own_code(config: Any) -> bool:

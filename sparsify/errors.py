@@ -94,6 +94,10 @@ class ExportError(SparsifyError):
     """A model that cannot be exported, or whose export is not the same model."""
 
 
+class CompactionError(SparsifyError):
+    """A model that cannot be made smaller as it is, or a smaller one that would not be the same."""
+
+
 class ScoreError(SparsifyError):
     """Scores that cannot be ranked (NaN or infinite)."""
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify import heads
+from sparsify import heads, widths
 from sparsify.configs import config_of, has_own_code, library
-from sparsify.errors import PlanError, first_line
+from sparsify.errors import PlanError, SparsifyError, first_line
 from sparsify.substitutes import saved_class
 
 __all__ = ["config_of", "first_line", "load", "planned", "positions", "saved_names", "skeleton"]
@@ -63,20 +63,33 @@ def planned(name: str, task: str | None = None, labels: int | None = None) -> tu
 
 def load(directory: str | Path) -> nn.Module:
     """Return the model of a folder in float32, ready for inference. Raises PlanError."""
-    config = config_of(str(directory))
+    return from_folder(directory).float().eval()
+
+
+def from_folder(directory: str | Path, **named: Any) -> nn.Module:
+    """Return the model of a folder, as its config.json names it and with the widths beside it, in evaluation mode.
+
+    `named` go to transformers' `from_pretrained` (`dtype`, `attn_implementation`, …). Raises PlanError, and StateError
+    for damaged widths.
+    """
+    config, wide = config_of(str(directory)), widths.read(directory)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Casting complex values")
             kind = heads.named_class(config)
-            maker: Any = saved_class(kind or library().AutoModel, config)
+            if kind is None and wide:
+                raise PlanError("config.json names no class, and its widths are those of one")
+            maker: Any = widths.resized(saved_class(kind or library().AutoModel, config), wide)
             code = {} if kind else {"trust_remote_code": False}
-            model = maker.from_pretrained(directory, config=config, **code)
+            model = maker.from_pretrained(directory, config=config, **code, **named)
             if kind is not None:
                 model.__class__ = kind
+    except SparsifyError as error:
+        raise PlanError(f"{directory}: {error}") from None
     except Exception as error:  # the library raises of every kind
         raise PlanError(f"{directory}: the model cannot be loaded: {first_line(error)}") from None
     assert isinstance(model, nn.Module)
-    return model.float().eval()
+    return model
 
 
 def saved_names(model: nn.Module) -> dict[str, str]:
@@ -113,7 +126,7 @@ def _made(name: str, config: Any, kind: type[nn.Module] | None) -> nn.Module:
     def make() -> Any:
         if kind is None:
             return library().AutoModel.from_config(config, trust_remote_code=False)
-        return saved_class(kind, config)(config)
+        return widths.resized(saved_class(kind, config), widths.read(name))(config)
 
     return _weightless(name, make, kind)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsify.checkpoint import umask
+from sparsify.checkpoint import replace_folder
 from sparsify.errors import PlanError, StateError
 from sparsify.layers import adapted, base_names, unwrap
 from sparsify.plan import Plan
@@ -60,20 +57,12 @@ def save_base(model: nn.Module, folder: str | Path) -> Path:
         )
     check_folder(model, folder)
     state = base_state_dict(model)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-        try:
-            made.chmod(0o777 & ~umask())
-            with _without_adapters(base):
-                base.save_pretrained(made, state_dict=state)
-            if folder.is_dir():
-                shutil.rmtree(folder)
-            os.replace(made, folder)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-    except OSError as error:
-        raise StateError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+    def fill(made: Path) -> None:
+        with _without_adapters(base):
+            base.save_pretrained(made, state_dict=state)
+
+    replace_folder(folder, fill)
     name_base(model, folder)
     return folder
 

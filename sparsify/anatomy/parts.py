@@ -63,6 +63,11 @@ class Attention:
         return self.query == self.key
 
     @property
+    def head_size(self) -> int:
+        """The features of a head."""
+        return self.output.geometry.columns // self.heads
+
+    @property
     def projections(self) -> tuple[Weight, ...]:
         """The matrices whose rows belong to heads, each once."""
         return (self.query,) if self.interleaved else (self.query, self.key, self.value)

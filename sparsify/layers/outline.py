@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def outline(model: nn.Module) -> nn.Module:
@@ -29,6 +30,28 @@ def bare(model: nn.Module) -> nn.Module:
             if isinstance(value, OrderedDict) and name.startswith(("_forward", "_backward", "_full_backward")):
                 kept = {key: hook for key, hook in value.items() if type(hook).__module__.startswith("torch.nn.utils.")}
                 vars(module)[name] = OrderedDict(kept)
+    return made
+
+
+def remade(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
+    """Return an outline whose parameters and buffers are what `change` makes of the model's, each once; ties stay.
+
+    `change` takes the name that a tensor has in its module, and the tensor, detached; it must not write into it.
+    """
+    made = outline(model)
+    done: dict[int, Any] = {}
+    for module in made.modules():
+        for store in (module._parameters, module._buffers):
+            for name, value in store.items():
+                if value is not None and id(value) not in done:
+                    new = change(name, value.detach())
+                    done[id(value)] = (
+                        nn.Parameter(new, value.requires_grad and new.is_floating_point())
+                        if isinstance(value, nn.Parameter)
+                        else new
+                    )
+                if value is not None:
+                    store[name] = done[id(value)]
     return made
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from sparsify.errors import first_line
 from sparsify.structure.change import Dropped
 from sparsify.structure.drop import drop
+from sparsify.substitutes import saved_class
 
 TRAINING = ("drop_prob", "drop_path_rate")
 """What is spread over the layers, and only meant for a training."""
@@ -30,7 +31,7 @@ def misfit(model: nn.Module, change: Dropped, container: str) -> str | None:
         return None
     inside = change.stack.removeprefix(f"{place}.") if place else change.stack
     try:
-        shorter = _make(whole, whole.config)
+        shorter = make(whole, whole.config)
     except Exception:  # whatever a class of the user's own wants beside a configuration
         return None
     try:
@@ -38,7 +39,7 @@ def misfit(model: nn.Module, change: Dropped, container: str) -> str | None:
     except KeyError:  # its layers are elsewhere, as under a wrapper
         return None
     try:
-        fresh = _make(shorter, shorter.config)
+        fresh = make(shorter, shorter.config)
     except Exception as error:  # whatever a configuration does that cannot be
         return f"no model can be made of the new configuration: {first_line(error)}"
     return next(_differences(shorter, fresh), None)
@@ -56,16 +57,16 @@ def _configured(model: nn.Module, container: str) -> tuple[str, Any]:
     return "", None
 
 
-def _make(model: Any, config: Any) -> nn.Module:
+def make(model: Any, config: Any) -> nn.Module:
     """Make a model of a configuration, as it would be read from a file, on the meta device."""
     read_back = type(config).from_dict(copy.deepcopy(config.to_dict()))
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        made: nn.Module = type(model)(read_back)
+        made: nn.Module = saved_class(type(model), read_back)(read_back)
     return made
 
 
 def _differences(found: nn.Module, wanted: nn.Module) -> Iterator[str]:
-    """Yield in what two models differ, beside their configurations."""
+    """Yield in what two models differ, beside their configurations: modules, shapes, attributes with plain values."""
     one, other = (dict(each.named_modules()) for each in (found, wanted))
     for name in [*one, *(name for name in other if name not in one)]:
         mine, theirs = one.get(name), other.get(name)

@@ -27,13 +27,14 @@ def living(block: Block, mask: MaskOf) -> list[tuple[Part, Tensor]]:
     A head is dead where all its value rows or all its output columns are pruned, a neuron where its row of up (or
     gate) or its column of down is. A head whose query or key is empty attends evenly: it lives.
     """
-    found = _living_heads(block, mask) if isinstance(block, Attention) else _living_neurons(block, mask)
+    found = living_heads(block, mask) if isinstance(block, Attention) else living_neurons(block, mask)
     return [(part, kept) for weight, kept, columns in found for part in _parts(weight, kept.numel(), columns)]
 
 
-def _living_heads(block: Attention, mask: MaskOf) -> list[tuple[Weight, Tensor, bool]]:
-    outputs = _not_empty(block.output, mask, block.heads, columns=True)
-    values = _not_empty(block.value, mask, block.groups)
+def living_heads(block: Attention, mask: MaskOf) -> list[tuple[Weight, Tensor, bool]]:
+    """Return (matrix, which of its heads live, whether they are its columns); see `living`."""
+    outputs = not_empty(block.output, mask, block.heads, columns=True)
+    values = not_empty(block.value, mask, block.groups)
     queries = outputs & values.repeat_interleave(block.heads // block.groups)
     groups = queries.view(block.groups, -1).any(1)
     lives = (groups,) if block.interleaved else (queries, groups, groups)
@@ -41,16 +42,17 @@ def _living_heads(block: Attention, mask: MaskOf) -> list[tuple[Weight, Tensor, 
     return [*((weight, kept, False) for weight, kept in rows), (block.output, queries, True)]
 
 
-def _living_neurons(block: FeedForward, mask: MaskOf) -> list[tuple[Weight, Tensor, bool]]:
+def living_neurons(block: FeedForward, mask: MaskOf) -> list[tuple[Weight, Tensor, bool]]:
+    """Return (matrix, which of its neurons live, whether they are its columns); see `living`."""
     ups = [block.up] if block.gate is None else [block.up, block.gate]
     width = block.neurons
-    kept = _not_empty(block.down, mask, width, columns=True)
+    kept = not_empty(block.down, mask, width, columns=True)
     for up in ups:
-        kept = kept & _not_empty(up, mask, width)
+        kept = kept & not_empty(up, mask, width)
     return [*((up, kept, False) for up in ups), (block.down, kept, True)]
 
 
-def _not_empty(weight: Weight, mask: MaskOf, units: int, *, columns: bool = False) -> Tensor:
+def not_empty(weight: Weight, mask: MaskOf, units: int, *, columns: bool = False) -> Tensor:
     """Return which of the equal runs of rows (or columns) of a matrix have something left; bool, 1-D."""
     cube = weight.cube(mask(weight)).flatten(1)
     lines = cube.any(0) if columns else cube.any(1)

@@ -1,0 +1,55 @@
+"""A folder with a sparse model → a folder with the smaller one; what lies beside the weights goes along."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sparsify import widths
+from sparsify.checkpoint import replace_folder
+from sparsify.compaction.saving import is_model, save
+from sparsify.compaction.smaller import TOLERANCE, Compacted, compacted
+from sparsify.errors import StateError
+from sparsify.pretrained import from_folder
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".data", ".index.json")
+LEFT = ("config.json", "trainer_state.json", "training_args.json", "run.json", "README.md", widths.FILE)
+"""Files that are of the model before: its configuration is written anew, its training cannot go on."""
+
+
+def compact_folder(
+    directory: str | Path,
+    out: str | Path,
+    *,
+    equal: bool = False,
+    align: int = 1,
+    tolerance: float = TOLERANCE,
+    inputs: Any = None,
+) -> Compacted:
+    """Write the smaller model of a folder to another one, with tokenizer, recipe and report; see `compacted`.
+
+    Raises PlanError for a folder without a model, CompactionError for one that cannot be made smaller, StateError where
+    `out` cannot be written, or is no place for it.
+    """
+    directory, out = Path(directory), Path(out)
+    if out.exists() and directory.resolve() == out.resolve():
+        raise StateError(f"{out} is the folder that is read: write to another one")
+    if out.exists() and not is_model(out):
+        raise StateError(f"{out} holds something that is no model: it would be replaced; choose another folder")
+    found = compacted(
+        from_folder(directory, dtype="auto"), example_inputs=inputs, equal=equal, align=align, tolerance=tolerance
+    )
+
+    def fill(made: Path) -> None:
+        save(found.model, made)
+        for path in sorted(directory.iterdir()):
+            if path.is_file() and not path.name.startswith(".") and _goes_along(path.name):
+                shutil.copyfile(path, made / path.name)
+
+    replace_folder(out, fill)
+    return found
+
+
+def _goes_along(name: str) -> bool:
+    return name not in LEFT and not name.endswith(WEIGHTS) and name != "generation_config.json"

@@ -1,0 +1,114 @@
+"""Models whose widths a configuration cannot say: saved as ordinary folders with a file beside, and loaded again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sparsify import pretrained, widths
+from sparsify.checkpoint import replace_folder, write_text
+from sparsify.compaction.stock import per_layer
+from sparsify.errors import StateError, first_line
+from sparsify.files import read_json
+from sparsify.layers import unwrap
+from sparsify.structure.rebuilt import make
+from sparsify.widths import Widths
+
+WEIGHTS = "model.safetensors"
+
+
+def save(model: nn.Module, folder: str | Path) -> Path:
+    """Save a model to a folder, which may be a smaller one: safetensors, config.json, and widths that it cannot say.
+
+    Where config.json says everything the folder is one that stock transformers loads; else `sparsify.load` does, and
+    stock transformers refuses it. Of a model that is none of transformers the weights alone are saved. A folder of that
+    name is replaced once the new one is whole. Raises StateError where that is not possible.
+    """
+    base: Any = unwrap(model)
+    folder = Path(folder)
+    config = vars(base).get("config")
+    if folder.exists() and not is_model(folder):
+        raise StateError(f"{folder} holds something that is no model: it would be replaced; choose another folder")
+    if not callable(getattr(base, "save_pretrained", None)) or not callable(getattr(config, "to_dict", None)):
+        return replace_folder(folder, lambda made: _save_weights(base, made))
+    wide = _widths(base, config)
+
+    def fill(made: Path) -> None:
+        base.save_pretrained(made)
+        if wide:
+            put_widths(made, wide, per_layer(base))
+
+    return replace_folder(folder, fill)
+
+
+def put_widths(folder: Path, wide: Widths, layers: dict[int, dict[str, int]]) -> None:
+    """Write widths beside the configuration in a folder, and into it what it can say of single layers."""
+    if layers:
+        path = folder / "config.json"
+        said = {**read_json(path), "per_layer_config": {str(index): fields for index, fields in layers.items()}}
+        write_text(path, json.dumps(said, indent=2, sort_keys=True) + "\n")
+    write_text(folder / widths.FILE, wide.to_json())
+
+
+def load(folder: str | Path, model: nn.Module | None = None, **named: Any) -> nn.Module:
+    """Return the model that `save` wrote, in evaluation mode; without one of ours it is as stock transformers loads it.
+
+    `model` is one of the same structure before it was made smaller, for what is no model of transformers: it gets the
+    widths and the weights, in place. `named` go to transformers' `from_pretrained`. Raises PlanError for a folder that
+    holds no model, StateError for damaged files, or weights of another model.
+    """
+    if model is None:
+        return pretrained.from_folder(folder, **named).eval()
+    if named:
+        raise StateError(f"{next(iter(named))} is for models of transformers, and does not go with a model")
+    _load_weights(model, Path(folder))
+    return model.eval()
+
+
+def _widths(model: Any, config: Any) -> Widths:
+    """Return what the configuration does not say. Raises StateError where that is more than widths."""
+    try:
+        found = Widths.between(model, make(model, config))
+    except Exception as error:  # whatever a class of the user's own wants beside a configuration
+        raise StateError(f"no {type(model).__name__} can be made of its configuration: {first_line(error)}") from None
+    if found is None:
+        kind = type(model).__name__
+        raise StateError(f"the modules of {kind} are not those that its configuration makes: save it yourself")
+    if found.attributes and not found.tensors:
+        path, numbers = next(iter(found.attributes.items()))
+        raise StateError(
+            f"{path}.{next(iter(numbers))} is not what its configuration says, and stock transformers would not notice"
+        )
+    return found
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder is empty, or holds a model: only such a one is replaced."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return not names or "config.json" in names or names <= {WEIGHTS, widths.FILE}
+
+
+def _save_weights(model: nn.Module, folder: Path) -> None:
+    """Write the weights of what has no configuration, and all its widths beside them."""
+    from safetensors.torch import save_model
+
+    save_model(model, str(folder / WEIGHTS))
+    write_text(folder / widths.FILE, Widths.of(model).to_json())
+
+
+def _load_weights(model: nn.Module, folder: Path) -> None:
+    from safetensors.torch import load_model
+
+    wide = widths.read(folder)
+    if wide is None or not (folder / WEIGHTS).is_file():
+        raise StateError(f"{folder} holds no model that sparsify.save wrote without a configuration")
+    wide.put(model)
+    try:
+        load_model(model, str(folder / WEIGHTS))
+    except Exception as error:  # whatever is no such file, or of another model
+        raise StateError(f"{folder / WEIGHTS} does not fit {type(model).__name__}: {first_line(error)}") from None

@@ -1,0 +1,177 @@
+"""Widths that a configuration cannot say: kept beside it, and put into the model that is made of it.
+
+A folder with such widths is an ordinary one (safetensors and config.json) and a file beside them with the shapes of
+tensors and the numbers that modules keep. Nothing in it is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsify.errors import StateError, did_you_mean
+from sparsify.files import read_json
+from sparsify.state_reader import StateReader
+
+FILE = "sparsify_widths.json"
+FORMAT = 1
+Number = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What a model has that the one of its configuration has not."""
+
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The shape of each parameter or buffer that has another."""
+
+    attributes: Mapping[str, Mapping[str, Number]] = field(default_factory=dict)
+    """Whole numbers (or tuples of them) by module and attribute."""
+
+    def __bool__(self) -> bool:
+        return bool(self.tensors or self.attributes)
+
+    @classmethod
+    def between(cls, found: nn.Module, wanted: nn.Module) -> Widths | None:
+        """Return what must be changed in `wanted` so that it has the widths of `found`; None if that is not all."""
+        one, other = (dict(each.named_modules(remove_duplicate=False)) for each in (found, wanted))
+        if set(one) != set(other) or any(_kind(one[name]) != _kind(other[name]) for name in one):
+            return None
+        tensors: dict[str, tuple[int, ...]] = {}
+        attributes: dict[str, dict[str, Number]] = {}
+        for name, mine in one.items():
+            theirs = other[name]
+            shapes, wanted_shapes = dict(_shapes(name, mine)), dict(_shapes(name, theirs))
+            if set(shapes) != set(wanted_shapes):
+                return None
+            tensors |= {key: shape for key, shape in shapes.items() if shape != wanted_shapes[key]}
+            for key, value in vars(mine).items():
+                old = vars(theirs).get(key)
+                if not key.startswith("_") and _is_number(value) and _is_number(old) and value != old:
+                    attributes.setdefault(name, {})[key] = value
+        return cls(tensors, attributes)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Widths:
+        """Return all widths of a model, for one that no configuration describes."""
+        tensors: dict[str, tuple[int, ...]] = {}
+        attributes: dict[str, dict[str, Number]] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            tensors |= dict(_shapes(name, module))
+            numbers = {
+                key: value for key, value in vars(module).items() if not key.startswith("_") and _is_number(value)
+            }
+            if numbers:
+                attributes[name] = numbers
+        return cls(tensors, attributes)
+
+    def put(self, model: nn.Module) -> None:
+        """Give a model these widths, in place; its weights are new and hold anything. Raises StateError."""
+        modules = dict(model.named_modules(remove_duplicate=False))
+        for path, numbers in self.attributes.items():
+            module = _known(modules, path, "module")
+            for name, value in numbers.items():
+                if not _is_number(vars(module).get(name)):
+                    raise StateError(f"{FILE}: {path}.{name} is no number that the model keeps")
+                setattr(module, name, value)
+        done: dict[int, Any] = {}
+        for key, shape in self.tensors.items():
+            path, _, name = key.rpartition(".")
+            module = _known(modules, path, "module")
+            store = next((s for s in (module._parameters, module._buffers) if s.get(name) is not None), None)
+            if store is None:
+                raise StateError(f"{FILE}: the model has no tensor {key!r}")
+            old: Any = store[name]
+            if len(shape) != old.dim() or any(new > size for new, size in zip(shape, old.shape, strict=True)):
+                raise StateError(f"{FILE}: {key} is {list(old.shape)}, and cannot become {list(shape)}")
+            if id(old) not in done:
+                new = torch.empty(shape, dtype=old.dtype, device=old.device)
+                done[id(old)] = old, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+            store[name] = done[id(old)][1]
+
+    def to_json(self) -> str:
+        """Return it as the text of a file."""
+        data = {
+            "format": FORMAT,
+            "tensors": {name: list(shape) for name, shape in self.tensors.items()},
+            "attributes": {
+                path: {name: list(value) if isinstance(value, tuple) else value for name, value in numbers.items()}
+                for path, numbers in self.attributes.items()
+            },
+        }
+        return json.dumps(data, indent=1, sort_keys=True) + "\n"
+
+
+def read(folder: str | Path) -> Widths | None:
+    """Return the widths beside a configuration, or None where there are none. Raises StateError for a damaged file."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return None
+    state = StateReader(read_json(path), str(path)).exactly(("format", "tensors", "attributes"))
+    if state.any("format") != FORMAT:
+        raise state.fail("format", f"this version reads {FORMAT}, and the file has {state.any('format')!r}")
+    tensors = {name: _sizes(state.part("tensors"), name) for name in state.part("tensors")}
+    attributes = {}
+    for name in state.part("attributes"):
+        part = state.part("attributes").part(name)
+        attributes[name] = {
+            key: part.integer(key) if isinstance(part.any(key), int) else _sizes(part, key) for key in part
+        }
+    return Widths(tensors, attributes)
+
+
+def resized(kind: type[Any], widths: Widths | None) -> type[Any]:
+    """Return a class like `kind` whose models have these widths; itself without any."""
+    if not widths:
+        return kind
+
+    def make(self: Any, config: Any, *arguments: Any, **more: Any) -> None:
+        kind.__init__(self, config, *arguments, **more)
+        widths.put(self)
+
+    return type(kind.__name__, (kind,), {"__init__": make, "__module__": kind.__module__})
+
+
+def of_globals(config: Any) -> Any:
+    """Return a configuration without what it says of single layers, which `Widths` say: a class is made of the rest."""
+    if getattr(config, "is_heterogeneous", False):
+        config.per_layer_config = None
+    else:
+        vars(config).pop("per_layer_config", None)
+    return config
+
+
+def _sizes(state: StateReader, key: str) -> tuple[int, ...]:
+    value = state.any(key)
+    if not isinstance(value, list) or not all(type(each) is int and each >= 0 for each in value):
+        raise state.fail(key, "expected a list of sizes")
+    return tuple(value)
+
+
+def _known(modules: Mapping[str, nn.Module], path: str, what: str) -> nn.Module:
+    if path not in modules:
+        raise StateError(f"{FILE}: the model has no {what} {path!r}{did_you_mean(path, modules)}")
+    return modules[path]
+
+
+def _kind(module: nn.Module) -> tuple[str, str]:
+    return type(module).__module__, type(module).__qualname__
+
+
+def _shapes(path: str, module: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for store in (module._parameters, module._buffers):
+        for name, value in store.items():
+            if value is not None:
+                yield f"{path}.{name}" if path else name, tuple(value.shape)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return bool(value) and all(type(each) is int and each >= 0 for each in value)
+    return type(value) is int and value >= 0
