@@ -28,6 +28,10 @@ def compact(
     align: Annotated[
         int, typer.Option("--align", min=1, max=4096, help="Keep numbers of neurons and channels at multiples of this.")
     ] = 1,
+    at_least: Annotated[
+        int,
+        typer.Option("--at-least", min=0, help="Keep so many heads and neurons in every block (ONNX Runtime needs 1)."),
+    ] = 0,
     tolerance: Annotated[
         float,
         typer.Option("--tolerance", min=0, callback=finite, help="How far outputs may move, relative to the largest."),
@@ -40,7 +44,7 @@ def compact(
     from sparsify.compaction.folder import compact_folder
 
     disable_progress_bar()
-    found = compact_folder(directory, out, equal=equal, align=align, tolerance=tolerance)
+    found = compact_folder(directory, out, equal=equal, align=align, at_least=at_least, tolerance=tolerance)
     if as_json:
         print_json(to_dict(found, out))
         return

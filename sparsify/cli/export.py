@@ -27,6 +27,9 @@ def export(
             "--tolerance", min=0, callback=finite, help="The largest difference to ONNX Runtime that is accepted."
         ),
     ] = TOLERANCE,
+    small: Annotated[
+        bool, typer.Option("--compact", help="Export the model without its dead heads, neurons, channels and layers.")
+    ] = False,
     cache: Annotated[
         bool, typer.Option("--cache", help="Refused: language models are exported without past keys and values.")
     ] = False,
@@ -47,7 +50,7 @@ def export(
 
     disable_progress_bar()
 
-    made = write(directory, path, opset=opset, tolerance=tolerance)
+    made = write(directory, path, opset=opset, tolerance=tolerance, small=small)
     if as_json:
         print_json({**vars(made), "path": str(made.path)})
         return
@@ -59,6 +62,9 @@ def export(
         f"against ONNX Runtime: largest difference {made.difference:.2g} (tolerance {tolerance:g}) "
         f"for inputs of {', '.join(' × '.join(map(str, shape)) for shape in made.tried)}"
     )
+    if made.compacted:
+        before, after = made.compacted
+        say(f"compact: {before:,} → {after:,} parameters")
     say(f"zeros: {made.zeros:,}, as many as in the model")
     if made.beside:
         say(f"beside it: {', '.join(made.beside)}")

@@ -24,6 +24,7 @@ def compact_folder(
     *,
     equal: bool = False,
     align: int = 1,
+    at_least: int = 0,
     tolerance: float = TOLERANCE,
     inputs: Any = None,
 ) -> Compacted:
@@ -38,7 +39,12 @@ def compact_folder(
     if out.exists() and not is_model(out):
         raise StateError(f"{out} holds something that is no model: it would be replaced; choose another folder")
     found = compacted(
-        from_folder(directory, dtype="auto"), example_inputs=inputs, equal=equal, align=align, tolerance=tolerance
+        from_folder(directory, dtype="auto"),
+        example_inputs=inputs,
+        equal=equal,
+        align=align,
+        at_least=at_least,
+        tolerance=tolerance,
     )
 
     def fill(made: Path) -> None:

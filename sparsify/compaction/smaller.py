@@ -69,22 +69,37 @@ class Compacted:
 
 
 def compact(
-    model: nn.Module, *, example_inputs: Any = None, equal: bool = False, align: int = 1, tolerance: float = TOLERANCE
+    model: nn.Module,
+    *,
+    example_inputs: Any = None,
+    equal: bool = False,
+    align: int = 1,
+    at_least: int = 0,
+    tolerance: float = TOLERANCE,
 ) -> nn.Module:
     """Return a smaller copy of a model without its dead heads, neurons, channels and layers; see `compacted`."""
-    return compacted(model, example_inputs=example_inputs, equal=equal, align=align, tolerance=tolerance).model
+    return compacted(
+        model, example_inputs=example_inputs, equal=equal, align=align, at_least=at_least, tolerance=tolerance
+    ).model
 
 
 def compacted(
-    model: nn.Module, *, example_inputs: Any = None, equal: bool = False, align: int = 1, tolerance: float = TOLERANCE
+    model: nn.Module,
+    *,
+    example_inputs: Any = None,
+    equal: bool = False,
+    align: int = 1,
+    at_least: int = 0,
+    tolerance: float = TOLERANCE,
 ) -> Compacted:
     """Make a smaller copy of a model without its dead heads, neurons, channels and layers; the model stays as it is.
 
     A neuron is dead where its row of up (or gate), or its column of down, is zero; a head where its rows of value or
     its columns of output are. What they hand on all the same (an activation of a bias) goes into the next bias; where
     it cannot, they stay. `equal` keeps as many in every layer (so that stock transformers loads more models), `align`
-    keeps widths at multiples (neurons and channels). Both models are run on random inputs, or on `example_inputs` (a
-    tensor, a tuple of arguments, a mapping by name), in float64 where that fits.
+    keeps widths at multiples (neurons and channels), `at_least` so many heads and neurons in every block. Both models
+    are run on random inputs, or on `example_inputs` (a tensor, a tuple of arguments, a mapping by name), in float64
+    where that fits.
 
     Raises CompactionError for a model that a manager is still at work on, one that cannot be run, and where outputs
     would move by more than `tolerance`, relative to the largest.
@@ -92,7 +107,7 @@ def compacted(
     base = unwrap(model)
     _check(base, align, tolerance)
     runner = Runner(base, example_inputs)
-    attempts = _Attempts(base, runner, equal, align, tolerance)
+    attempts = _Attempts(base, runner, equal, align, at_least, tolerance)
     made, units, notes = attempts.blocks()
     gone_channels, more = _without_channels(made, attempts, example_inputs)
     notes += more
@@ -133,9 +148,11 @@ class _Made:
 class _Attempts:
     """Cuts copies of a model, and tells whether they compute the same."""
 
-    def __init__(self, model: nn.Module, runner: Runner, equal: bool, align: int, tolerance: float) -> None:
+    def __init__(
+        self, model: nn.Module, runner: Runner, equal: bool, align: int, at_least: int, tolerance: float
+    ) -> None:
         self.model, self.runner, self.tolerance = model, runner, tolerance
-        self.equal, self.align = equal, align
+        self.equal, self.align, self.at_least = equal, align, at_least
         self.inputs: dict[str, Tensor] | None = None
 
     def blocks(self) -> tuple[_Made, list[Unit], list[str]]:
@@ -203,10 +220,10 @@ class _Attempts:
             return []
         found = find(anatomy, lambda name: type(made.get_submodule(name)).__name__)
         dead = [unit for unit in found if not bool(unit.alive.all())]
-        settle(found, equal=self.equal, align=self.align)
+        settle(found, equal=self.equal, align=self.align, at_least=self.at_least)
         if dead:
             constants.check(dead, self._inputs(dead))
-            settle(found, equal=self.equal, align=self.align)
+            settle(found, equal=self.equal, align=self.align, at_least=self.at_least)
         return found
 
     def copy(self) -> nn.Module:

@@ -101,7 +101,7 @@ def _keep_scaled(unit: Unit, block: FeedForward) -> None:
     unit.keep(empty & shifted & gated & ~unit.silent, "the bias of up is scaled by the gate")
 
 
-def settle(units: Iterable[Unit], *, equal: bool, align: int) -> None:
+def settle(units: Iterable[Unit], *, equal: bool, align: int, at_least: int = 0) -> None:
     """Let dead units stay where an architecture needs them, or where the same number, or a round one, is wanted."""
     units = list(units)
     shared: dict[str, list[Unit]] = defaultdict(list)
@@ -113,7 +113,7 @@ def settle(units: Iterable[Unit], *, equal: bool, align: int) -> None:
         together[type(unit.block).__name__, len(unit.alive)].append(unit)
         if unit.output.storage.stack:
             stacks[id(unit.output.parameter)].append(unit)
-        _at_least(unit)
+        _at_least(unit, at_least)
     for group in shared.values():
         alive = torch.stack([unit.alive for unit in group]).any(0)
         for unit in group:
@@ -131,10 +131,14 @@ def settle(units: Iterable[Unit], *, equal: bool, align: int) -> None:
                 _fill(unit, most, "every layer is to have as many")
 
 
-def _at_least(unit: Unit) -> None:
-    first = torch.arange(len(unit.alive)) < unit.least
-    if int(unit.alive.sum()) < unit.least:
-        unit.keep(first, "its architecture cannot do without any")
+def _at_least(unit: Unit, wanted: int) -> None:
+    for least, why in (
+        (unit.least, "its architecture cannot do without any"),
+        (wanted, f"at least {wanted} are wanted"),
+    ):
+        there = int(unit.alive.sum())
+        if there < least:
+            unit.keep(unit.alive | first_of(~unit.alive, least - there), why)
 
 
 def _round(unit: Unit, align: int) -> None:

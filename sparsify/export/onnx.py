@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsify.compaction import compacted
 from sparsify.errors import ExportError, StateError, first_line
 from sparsify.export.beside import put_beside
 from sparsify.export.signature import SHAPES, Signature, signature_of
@@ -52,18 +53,29 @@ class Exported:
     left: tuple[str, ...] = ()
     """Those that do not, since another model's lie there under their names."""
 
+    compacted: tuple[int, int] | None = None
+    """Parameters before and after what is dead has left, where that was asked for."""
 
-def export(directory: str | Path, path: str | Path, *, opset: int = OPSET, tolerance: float = TOLERANCE) -> Exported:
+
+def export(
+    directory: str | Path, path: str | Path, *, opset: int = OPSET, tolerance: float = TOLERANCE, small: bool = False
+) -> Exported:
     """Export a folder of transformers to `path`; batch, and for texts the sequence, may vary.
 
-    The file appears when it has been checked. Raises ExportError for a model that cannot be exported, or whose graph
-    gives other results (over `tolerance`, absolute, for outputs of size 1) or has lost zeros.
+    With `small` what is dead in the model leaves it before (see `sparsify.compact`); a head and a neuron stay in every
+    block. The file appears when it has been checked. Raises ExportError for a model that cannot be exported, or whose
+    graph gives other results (over `tolerance`, absolute, for outputs of size 1) or has lost zeros.
     """
     directory, path = Path(directory), Path(path)
     if path.suffix != ".onnx":
         raise ExportError(f"{path}: the name must end in .onnx")
     _check_opset(opset)
     model = load(directory)
+    counts = None
+    if small:
+        found = compacted(model, at_least=1)
+        model, counts = found.model, found.parameters
+    _check_empty(model)
     signature = signature_of(model, directory)
     external = sum(p.numel() * p.element_size() for p in model.parameters()) > EXTERNAL
     try:
@@ -88,7 +100,9 @@ def export(directory: str | Path, path: str | Path, *, opset: int = OPSET, toler
     files = [path, *([path.parent / f"{path.name}.data"] if external else [])]
     size = sum(file.stat().st_size for file in files)
     inputs = {name: _shape(signature, name) for name in signature.axes}
-    return Exported(path, opset, inputs, signature.outputs, size, external, difference, tried, zeros, beside, left)
+    return Exported(
+        path, opset, inputs, signature.outputs, size, external, difference, tried, zeros, beside, left, counts
+    )
 
 
 def _check_opset(opset: int) -> None:
@@ -98,6 +112,16 @@ def _check_opset(opset: int) -> None:
     newest = int(onnx_opset_version())
     if not OPSET <= opset <= newest:
         raise ExportError(f"opset {opset}: the versions are {OPSET} to {newest} here")
+
+
+def _check_empty(model: nn.Module) -> None:
+    """Raise ExportError for matrices without rows or columns, which ONNX Runtime cannot reshape."""
+    empty = next((name for name, parameter in model.named_parameters() if not parameter.numel()), None)
+    if empty is not None:
+        raise ExportError(
+            f"{empty} is empty, which ONNX Runtime cannot run: make the model smaller with --at-least 1, or export the "
+            "one before with --compact"
+        )
 
 
 def _shape(signature: Signature, name: str) -> list[str | int]:
@@ -177,6 +201,9 @@ def _check_zeros(model: nn.Module, path: Path, opset: int) -> int:
         wanted = (parameter.numel(), count_zeros(parameter))
         zeros += wanted[1]
         if parameter.dim() < 2 or not wanted[1] or found.get(name) == wanted:
+            continue
+        if not rest[wanted] and wanted[0] == wanted[1]:  # all of it is zero: the exporter computes what comes of it
+            zeros -= wanted[1]
             continue
         if not rest[wanted]:  # transposed ones have another name
             raise ExportError(f"{name} has {wanted[1]:,} zeros of {wanted[0]:,}, but no tensor of the graph has")
