@@ -9,22 +9,25 @@ from typing import Any, Literal
 
 from torch import nn
 
-from sparsify.anatomy import Anatomy, Attention, read
+from sparsify.anatomy import Attention, read
 from sparsify.compaction.units import Unit
 from sparsify.structure.configs import configs
+from sparsify.structure.loadable import (
+    GROUPS,
+    HEADS,
+    NEURONS,
+    RATIOS,
+    SIZES,
+    Edit,
+    edits,
+    groups_of,
+    heads_of,
+    is_configured,
+    neurons_of,
+    one,
+)
 from sparsify.structure.rebuilt import make
 from sparsify.widths import Widths
-
-NEURONS = ("intermediate_size", "n_inner", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "hidden_dim",
-           "d_inner", "ffn_hidden_size", "mlp_dim", "moe_intermediate_size", "shared_expert_intermediate_size",
-           "dim_feedforward", "mlp_ratio", "expansion_ratio")  # fmt: skip
-HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads", "encoder_attention_heads", "decoder_attention_heads",
-         "attention_heads")  # fmt: skip
-GROUPS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
-SIZES = ("head_dim", "d_kv", "attention_head_dim")
-"""Fields that hold the features of a head, where a configuration has them."""
-
-RATIOS = ("mlp_ratio", "expansion_ratio")
 
 How = Literal["stock", "sparsify", "python"]
 
@@ -47,20 +50,19 @@ class Loading:
 
 def fit_config(model: nn.Module, smaller: Any) -> Loading:
     """Have the configuration of a smaller model say its widths, in place, where it can; return how it loads."""
-    config = vars(smaller).get("config")
-    if not callable(getattr(config, "to_dict", None)) or not callable(getattr(smaller, "save_pretrained", None)):
+    if not is_configured(smaller):
         return Loading("python", "it is no model of transformers: load its weights into a model that you make")
     try:
-        left = Widths.between(smaller, make(smaller, config))
+        left = Widths.between(smaller, make(smaller, smaller.config))
     except Exception:  # whatever a class of the user's own wants beside a configuration
         return Loading("python", "no model can be made of its configuration alone")
     if left is None:
         return Loading("python", "its modules are not those that its configuration makes")
     if not left:
         return Loading("stock", "its configuration says all of it")
-    before = copy.deepcopy(config.to_dict())
-    for edits in _edits(model, smaller):
-        rest = _left_with(smaller, edits)
+    before = copy.deepcopy(smaller.config.to_dict())
+    for some in _edits(model, smaller):
+        rest = _left_with(smaller, some)
         if rest is not None and len(rest.tensors) < len(left.tensors):
             left = rest
             if not rest:
@@ -69,17 +71,13 @@ def fit_config(model: nn.Module, smaller: Any) -> Loading:
     return Loading("sparsify", _why(smaller, left), changed, per_layer(smaller))
 
 
-Edit = tuple[Any, str, Any]
-"""A configuration, a field, a value."""
-
-
-def _left_with(smaller: Any, edits: list[Edit]) -> Widths | None:
-    """Return what a configuration does not say with these edits; None, and as before, where it does not say more."""
+def _left_with(smaller: Any, some: list[Edit]) -> Widths | None:
+    """Return what a configuration does not say with some edits; None, and as before, where it does not say more."""
     before = Widths.between(smaller, make(smaller, smaller.config))
-    undo = [(config, name, name in vars(config), vars(config).get(name)) for config, name, _ in edits]
+    undo = [(config, name, name in vars(config), vars(config).get(name)) for config, name, _ in some]
     left = None
     try:
-        for config, name, value in edits:
+        for config, name, value in some:
             setattr(config, name, value)
         left = Widths.between(smaller, make(smaller, smaller.config))
     except Exception:  # whatever a configuration does that cannot be
@@ -112,20 +110,13 @@ def _edits(model: nn.Module, smaller: nn.Module) -> Iterator[list[Edit]]:
     if old is None or new is None:
         return
     found = list(configs(smaller, ""))
-    size = _one([block.head_size for block in new.attentions])
-    neurons = [
-        (config, name, value)
-        for config in found
-        for name in NEURONS
-        for value in _value(config, name, _one(_neurons(old)), _one(_neurons(new)))
+    size = one([block.head_size for block in new.attentions])
+    widths = [(NEURONS, neurons_of), (HEADS, heads_of), (GROUPS, groups_of)]
+    neurons, *both = [
+        [edit for config in found for edit in edits(config, names, one(each(old)), one(each(new)))]
+        for names, each in widths
     ]
-    heads = [
-        (config, name, value)
-        for config in found
-        for names, each in ((HEADS, _heads), (GROUPS, _groups))
-        for name in names
-        for value in _value(config, name, _one(each(old)), _one(each(new)))
-    ]
+    heads = [edit for some in both for edit in some]
     said = [(config, name, size) for config in found for name in SIZES if hasattr(config, name) and size and heads]
     forced = [(config, "head_dim", size) for config in found if size and heads]
     for some in (heads + said, heads + forced):
@@ -139,53 +130,23 @@ def _edits(model: nn.Module, smaller: nn.Module) -> Iterator[list[Edit]]:
 def say_heads(model: nn.Module, smaller: nn.Module, units: Iterable[Unit]) -> None:
     """Have the configuration of a smaller model say how many heads it has, where all its blocks have as many."""
     old = read(model)
-    blocks = [unit for unit in units if isinstance(unit.block, Attention)]
-    grids = [unit.alive.view(unit.block.groups, -1) for unit in blocks if isinstance(unit.block, Attention)]
-    counts = ((HEADS, _heads, [int(g.sum()) for g in grids]), (GROUPS, _groups, [int(g.any(1).sum()) for g in grids]))
-    size = _one([unit.block.head_size for unit in blocks if isinstance(unit.block, Attention)])
+    blocks = [(unit.block, unit.alive) for unit in units if isinstance(unit.block, Attention)]
+    grids = [alive.view(block.groups, -1) for block, alive in blocks if isinstance(block, Attention)]
+    size = one([block.head_size for block, _ in blocks if isinstance(block, Attention)])
     if old is None or size is None:
         return
+    heads, groups = [int(grid.sum()) for grid in grids], [int(grid.any(1).sum()) for grid in grids]
     for config in list(configs(smaller, "")):
-        for names, each, now in counts:
-            for name in names:
-                for value in _value(config, name, _one(each(old)), _one(now)):
-                    setattr(config, name, value)
-                    config.head_dim = size
-
-
-def _value(config: Any, name: str, before: int | None, after: int | None) -> Iterator[Any]:
-    """Yield what a field must be afterwards, if it holds a width that changes."""
-    value = getattr(config, name, None)
-    if before is None or after is None or before == after or isinstance(value, bool):
-        return
-    if name in RATIOS and isinstance(value, (int, float)) and value:
-        ratio = after * value / before
-        yield int(ratio) if ratio == int(ratio) else ratio
-    elif value == before or (name == "n_inner" and value is None and hasattr(config, name)):
-        yield after
-
-
-def _neurons(anatomy: Anatomy) -> list[int]:
-    return [block.neurons for block in anatomy.feed_forwards]
-
-
-def _heads(anatomy: Anatomy) -> list[int]:
-    return [block.heads for block in anatomy.attentions]
-
-
-def _groups(anatomy: Anatomy) -> list[int]:
-    return [block.groups for block in anatomy.attentions]
-
-
-def _one(numbers: list[int]) -> int | None:
-    """Return the number that all are, or None."""
-    return numbers[0] if len(set(numbers)) == 1 else None
+        for names, before, after in ((HEADS, heads_of(old), heads), (GROUPS, groups_of(old), groups)):
+            for _, name, value in list(edits(config, names, one(before), one(after))):
+                setattr(config, name, value)
+                config.head_dim = size
 
 
 def _why(smaller: nn.Module, left: Widths) -> str:
     new = read(smaller)
     if new is not None and any(
-        _one(numbers) is None for numbers in (_neurons(new), _heads(new), _groups(new)) if numbers
+        one(numbers) is None for numbers in (neurons_of(new), heads_of(new), groups_of(new)) if numbers
     ):
         return "its layers differ in width, which its configuration cannot say"
     name = next(iter((*left.attributes, *left.tensors)))

@@ -64,6 +64,8 @@ class Competition:
     @cached_property
     def arenas(self) -> list[Arena]:
         """Who shares a budget."""
+        if self.pattern.apart:
+            return [[index] for index in range(len(self.facts))]
         return self.scope.arenas(self.facts)
 
     def shares(self, arena: Arena, sparsity: float) -> list[Share]:

@@ -47,6 +47,11 @@ class Pattern(Family):
         """Whether groups are channels as the whole model couples them; then `bundles` is not asked."""
         return False
 
+    @property
+    def apart(self) -> bool:
+        """Whether each bundle has a budget of its own, whatever the scope: all lose the same share of their groups."""
+        return False
+
     def tile(self, weight: Weight) -> Tile:
         """Return (rows, taps, columns) of one group in a tensor."""
         return (1, 1, 1)
@@ -95,6 +100,21 @@ class Grouped(Pattern):
 
     def label(self) -> str:
         return self.type if self.reduce_by == "mean" else f"{self.type} by {self.reduce_by}"
+
+
+class Equal(Grouped):
+    """The base of patterns whose groups can leave a model afterwards, in equal numbers if that is wanted."""
+
+    equal: bool | None = None
+    """Whether every layer keeps as many groups: each is ranked by itself, whatever the scope. So a smaller model has layers
+    of one width, which configurations of transformers can say."""
+
+    @property
+    def apart(self) -> bool:
+        return bool(self.equal)
+
+    def label(self) -> str:
+        return super().label() + (" (as many in every layer)" if self.equal else "")
 
 
 class Mapped(Grouped):

@@ -21,7 +21,7 @@ class Head(Spanning):
 
     type: Literal["head"] = "head"
     role: ClassVar[str] = "attention"
-    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"grouped": "quota"},)
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"grouped": "quota"}, {"equal": True})
 
     grouped: Literal["whole", "quota"] = "whole"
     """What a group is with grouped-query attention."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from sparsify.anatomy import Anatomy
 from sparsify.patterns.bundle import Bundle
@@ -18,6 +18,7 @@ class Neuron(Spanning):
 
     type: Literal["neuron"] = "neuron"
     role: ClassVar[str] = "ffn"
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"equal": True},)
 
     def blocks(self, anatomy: Anatomy) -> Iterator[Bundle]:
         for block in anatomy.feed_forwards:

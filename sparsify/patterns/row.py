@@ -3,11 +3,11 @@
 from typing import ClassVar, Literal
 
 from sparsify.layers import Weight
-from sparsify.patterns.base import Grouped
+from sparsify.patterns.base import Equal
 from sparsify.patterns.bundle import Tile
 
 
-class Row(Grouped):
+class Row(Equal):
     """One group an output feature. Its bias is left alone: a pruned feature is constant, not gone."""
 
     type: Literal["row"] = "row"

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from sparsify.anatomy import Anatomy
 from sparsify.layers import Rows, Weight
-from sparsify.patterns.base import Grouped, Misfit
+from sparsify.patterns.base import Equal, Misfit
 from sparsify.patterns.bundle import Bundle, Part
 
 
-class Spanning(Grouped):
+class Spanning(Equal):
     """Each block of the role is a bundle; its tensors are targeted together or not at all."""
 
     by_row: ClassVar[bool] = False

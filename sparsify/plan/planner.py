@@ -14,7 +14,7 @@ from sparsify.layers import Rows, merged
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.modifiers.span import ClockError, Span
-from sparsify.plan import adapted
+from sparsify.plan import adapted, afterwards
 from sparsify.recipe import Recipe, Stage
 from sparsify.recipe.problems import in_order
 from sparsify.structure.change import Change
@@ -95,6 +95,7 @@ class Planner:
         if self.problems:
             raise PlanError(in_order(self.problems))
         self.notes += adapted.notes(self.model, self.plans, self.changes)
+        self.notes += afterwards.notes(self.recipe, self.model, self.anatomy)
 
     def _problem(self, message: str, *path: str | int) -> None:
         self.problems.append(self.recipe.problem(message, *path))

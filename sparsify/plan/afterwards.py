@@ -1,0 +1,53 @@
+"""What the plan says of the end: whether a smaller model can be made, and who loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from sparsify.anatomy import Anatomy
+from sparsify.recipe import Recipe
+from sparsify.structure.loadable import groups_of, heads_of, is_configured, neurons_of, one, says_heads, says_neurons
+
+PLURALS = {"head": "heads", "neuron": "neurons", "channel": "channels"}
+
+
+def notes(recipe: Recipe, model: nn.Module, anatomy: Anatomy | None) -> list[str]:
+    """Return the note on a recipe by which whole heads, neurons or channels die; nothing for others."""
+    kinds = dict(_dying(recipe))
+    if not kinds or not is_configured(model):
+        return []
+    names = " and ".join(PLURALS[kind] for kind in kinds)
+    reasons = list(_reasons(kinds, model, anatomy))
+    how = f"sparsify.load loads the result, stock transformers does not: {'; '.join(reasons)}" if reasons else ""
+    return [f"sparsify compact takes the dead {names} out afterwards; {how or 'stock transformers loads the result'}"]
+
+
+def _dying(recipe: Recipe) -> Iterator[tuple[str, bool]]:
+    """Yield (pattern, whether every layer loses as many) of what dies as a whole."""
+    for stage in recipe.staged():
+        for modifier in stage.modifiers:
+            pattern: Any = getattr(modifier, "pattern", None)
+            kind = getattr(pattern, "type", "")
+            if kind in ("head", "neuron") or (kind == "channel" and pattern.couples):
+                scope: Any = getattr(modifier, "scope", None)
+                yield kind, bool(pattern.apart or getattr(scope, "type", "") == "tensor")
+
+
+def _reasons(kinds: dict[str, bool], model: nn.Module, anatomy: Anatomy | None) -> Iterator[str]:
+    """Yield why stock transformers would not load the smaller model."""
+    if "channel" in kinds:
+        yield "configurations cannot say the widths of channels"
+    sizes = {"head": (heads_of, groups_of), "neuron": (neurons_of,)}
+    says = {"head": says_heads, "neuron": says_neurons}
+    for kind, equal in kinds.items():
+        if kind == "channel" or anatomy is None:
+            continue
+        even = all(one(each(anatomy)) is not None for each in sizes[kind])
+        if even and not says[kind](model):
+            yield f"the configuration of {type(model).__name__} cannot say that it has fewer {PLURALS[kind]}"
+        elif not even or not equal:
+            hint = " (`equal: true` in the pattern keeps as many)" if even else ""
+            yield f"layers will differ in their numbers of {PLURALS[kind]}{hint}"
