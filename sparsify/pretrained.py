@@ -61,8 +61,11 @@ def planned(name: str, task: str | None = None, labels: int | None = None) -> tu
     return model, [*notes, *_own_code(config)]
 
 
-def load(directory: str | Path) -> nn.Module:
-    """Return the model of a folder in float32, ready for inference. Raises PlanError."""
+def load(directory: str | Path, *, float32: bool = True) -> nn.Module:
+    """Return the model of a folder in float32, or in the types in which it was saved, ready for inference.
+
+    Raises PlanError.
+    """
     config = config_of(str(directory))
     try:
         with warnings.catch_warnings():
@@ -76,7 +79,7 @@ def load(directory: str | Path) -> nn.Module:
     except Exception as error:  # the library raises of every kind
         raise PlanError(f"{directory}: the model cannot be loaded: {first_line(error)}") from None
     assert isinstance(model, nn.Module)
-    return model.float().eval()
+    return (model.float() if float32 else model).eval()
 
 
 def saved_names(model: nn.Module) -> dict[str, str]:
