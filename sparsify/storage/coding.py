@@ -54,6 +54,9 @@ class Coded:
     bound: float
     """Bytes by the order-0 entropy of positions and values (integers: with their scales as they are)."""
 
+    nonzeros: int = 0
+    """Numbers whose bits are not those of +0.0, however they are stored."""
+
     error: Error | None = None
 
     @property
@@ -80,12 +83,13 @@ def encode(tensor: Tensor, *, level: int = LEVEL, value_type: str | None = None,
     """
     dtype = dtype_of(tensor.dtype)
     bits = bits_of(tensor)
+    kept = int(np.count_nonzero(bits))
     fields: Fields = {"dtype": dtype.name, "shape": tuple(tensor.shape), "value_type": dtype.name, "kept": len(bits)}
     if dtype.name not in IN_PLANES:
         data = bits.view(np.uint8)
-        return _coded({**fields, "layout": "raw"}, [squeeze(data.tobytes(), level)], bound.of_bytes(data))
+        return _coded({**fields, "layout": "raw"}, [squeeze(data.tobytes(), level)], bound.of_bytes(data), kept)
     places = bits != 0
-    fields["kept"] = kept = int(np.count_nonzero(places))
+    fields["kept"] = kept
     values = bits if kept == len(bits) else bits[places]
     least = bound.of_positions(len(bits), kept)
     positions: list[Squeezed] = []
@@ -104,7 +108,7 @@ def encode(tensor: Tensor, *, level: int = LEVEL, value_type: str | None = None,
     whole = bits.tobytes()
     if len(squeeze(whole, QUICK)[1]) < LIKELY * min(_cost(planes) for _, planes in options):
         options.append(({**fields, **WITHOUT, "kept": len(bits), "layout": "raw"}, [squeeze(whole, level)]))
-    return _coded(*min(options, key=lambda option: _cost(option[1])), least)
+    return _coded(*min(options, key=lambda option: _cost(option[1])), least, kept)
 
 
 def _finite(values: Bits, dtype: torch.dtype) -> bool:
@@ -136,7 +140,7 @@ def _as_integers(fields: Fields, positions: list[Squeezed], values: Tensor, leas
     planes = [*positions, squeeze(data.tobytes(), level), squeeze(found.scales.astype("<u2").tobytes(), level)]
     least += bound.of_bytes(found.integers.view(np.uint8)) + integers.SCALE_SIZE * len(found.scales)
     after = integers.numbers(found.integers, found.scales, group, values.dtype)
-    return _coded({"layout": "dense", **fields}, planes, least, _error(values, after))
+    return _coded({"layout": "dense", **fields}, planes, least, len(values), _error(values, after))
 
 
 def _error(before: Tensor, after: Tensor) -> Error:
@@ -149,9 +153,9 @@ def _error(before: Tensor, after: Tensor) -> Error:
     return Error(float(change.max() / size.max()), float(change.mean() / size.mean()), zeroed)
 
 
-def _coded(fields: Fields, planes: list[Squeezed], least: float, error: Error | None = None) -> Coded:
+def _coded(fields: Fields, planes: list[Squeezed], least: float, nonzeros: int, error: Error | None = None) -> Coded:
     described = tuple((len(data), codec, crc32(data)) for codec, data in planes)
-    return Coded(Stored(**fields, planes=described), tuple(data for _, data in planes), least, error)
+    return Coded(Stored(**fields, planes=described), tuple(data for _, data in planes), least, nonzeros, error)
 
 
 def widened(stored: Stored, data: bytes) -> list[bytes]:

@@ -18,6 +18,8 @@ class Row:
     group: str
     elements: int
     kept: int
+    """Not zero."""
+
     dense: int
     positions: int
     values: int
@@ -32,7 +34,7 @@ class Row:
         """Return the row of a tensor."""
         stored = coded.stored
         return cls(
-            name, group, stored.elements, stored.kept, stored.dense_bytes,
+            name, group, stored.elements, coded.nonzeros, stored.dense_bytes,
             coded.position_bytes, coded.value_bytes, coded.scale_bytes, coded.bound,
             stored.layout, stored.value_type, coded.error,
         )  # fmt: skip
