@@ -140,12 +140,13 @@ def _table(rows: list[Row]) -> Table:
     table = Table(*COLUMNS)
     for column in table.columns[1:]:
         column.justify = "right"
+    if each := any(row.layout for row in rows):
+        table.add_column("as")
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row), *([f"{row.layout} {row.value_type}".strip()] if each else []))
     return table
 
 
 def _cells(row: Row) -> tuple[Any, ...]:
-    kind = f" ({row.layout}, {row.value_type})" if row.layout else ""
     numbers = (row.elements, row.kept, row.dense, row.positions, row.values, row.scales, row.stored)
-    return cell(row.name + kind), *(f"{number:,}" for number in numbers), f"{row.ratio:.3f}", f"{row.bits:.3f}"
+    return cell(row.name), *(f"{number:,}" for number in numbers), f"{row.ratio:.3f}", f"{row.bits:.3f}"

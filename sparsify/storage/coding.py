@@ -105,8 +105,8 @@ def encode(tensor: Tensor, *, level: int = LEVEL, value_type: str | None = None,
         options.append((fields, [*positions, *_squeezed(values, level)]))
     if kept >= (1 - FEW_ZEROS) * len(bits):
         options.append(({**fields, **WITHOUT, "kept": len(bits), "layout": "dense"}, _squeezed(bits, level)))
-    whole = bits.tobytes()
-    if len(squeeze(whole, QUICK)[1]) < LIKELY * min(_cost(planes) for _, planes in options):
+    whole = bits.tobytes() if kept else b""
+    if kept and len(squeeze(whole, QUICK)[1]) < LIKELY * min(_cost(planes) for _, planes in options):
         options.append(({**fields, **WITHOUT, "kept": len(bits), "layout": "raw"}, [squeeze(whole, level)]))
     return _coded(*min(options, key=lambda option: _cost(option[1])), least, kept)
 

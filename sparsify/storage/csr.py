@@ -45,4 +45,6 @@ class Csr:
             width *= size
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-            return torch.sparse_csr_tensor(self.starts, self.columns.long(), self.dense_values(), (rows, width))
+            return torch.sparse_csr_tensor(
+                self.starts, self.columns.long(), self.dense_values(), (rows, width), check_invariants=True
+            )

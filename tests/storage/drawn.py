@@ -8,9 +8,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-OTHERS = (torch.int64, torch.int32, torch.uint8, torch.int8, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64)
+OTHERS = (
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.int8,
+    torch.bool,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.complex64,
+)
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-SHAPES = st.lists(st.integers(0, 7), max_size=4).map(tuple) | st.integers(0, 3000).map(lambda n: (n,)) | st.just((40, 90))
+SHAPES = (
+    st.lists(st.integers(0, 7), max_size=4).map(tuple) | st.integers(0, 3000).map(lambda n: (n,)) | st.just((40, 90))
+)
 
 
 def bits(tensor: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -33,9 +34,9 @@ def test_tensors_come_back_bit_for_bit(tensor: Tensor, level: int) -> None:
 def test_rows_are_those_of_the_dense_tensor(tensor: Tensor) -> None:
     if not tensor.dim():
         return
-    with_rows = PackedFile.csr
-    place = _packed({"a": tensor})
-    rows = with_rows(place, "a")
+    with TemporaryDirectory() as folder:
+        pack({"a": tensor}, Path(folder, "packed"), level=3)
+        rows = PackedFile(Path(folder, "packed")).csr("a")
     dense = bits(tensor).view(tensor.shape[0], -1) if tensor.numel() else torch.zeros(tensor.shape[0], 0)
     assert len(rows.starts) == tensor.shape[0] + 1
     for row, (begin, end) in enumerate(zip(rows.starts[:-1], rows.starts[1:], strict=True)):
@@ -43,14 +44,6 @@ def test_rows_are_those_of_the_dense_tensor(tensor: Tensor) -> None:
         assert torch.equal(rows.columns[begin:end].long(), columns)
         if len(columns):
             assert torch.equal(bits(rows.values[begin:end].clone()), dense[row][columns])
-
-
-def _packed(tensors: dict[str, Tensor]) -> PackedFile:
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
-        pack(tensors, Path(folder, "packed"), level=3)
-        return PackedFile(Path(folder, "packed"))  # the open file outlives its name
 
 
 @given(st.integers(0, 3).map(lambda place: (2, 4, 8, 8)[place]), st.integers(0, 2**32), st.integers(0, 200))
@@ -69,7 +62,7 @@ def test_the_first_plane_is_the_exponent() -> None:
 
 LAYOUTS = {
     "dense": torch.randn(4096, generator=torch.Generator().manual_seed(0)),
-    "raw": torch.arange(256.0).repeat(64),
+    "raw": torch.randn(64, generator=torch.Generator().manual_seed(0)).repeat(64),
     "bitmap": torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).clamp(min=0),
     "gaps": torch.where(torch.rand(1 << 14, generator=torch.Generator().manual_seed(0)) < 0.01, 1.5, 0.0),
 }
@@ -85,7 +78,13 @@ def test_the_smallest_layout_is_taken(layout: str) -> None:
 def test_more_than_a_piece_in_every_layout() -> None:
     """Positions are read in pieces of 2¹⁸: numbers at their borders, and gaps that reach over them."""
     size = (1 << 18) * 2 + 11
-    for places in ([0, 1, size - 1], [(1 << 18) - 1, 1 << 18], [size // 2], list(range(0, size, 997)), list(range(size))):
+    for places in (
+        [0, 1, size - 1],
+        [(1 << 18) - 1, 1 << 18],
+        [size // 2],
+        list(range(0, size, 997)),
+        list(range(size)),
+    ):
         tensor = torch.zeros(size, dtype=torch.bfloat16)
         tensor[places] = torch.arange(1, len(places) + 1).to(torch.bfloat16)
         coded: Coded = encode(tensor, level=3)
