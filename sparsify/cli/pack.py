@@ -138,6 +138,7 @@ def _lossy(summary: Summary, values: str, error: OutputError | None) -> str:
 
 def _table(rows: list[Row]) -> Table:
     table = Table(*COLUMNS)
+    table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
         column.justify = "right"
     if each := any(row.layout for row in rows):

@@ -167,7 +167,7 @@ def test_the_command_shows_groups_and_the_bound(folder: Path, tmp_path: Path) ->
         "all tensors",
         "× the order-0 bound",
         "bit for bit",
-        "bitmap float32",
+        "gaps float32",
     ):
         assert word in text, word
     assert "bit for bit" in call("unpack", tmp_path / "packed", tmp_path / "out")
