@@ -78,8 +78,8 @@ class Coded:
 def encode(tensor: Tensor, *, level: int = LEVEL, value_type: str | None = None, group: int = 64) -> Coded:
     """Return a tensor in planes; bit for bit, or where `value_type` is int8 or int4 and it can be, as integers.
 
-    It can be where the tensor is of float32, float16 or bfloat16 and everything in it is finite. Raises StateError
-    for a type that cannot be stored.
+    It can be where the tensor is of float32, float16 or bfloat16, everything in it is finite, and stays so. Raises
+    StateError for a type that cannot be stored.
     """
     dtype = dtype_of(tensor.dtype)
     bits = bits_of(tensor)
@@ -98,7 +98,10 @@ def encode(tensor: Tensor, *, level: int = LEVEL, value_type: str | None = None,
         positions.append(squeezed)
     if value_type is not None and dtype.name in CUT and _finite(values, dtype.torch):
         numbers = tensor_of(values, dtype.torch, (kept,))
-        return _as_integers({**fields, "value_type": value_type, "group": group}, positions, numbers, least, level)
+        fields_of_integers = {**fields, "value_type": value_type, "group": group}
+        found = _as_integers(fields_of_integers, positions, numbers, least, level)
+        if found is not None:
+            return found
     least += bound.of_floats(values, dtype.name)
     options = []
     if positions:
@@ -133,13 +136,16 @@ def _positions(places: Any, level: int) -> tuple[Layout, int, Squeezed]:
     return ("bitmap", 0, squeezed) if layout == "bitmap" else ("gaps", size, squeezed)
 
 
-def _as_integers(fields: Fields, positions: list[Squeezed], values: Tensor, least: float, level: int) -> Coded:
+def _as_integers(fields: Fields, positions: list[Squeezed], values: Tensor, least: float, level: int) -> Coded | None:
+    """Return finite values as integers with scales; None where a scale, rounded up, would make infinities of them."""
     kind, group = fields["value_type"], fields["group"]
     found = integers.cut(values, kind, group)
+    after = integers.numbers(found.integers, found.scales, group, values.dtype)
+    if not bool(torch.isfinite(after).all()):
+        return None
     data = integers.to_bytes(found.integers, kind)
     planes = [*positions, squeeze(data.tobytes(), level), squeeze(found.scales.astype("<u2").tobytes(), level)]
     least += bound.of_bytes(found.integers.view(np.uint8)) + integers.SCALE_SIZE * len(found.scales)
-    after = integers.numbers(found.integers, found.scales, group, values.dtype)
     return _coded({"layout": "dense", **fields}, planes, least, len(values), _error(values, after))
 
 

@@ -1,7 +1,7 @@
 """Values as integers of eight or four bits with a scale for each group: smaller, and no longer the same.
 
 Groups are runs of the numbers that are kept, in the order of the tensor. A scale is the largest magnitude of its
-group ÷ 127 (or 7), as a bfloat16 rounded up, so that nothing overflows; zero is zero (symmetric). A number that
+group ÷ 127 (or 7), as a bfloat16 rounded up, so that no integer overflows; zero is zero (symmetric). A number that
 would become zero takes the smallest step instead, so that what is kept stays kept; −0.0 becomes +0.0.
 """
 
@@ -61,9 +61,10 @@ def numbers(integers: Ints, scales: npt.NDArray[np.uint16], group: int, dtype: t
     wide = (scales.astype(np.uint32) << np.uint32(16)).view(np.float32)
     product = integers.astype(np.float32)
     whole = len(product) // group * group
-    product[:whole].reshape(-1, group)[:] *= wide[: whole // group, None]
-    if whole < len(product):
-        product[whole:] *= wide[-1]
+    with np.errstate(over="ignore", invalid="ignore"):  # scales of a file may be anything
+        product[:whole].reshape(-1, group)[:] *= wide[: whole // group, None]
+        if whole < len(product):
+            product[whole:] *= wide[-1]
     return torch.from_numpy(product).to(dtype)
 
 

@@ -151,7 +151,7 @@ def _encoded(name: str, tensor: Tensor, group: str, settings: Settings, writing:
         raise StateError(f"{name}: {error}") from None
     if value_type and coded.stored.exact:
         one_of = ", ".join(CUT)
-        why = "not all of it is finite" if coded.stored.dtype in CUT else f"it is none of {one_of}"
+        why = "not all of it is finite, or would be" if coded.stored.dtype in CUT else f"it is none of {one_of}"
         writing.notes.append(f"{name} stays as it is: {why}")
     writing.rows.append(Row.of(name, group, coded))
     return coded

@@ -60,6 +60,18 @@ def test_rounding_is_to_the_nearest_and_scales_are_not_exceeded() -> None:
         assert (np.abs(found.integers) >= 1).all(), "what is not zero does not become zero"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_ends_of_the_range(dtype: torch.dtype) -> None:
+    """The largest numbers stay exact where a scale that is rounded up would make them infinite; the smallest stay."""
+    limits = torch.finfo(dtype)
+    for size in (limits.max, limits.tiny, limits.smallest_normal / 2**4):
+        tensor = torch.tensor([size, -size / 2, 0.0, size / 3], dtype=dtype)
+        coded = encode(tensor, value_type="int8", group=4)
+        back = decode(coded.stored, b"".join(coded.planes))
+        assert bool(torch.isfinite(back).all())
+        assert same(back, tensor) or (not coded.stored.exact and torch.equal(back == 0, tensor == 0))
+
+
 @given(st.lists(st.integers(-7, 7), max_size=9))
 def test_four_bits_come_back(numbers: list[int]) -> None:
     ints = np.array(numbers, np.int8)
