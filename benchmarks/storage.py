@@ -5,7 +5,7 @@ The linear weights of a trained encoder, pruned by magnitude in each tensor; the
 Aims: at most 1.02 times the bound; at 90 % at most 3.0 bits a weight (float32) and 1.4 (bfloat16); 100 million weights
 a second and core; at most 8.6 MB for the encoder of BERT-base at 6 %.
 
-    python benchmarks/storage.py MODEL [--skip-bert] [--json FILE]
+    python benchmarks/storage.py MODEL [--levels 3 19] [--skip-bert] [--json FILE]
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def row(name: str, summary: Summary, path: Path) -> dict[str, object]:
     }
 
 
-def trained(model: str, folder: Path) -> Iterator[dict[str, object]]:
+def trained(model: str, folder: Path, levels: list[int]) -> Iterator[dict[str, object]]:
     """Measure the pruned encoder of a trained model."""
     weights = encoder(model)
     for dtype in DTYPES:
@@ -92,8 +92,9 @@ def trained(model: str, folder: Path) -> Iterator[dict[str, object]]:
             dense, packed = folder / "dense.safetensors", folder / "packed"
             save_file(tensors, dense)
             found = row(f"{sparsity:.0%}, {str(dtype).removeprefix('torch.')}", pack(tensors, packed), packed)
-            thorough = len(zstandard.ZstdCompressor(level=19).compress(dense.read_bytes()))
-            yield {**found, "dense": dense.stat().st_size, "zstd_19": thorough, "csr": csr_bytes(tensors)}
+            data = dense.read_bytes()
+            whole = {f"zstd_{level}": len(zstandard.ZstdCompressor(level=level).compress(data)) for level in levels}
+            yield {**found, "dense": len(data), **whole, "csr": csr_bytes(tensors)}
 
 
 def bert_base() -> dict[str, Tensor]:
@@ -119,6 +120,7 @@ def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
+    parser.add_argument("--levels", type=int, nargs="+", default=[3, 19], help="of zstd, for the dense file")
     parser.add_argument("--skip-bert", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -126,7 +128,7 @@ def main() -> None:
     found = []
     with TemporaryDirectory() as place:
         folder = Path(place)
-        for case in trained(options.model, folder):
+        for case in trained(options.model, folder, options.levels):
             print(json.dumps(case), flush=True)
             found.append(case)
         if not options.skip_bert:
