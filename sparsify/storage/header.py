@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from typing_extensions import Self
 
 from sparsify.errors import StateError
+from sparsify.escaping import is_text
 from sparsify.recipe.problems import problems_of
 from sparsify.storage.dtypes import CUT, IN_PLANES, Dtype, dtype_named
 from sparsify.storage.integers import LARGEST, SCALE_SIZE, byte_count, scale_count
@@ -174,7 +175,9 @@ class Header(_Part):
 
 def is_plain(name: str) -> bool:
     """Whether a file of this name lies in the folder itself, on any system."""
-    return name not in ("", ".", "..") and not set(name) & set("\0/\\:") and PurePath(name).name == name
+    return (
+        is_text(name) and name not in ("", ".", "..") and not set(name) & set("\0/\\:") and PurePath(name).name == name
+    )
 
 
 def read_header(text: bytes, path: object) -> Header:

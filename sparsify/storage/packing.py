@@ -10,11 +10,13 @@ from typing import IO
 from zlib import crc32
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from sparsify._version import __version__
 from sparsify.checkpoint import write_whole
 from sparsify.errors import StateError
+from sparsify.recipe.problems import problems_of
 from sparsify.storage import container
 from sparsify.storage.coding import Coded, encode
 from sparsify.storage.dtypes import CUT
@@ -111,18 +113,24 @@ def _packed(found: Source, groups: Groups, settings: Settings, spool: IO[bytes],
     for path in found.beside:
         if path != out:
             _write_beside(path, settings.level, writing)
-    header = Header(
-        producer=f"sparsify {__version__}",
-        weights=tuple(found.weights()),
-        stored=tuple(writing.stored),
-        tensors=tuple(writing.tensors),
-        beside=tuple(writing.beside),
-    )
-    text = header.model_dump_json(exclude_defaults=True).encode()
+    text = _header(found, writing).model_dump_json(exclude_defaults=True).encode()
     sizes: list[int] = []
     write_whole(out, lambda file: sizes.append(container.write(file, text, spool, writing.lengths)))
     beside = sum(writing.lengths[len(writing.stored) :])
     return Summary(out, sizes[0], beside, tuple(writing.rows), found.left_out, tuple(writing.notes))
+
+
+def _header(found: Source, writing: _Writing) -> Header:
+    try:
+        return Header(
+            producer=f"sparsify {__version__}",
+            weights=tuple(found.weights()),
+            stored=tuple(writing.stored),
+            tensors=tuple(writing.tensors),
+            beside=tuple(writing.beside),
+        )
+    except ValidationError as error:
+        raise StateError(f"this cannot be packed: {problems_of(error, None)[0]}") from None
 
 
 def _write_tensors(found: Source, groups: Groups, settings: Settings, writing: _Writing) -> None:

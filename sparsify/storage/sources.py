@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparsify.errors import StateError, first_line
 from sparsify.files import check_regular, contents, read_bytes
+from sparsify.storage.container import is_packed
 from sparsify.storage.found import ONE, in_folder
 from sparsify.storage.header import Weights, is_plain
 
@@ -68,10 +69,16 @@ def _opened(file: Path) -> Any:
 def source_of(what: str | Path | Mapping[str, Tensor]) -> Source:
     """Return a folder of transformers, a file of safetensors, or tensors by name, to be packed. Raises StateError."""
     if isinstance(what, Mapping):
+        if strange := [
+            name for name, value in what.items() if not isinstance(name, str) or not isinstance(value, Tensor)
+        ]:
+            raise StateError(f"{strange[0]!r} is no name of a tensor: only tensors by name can be packed")
         return Source(memory=what)
     path = Path(what)
     if os.path.lexists(path) and not os.path.isdir(path):
         _refuse_pickles(path)
+        if is_packed(path):
+            raise StateError(f"{path} is packed already")
         return Source(files=(path,))
     files = in_folder(path)
     for file in files:

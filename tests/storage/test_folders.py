@@ -137,6 +137,20 @@ def test_what_is_left_out_is_said_and_pickles_are_refused(folder: Path, tmp_path
     assert not (tmp_path / "other").exists()
 
 
+def test_odd_folders_are_told(folder: Path, packed: Path, tmp_path: Path) -> None:
+    assert "is packed already" in call("pack", packed, tmp_path / "again", code=1)
+    copy = sparse(tmp_path / "model", max_shard_size="30KB")
+    first, second = sorted(copy.glob("*.safetensors"))[:2]
+    second.write_bytes(first.read_bytes())
+    assert "two tensors have the same name" in call("pack", copy, tmp_path / "again", code=1)
+    second.unlink()
+    assert f"{second.name} is missing" in call("pack", copy, tmp_path / "again", code=1)
+    first.write_bytes(first.read_bytes()[:-1])
+    second.write_bytes(first.read_bytes())
+    assert "cannot be read" in call("pack", copy, tmp_path / "again", code=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_nothing_is_overwritten(folder: Path, packed: Path, tmp_path: Path) -> None:
     before = contents(folder)
     assert "is among what is packed" in call("pack", folder, folder / "model.safetensors", code=1)

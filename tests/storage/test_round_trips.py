@@ -126,4 +126,7 @@ def test_what_cannot_be_packed_is_refused(tmp_path: Path) -> None:
     for word, tensor in cases.items():
         with pytest.raises(StateError, match=rf"a\.b.*{word}"):
             pack({"a.b": tensor}, tmp_path / "packed")
+    for odd in ({"a": 1}, {1: torch.ones(2)}):
+        with pytest.raises(StateError, match="only tensors by name"):
+            pack(odd, tmp_path / "packed")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir()), "nothing is half written"
