@@ -118,7 +118,7 @@ def read(directory: str | Path) -> FolderReport:
 def _read(path: Path, files: saved.Saved, beside: Path) -> FolderReport:
     """Read weights, and what lies beside them."""
     written = read_written(beside / REPORT)
-    notes: list[str] = []
+    notes = files.notes()
     model = _architecture(beside, notes)
     recipe = Recipe.load(beside / RECIPE) if os.path.isfile(beside / RECIPE) else None
     plan = _plan(recipe, model, written.plan, notes) if recipe and model is not None else None

@@ -4,6 +4,7 @@ at a time."""
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,15 @@ class Saved:
         with TemporaryDirectory(prefix="sparsify-") as folder:
             write_beside(PackedFile(self.path), Path(folder))
             yield Path(folder)
+
+    def notes(self) -> list[str]:
+        """Return what is to be said of how the weights are stored."""
+        if not self.packed:
+            return []
+        from sparsify.storage.packed import PackedFile
+
+        kinds = Counter(stored.value_type for stored in PackedFile(self.path).header.stored if not stored.exact)
+        return [f"{number} tensors are stored as {kind}: their values are not exact" for kind, number in kinds.items()]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, tensor), one after the other. Raises StateError for a file that is damaged."""

@@ -239,6 +239,13 @@ def test_reports_and_differences_read_packed_files(folder: Path, packed: Path) -
     assert total["jaccard"] == 1
 
 
+def test_a_report_says_that_values_are_integers(folder: Path, packed: Path, tmp_path: Path) -> None:
+    pack(folder, tmp_path / "small", values="int8", level=3)
+    notes = json.loads(call("report", tmp_path / "small", "--json"))["notes"]
+    assert "12 tensors are stored as int8: their values are not exact" in notes
+    assert not any("int8" in note for note in json.loads(call("report", packed, "--json"))["notes"])
+
+
 def test_unknown_tensors_and_files_are_refused(packed: Path) -> None:
     found = PackedFile(packed)
     name = found.keys()[0]
