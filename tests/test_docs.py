@@ -65,7 +65,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_commands_of_the_pages(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
-    for name in ("train", "report", "export"):  # in this order: the later use what the first makes
+    for name in ("train", "report", "storage", "export"):  # in this order: the later use what the first makes
         text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
         lines = [line for language, block in BLOCK.findall(text) if language == "bash" for line in block.splitlines()]
         commands = [shlex.split(line) for line in lines if line.startswith("sparsify ")]

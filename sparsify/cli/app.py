@@ -18,11 +18,13 @@ from sparsify.cli import (
     explain,
     export,
     new,
+    pack,
     plan,
     recipes,
     report,
     schema,
     train,
+    unpack,
     validate,
 )
 from sparsify.escaping import message
@@ -86,6 +88,8 @@ app.command("train")(train.train)
 app.command("report")(report.report)
 app.command("diff")(diff.diff)
 app.command("compact")(compact.compact)
+app.command("pack")(pack.pack)
+app.command("unpack")(unpack.unpack)
 app.command("export")(export.export)
 app.add_typer(recipes.app, name="recipes")
 app.command("schema")(schema.schema)

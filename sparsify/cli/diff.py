@@ -25,7 +25,9 @@ What = tuple[str, Any]
 
 @guarded
 def diff(
-    first: Annotated[str, typer.Argument(metavar="A", help="A recipe, a plan (JSON), or a folder or file of weights.")],
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="A recipe, a plan (JSON), or a folder or (packed) file of weights.")
+    ],
     second: Annotated[str, typer.Argument(metavar="B", help="Another of the same kind.")],
     as_json: AsJson = False,
 ) -> None:

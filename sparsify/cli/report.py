@@ -27,7 +27,9 @@ COLUMNS = ("counted in", "weights", "not zero", "zeros", "what that is")
 
 @guarded
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of transformers, such as train's --out.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of transformers, such as train's --out; or a packed file.")
+    ],
     as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained page.")] = None,
     png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Write a picture.")] = None,

@@ -105,22 +105,28 @@ class FolderReport:
 
 
 def read(directory: str | Path) -> FolderReport:
-    """Read a folder of transformers; what `sparsify train` wrote beside the model is used if it is there.
+    """Read a folder of transformers, also a packed one; what `sparsify train` wrote beside the model is used if there.
 
     Raises StateError for a folder without weights, or with files that are damaged.
     """
-    directory = Path(directory)
-    files = saved.find(directory)
-    written = read_written(directory / REPORT)
-    notes: list[str] = []
-    model = _architecture(directory, notes)
-    recipe = Recipe.load(directory / RECIPE) if os.path.isfile(directory / RECIPE) else None
+    path = Path(directory)
+    files = saved.find(path)
+    with files.beside() as beside:
+        return _read(path, files, beside)
+
+
+def _read(path: Path, files: saved.Saved, beside: Path) -> FolderReport:
+    """Read weights, and what lies beside them."""
+    written = read_written(beside / REPORT)
+    notes = files.notes()
+    model = _architecture(beside, notes)
+    recipe = Recipe.load(beside / RECIPE) if os.path.isfile(beside / RECIPE) else None
     plan = _plan(recipe, model, written.plan, notes) if recipe and model is not None else None
     targeted = plan.targeted() if plan else []
     renamed, split = (saved_names(model), apart(model)) if model is not None else ({}, {})
     census = count(files, model, targeted, renamed, split)
     notes += [f"not counted: {number} tensor{'s' * (number > 1)} of {kind}" for kind, number in census.others.items()]
-    return FolderReport(directory, census, size_of(files.files), recipe, plan, written, notes)
+    return FolderReport(path, census, size_of(files.files), recipe, plan, written, notes)
 
 
 def _architecture(directory: Path, notes: list[str]) -> nn.Module | None:

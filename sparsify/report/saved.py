@@ -1,24 +1,26 @@
-"""Weights as they lie on disk: a folder of transformers (one file or several) or a file, read a tensor at a time."""
+"""Weights as they lie on disk: a folder of transformers (one file or several), a file or a packed file, read a tensor
+at a time."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsify.checkpoint import load
-from sparsify.errors import StateError, did_you_mean, first_line
-from sparsify.files import check_regular, contents, read_json
-
-ONE, MANY = "model.safetensors", "model.safetensors.index.json"
-OLD = "pytorch_model.bin"
+from sparsify.errors import StateError, first_line
+from sparsify.files import check_regular
+from sparsify.storage.found import in_folder
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,38 @@ class Saved:
 
     path: Path
     files: tuple[Path, ...]
+    packed: bool = False
+    """Whether `path` is a packed file, with the small files of the folder in it."""
+
+    @contextmanager
+    def beside(self) -> Iterator[Path]:
+        """Give the folder with what lies beside the weights: recipe, report, config.json; for a while, if packed."""
+        if not self.packed:
+            yield self.path
+            return
+        from sparsify.storage.packed import PackedFile
+        from sparsify.storage.unpacking import write_beside
+
+        with TemporaryDirectory(prefix="sparsify-") as folder:
+            write_beside(PackedFile(self.path), Path(folder))
+            yield Path(folder)
+
+    def notes(self) -> list[str]:
+        """Return what is to be said of how the weights are stored."""
+        if not self.packed:
+            return []
+        from sparsify.storage.packed import PackedFile
+
+        kinds = Counter(stored.value_type for stored in PackedFile(self.path).header.stored if not stored.exact)
+        return [f"{number} tensors are stored as {kind}: their values are not exact" for kind, number in kinds.items()]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, tensor), one after the other. Raises StateError for a file that is damaged."""
         import safetensors
 
+        if self.packed:
+            yield from _packed(self.path)
+            return
         for file in self.files:
             if file.suffix != ".safetensors":
                 yield from _pickled(file)
@@ -45,6 +74,15 @@ class Saved:
                     raise StateError(f"{file} cannot be read: {first_line(error)}") from None
                 for name in names:
                     yield name, _plain(file, name, partial(opened.get_tensor, name))
+
+
+def _packed(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a packed file."""
+    from sparsify.storage.packed import PackedFile
+
+    packed = PackedFile(file)
+    for name in packed.names():
+        yield name, _plain(file, name, partial(packed.tensor, name))
 
 
 def _pickled(file: Path) -> Iterator[tuple[str, Tensor]]:
@@ -75,41 +113,25 @@ def _plain(file: Path, name: str, read: Callable[[], Tensor]) -> Tensor:
         raise StateError(f"{file}: {name} cannot be read: {first_line(error)}") from None
 
 
+def _is_packed(path: Path) -> bool:
+    if find_spec("safetensors") is None:
+        return False
+    from sparsify.storage.container import is_packed
+
+    return is_packed(path)
+
+
 def find(path: str | Path) -> Saved:
-    """Return the weights in a folder of transformers, or in a file. Raises StateError."""
+    """Return the weights in a folder of transformers, in a file, or in a packed file. Raises StateError."""
     path = Path(path)
     if os.path.lexists(path) and not os.path.isdir(path):
         try:
             check_regular(path)
         except OSError as error:
             raise StateError(f"{path} cannot be read: {error.strerror or error}") from None
+        if _is_packed(path):
+            return Saved(path, (path,), packed=True)
         if path.suffix not in (".safetensors", ".bin", ".pt", ".pth"):
-            raise StateError(f"{path} is no file of weights (.safetensors, .bin)")
+            raise StateError(f"{path} is no file of weights (.safetensors, .bin), and no packed one")
         return Saved(path, (path,))
-    if not os.path.isdir(path):
-        near = [str(other) for other in contents(path.parent)]
-        raise StateError(f"{path}: no such folder{did_you_mean(str(path), near, most=0)}")
-    if os.path.isfile(path / ONE):
-        return Saved(path, (path / ONE,))
-    if os.path.isfile(path / MANY):
-        parts = _parts(path / MANY)
-        missing = [part for part in parts if not os.path.isfile(path / part)]
-        if missing:
-            raise StateError(f"{path}: {missing[0]} is missing, which {MANY} names")
-        return Saved(path, tuple(path / part for part in parts))
-    if os.path.isfile(path / OLD):
-        return Saved(path, (path / OLD,))
-    raise StateError(f"{path}: there are no weights here ({ONE})")
-
-
-def _parts(index: Path) -> list[str]:
-    """Return the names of the files that an index of several lists. Raises StateError."""
-    data = read_json(index)
-    listed = data.get("weight_map") if isinstance(data, dict) else None
-    if not isinstance(listed, dict) or not listed or not all(isinstance(part, str) for part in listed.values()):
-        raise StateError(f"{index}: `weight_map` is no mapping from names of tensors to names of files")
-    parts = sorted(set(listed.values()))
-    outside = [part for part in parts if part in ("", ".", "..") or "\0" in part or Path(part).name != part]
-    if outside:
-        raise StateError(f"{index}: {outside[0]!r} is no file of this folder")
-    return parts
+    return Saved(path, in_folder(path))

@@ -1,0 +1,81 @@
+"""The model of transformers in a packed file, and how far its outputs are from those of another."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify import pretrained
+from sparsify.anatomy.samples import samples
+from sparsify.errors import StateError
+from sparsify.storage.packed import PackedFile
+from sparsify.storage.unpacking import write_all
+
+
+def from_packed(path: str | Path, *, max_bytes: int | None = None) -> nn.Module:
+    """Return the model in a packed folder of transformers, in the types in which it was saved, ready for inference.
+
+    Its files lie in a temporary folder while transformers reads them. Raises StateError for a file without config.json,
+    PlanError for a model that cannot be made.
+    """
+    packed = PackedFile(path, max_bytes=max_bytes)
+    if "config.json" not in packed.beside():
+        raise StateError(f"{path} holds tensors and no config.json: pack a folder of transformers to get a model")
+    with tempfile.TemporaryDirectory(prefix="sparsify-") as folder:
+        write_all(packed, Path(folder))
+        return pretrained.from_folder(folder, dtype="auto")
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """How far two models' outputs are apart, on made-up inputs."""
+
+    largest: float
+    """The largest difference."""
+
+    relative: float
+    """The norm of the difference ÷ the norm of the outputs."""
+
+    numbers: int
+    """Outputs that were compared."""
+
+
+@torch.no_grad()
+def output_error(before: nn.Module, after: nn.Module) -> OutputError | None:
+    """Compare two models of the same class on the same inputs; None where none is found that they take."""
+    for arguments, named in samples(before):
+        try:
+            outputs = [_floats(model(*arguments, **named)) for model in (before, after)]
+        except Exception:  # of every kind: these inputs are only likely ones
+            continue
+        first, second = (torch.cat([part.double().reshape(-1) for part in found]) for found in outputs)
+        change = second - first
+        norm = float(first.norm())
+        return OutputError(float(change.abs().max()), float(change.norm()) / norm if norm else 0.0, len(first))
+    return None
+
+
+def _floats(outputs: Any) -> list[Tensor]:
+    found = list(_tensors(outputs))
+    if not found:
+        raise ValueError("no output of real numbers")
+    return found
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    """Yield the tensors of real numbers in what a model returned."""
+    if isinstance(outputs, Tensor):
+        if outputs.is_floating_point():
+            yield outputs
+    elif isinstance(outputs, dict):
+        for value in outputs.values():
+            yield from _tensors(value)
+    elif isinstance(outputs, list | tuple):
+        for value in outputs:
+            yield from _tensors(value)
