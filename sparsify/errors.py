@@ -94,6 +94,10 @@ class ExportError(SparsifyError):
     """A model that cannot be exported, or whose export is not the same model."""
 
 
+class BenchmarkError(SparsifyError):
+    """A measurement that cannot be made, or results that cannot be drawn together."""
+
+
 class ScoreError(SparsifyError):
     """Scores that cannot be ranked (NaN or infinite)."""
 

@@ -10,7 +10,21 @@ import typer
 from typer.core import TyperGroup
 
 from sparsify._version import __version__
-from sparsify.cli import anatomy, demo, diff, explain, export, new, plan, recipes, report, schema, train, validate
+from sparsify.cli import (
+    anatomy,
+    benchmark,
+    demo,
+    diff,
+    explain,
+    export,
+    new,
+    plan,
+    recipes,
+    report,
+    schema,
+    train,
+    validate,
+)
 from sparsify.escaping import message
 
 
@@ -71,6 +85,7 @@ app.command("anatomy")(anatomy.anatomy)
 app.command("train")(train.train)
 app.command("report")(report.report)
 app.command("diff")(diff.diff)
+app.command("benchmark")(benchmark.benchmark)
 app.command("export")(export.export)
 app.add_typer(recipes.app, name="recipes")
 app.command("schema")(schema.schema)

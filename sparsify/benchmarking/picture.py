@@ -1,0 +1,109 @@
+"""Pictures: how long each model took, and accuracy against size and speed with a Pareto line. PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+from sparsify.benchmarking.pareto import front
+from sparsify.benchmarking.points import LESS_IS_BETTER, Panel
+from sparsify.benchmarking.results import Case, Result
+from sparsify.benchmarking.tables import milliseconds
+from sparsify.report import figures
+from sparsify.report.figures import BLUE, GREEN, GREY, ORANGE
+from sparsify.report.picture import Picture
+
+COLUMNS, MOST = 2, 12
+"""Panels beside each other; panels, cases and points of a panel that are drawn."""
+COLOURS = (BLUE, ORANGE, GREEN)
+DENSE = GREY
+
+
+def draw(title: str, result: Result | None, panels: Sequence[Panel] = (), metric: str = "") -> Picture:
+    """Draw the times of `result`, a bar a model, engine and case; below them the panels."""
+    from matplotlib.figure import Figure
+
+    cases, panels = (result.cases[:MOST] if result else []), list(panels)[:MOST]
+    rows = ceil(len(panels) / COLUMNS)
+    heights = [0.9 + 0.32 * len(case.timings) for case in cases] + [3.6] * rows
+    with figures.drawing(**{"axes.spines.right": False}):
+        figure = Figure(figsize=(10, 0.6 + sum(heights)), dpi=120, layout="constrained")
+        figure.suptitle(figures.title(title), fontweight="bold")
+        grid = figure.add_gridspec(len(heights), COLUMNS, height_ratios=heights)
+        for row, case in enumerate(cases):
+            assert result is not None
+            _bars(figure.add_subplot(grid[row, :]), result, case)
+        for number, panel in enumerate(panels):
+            row, column = divmod(number, COLUMNS)
+            _panel(figure.add_subplot(grid[len(cases) + row, column]), panel, metric)
+        return Picture(figures.render(figure, "png"), figures.render(figure, "svg").decode())
+
+
+def _bars(axes: Any, result: Result, case: Case) -> None:
+    """Draw medians in ms with their quartiles; the model that is compared with in grey."""
+    timings = [case.timing(model.name, engine) for engine in result.engines for model in result.models]
+    medians = [1000 * timing.seconds.median for timing in timings]
+    below = [1000 * (timing.seconds.median - timing.seconds.low) for timing in timings]
+    above = [1000 * (timing.seconds.high - timing.seconds.median) for timing in timings]
+    engines = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(result.engines)}
+    colours = [DENSE if timing.model == result.against else engines[timing.engine] for timing in timings]
+    places = range(len(timings))
+    axes.barh(places, medians, color=colours, height=0.7)
+    axes.errorbar(medians, places, xerr=(below, above), fmt="none", ecolor="black", elinewidth=1, capsize=2)
+    right = max(median + more for median, more in zip(medians, above, strict=True))
+    for place, timing in zip(places, timings, strict=True):
+        text = milliseconds(timing.seconds.median)
+        if timing.speedup is not None:
+            text += f" · {timing.speedup.median:.2f}× [{timing.speedup.low:.2f}, {timing.speedup.high:.2f}]"
+        axes.text(1000 * timing.seconds.high + 0.01 * right, place, text, va="center", fontsize=8)
+    names = [f"{figures.word(timing.model)}, {timing.engine}" for timing in timings]
+    axes.set_yticks(places, names, fontsize=8)
+    axes.set(xlim=(0, 1.28 * right), xlabel="ms a forward: median and quartiles")
+    axes.set_title(case.title, fontsize=10, loc="left")
+    axes.invert_yaxis()
+
+
+def _panel(axes: Any, panel: Panel, metric: str) -> None:
+    """Draw points with their names, and the line of those that nothing beats."""
+    axes.set_title(panel.title, fontsize=10, loc="left")
+    axes.set(xlabel=panel.axis, ylabel=figures.word(metric))
+    points = panel.points
+    if not points:
+        axes.text(0.5, 0.5, "no model with this metric", ha="center", transform=axes.transAxes, color=GREY)
+        return
+    small_y = metric in LESS_IS_BETTER
+    best = front([(x, y) for _, x, y in points], small_x=panel.small_x, small_y=small_y)
+    line = [points[place] for place in best]
+    axes.plot([x for _, x, _ in line], [y for _, _, y in line], color=ORANGE, zorder=1, label="Pareto line")
+    axes.scatter(
+        [x for _, x, _ in points],
+        [y for _, _, y in points],
+        color=[BLUE if place in best else GREY for place in range(len(points))],
+        zorder=2,
+    )
+    axes.margins(x=0.22, y=0.22)
+    axes.autoscale_view()
+    _names(axes, panel)
+    axes.legend(loc="best", frameon=False, fontsize=8)
+
+
+def _names(axes: Any, panel: Panel) -> None:
+    """Write names beside the points: on the side with room, and below one another where points are close."""
+    low, high = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    taken: list[tuple[float, float]] = []
+    for name, x, y in sorted(panel.points[:MOST], key=lambda point: -point[2]):
+        across, up = (x - low) / (high - low), (y - bottom) / (top - bottom)
+        while any(abs(across - a) < 0.35 and abs(up - u) < 0.055 for a, u in taken):
+            up -= 0.055
+        taken.append((across, up))
+        left = across > 0.5
+        axes.text(
+            x + (-0.02 if left else 0.02) * (high - low),
+            bottom + up * (top - bottom),
+            figures.word(name),
+            ha="right" if left else "left",
+            va="center",
+            fontsize=8,
+        )
