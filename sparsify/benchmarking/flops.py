@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from sparsify.masking import count_zeros
 
-UNKNOWN = ("mm", "rnn", "lstm", "gru", "conv", "linear", "attention")
+UNKNOWN = ("mm", "rnn", "lstm", "gru", "conv", "linear", "attention", "transformer")
 """Parts of names of operations that multiply matrices; one with a weight that torch cannot count is named."""
 
 
@@ -37,14 +38,25 @@ class Flops(BaseModel):
 
 
 def count_flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> Flops:
-    """Run a forward and count. Attention is written out meanwhile, since its fused form on CPUs has no rule."""
+    """Run a forward and count. Attention is written out meanwhile, since its fused forms on CPUs have no rule."""
     mode = _Counting(model)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings(), mode:
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _without_fast_paths(), warnings.catch_warnings(), mode:
         warnings.simplefilter("ignore")
         model(**inputs)
     return Flops(
         dense=mode.dense, effective=round(mode.effective), weights=mode.weights, uncounted=tuple(sorted(mode.uncounted))
     )
+
+
+@contextmanager
+def _without_fast_paths() -> Iterator[None]:
+    """Let layers of `nn.Transformer` run part by part."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -49,12 +49,12 @@ def panels(results: Sequence[Result], metric: str) -> list[Panel]:
     return [size, *(Panel(title, axis, _once(points)) for title, points in speeds.items())]
 
 
-def choose(results: Sequence[Result], asked: str | None) -> str | None:
+def choose(models: Sequence[Model], asked: str | None) -> str | None:
     """Return the metric to draw: the one asked for, else the first known that most models have; None without any.
 
     Raises BenchmarkError for one that no model has.
     """
-    every = [set(model.metrics) for result in results for model in result.models]
+    every = [set(model.metrics) for model in models]
     there = sorted(set().union(*every))
     if asked is not None and asked not in there:
         hint = did_you_mean(asked, there) if there else ": none of them has a report.json with metrics"

@@ -15,6 +15,7 @@ from sparsify.benchmarking.flops import Flops, count_flops
 from sparsify.benchmarking.machine import machine, product, rate_of
 from sparsify.benchmarking.medians import LEAST, ratio_of, spread_of
 from sparsify.benchmarking.memory import peaks
+from sparsify.benchmarking.points import choose
 from sparsify.benchmarking.results import Case, Peak, Result, Timing
 from sparsify.benchmarking.subjects import Subject, inputs_of, subjects, usual_length
 from sparsify.benchmarking.why import theoretical, why
@@ -35,6 +36,8 @@ class Asked:
     rounds: int = 30
     seconds: float = 30.0
     memory: bool = True
+    metric: str | None = None
+    """What pictures show."""
 
 
 Told = Callable[[str], None]
@@ -49,30 +52,40 @@ def benchmark(asked: Asked, told: Told = lambda text: None) -> Result:
     with _threads(asked.threads) as threads, TemporaryDirectory(prefix="sparsify-") as work:
         told(f"loading {len(folders)} model{'s' * (len(folders) > 1)}")
         found = subjects(folders)
+        choose([subject.about for subject in found], asked.metric)  # complains before anything takes its time
         shapes = _shapes(asked, found)
-        every = [inputs_of(found, batch, length) for batch, length in shapes]
+        drawn = [inputs_of(found, batch, length) for batch, length in shapes]
+        names = [subject.about.name for subject in found]
+        inputs = {name: [each[place] for each in drawn] for place, name in enumerate(names)}
         engines = _working(asked.engines, notes)
         prepared = _prepared(found, engines, Path(work), told)
         against = found[0].about.name if asked.against is not None else None
         marks: dict[Pair, list[Peak]] = {}
         for (name, engine), each in prepared.items() if asked.memory else ():
             told(f"memory of {name}, {engine}")
-            marks[name, engine] = _marks(name, engine, each, threads, every, notes)
+            marks[name, engine] = _marks(name, engine, each, threads, inputs[name], notes)
         runs = {pair: ENGINES[pair[1]].open(each, threads) for pair, each in prepared.items()}
         cases = []
-        for number, ((batch, length), inputs) in enumerate(zip(shapes, every, strict=True)):
+        for number, (batch, length) in enumerate(shapes):
             told(f"batch {batch}" + (f" × {length} tokens" if length else ""))
-            flops = {subject.about.name: count_flops(subject.model, inputs) for subject in found}
-            calls = [bind(inputs) for bind in runs.values()]
+            flops = {
+                subject.about.name: count_flops(subject.model, inputs[subject.about.name][number]) for subject in found
+            }
+            calls = [bind(inputs[name][number]) for (name, _), bind in runs.items()]
             *times, rates = timed([*calls, product()], asked.rounds, least=LEAST, seconds=asked.seconds)
             seconds = dict(zip(runs, times, strict=True))
             peak = {pair: mark[number] for pair, mark in marks.items() if mark}
             cases.append(_case(batch, length, flops, seconds, rates, against, peak))
         notes += _notes(found, cases)
         abouts = [subject.about for subject in found]
-        names = [engine.name for engine in engines]
         return Result(
-            machine=machine(), threads=threads, against=against, models=abouts, engines=names, cases=cases, notes=notes
+            machine=machine(),
+            threads=threads,
+            against=against,
+            models=abouts,
+            engines=[engine.name for engine in engines],
+            cases=cases,
+            notes=notes,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os.path import commonpath
+from os.path import abspath, commonpath
 from pathlib import Path
 
 from torch import nn
@@ -23,6 +23,8 @@ from sparsify.report.size import size_of
 from sparsify.report.written import read_written
 
 USUAL_LENGTH = 128
+OPTIONAL = {"attention_mask", "token_type_ids"}
+"""Inputs that one model may take and another not, for the same texts."""
 
 
 @dataclass(frozen=True)
@@ -48,34 +50,34 @@ def subjects(folders: Sequence[Path]) -> list[Subject]:
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
-    """Return a short name for each folder: what comes after the folder that all lie in; numbered where two are one."""
-    texts = [str(folder) for folder in folders]
-    whole = [Path(folder).resolve() for folder in folders]
+    """Return a short name for each folder: its own, or what comes after the folder that all lie in; all different."""
+    whole = [Path(abspath(folder)) for folder in folders]
     names = [path.name or str(path) for path in whole]
     if len(set(names)) < len(set(whole)):
         shared = Path(commonpath(whole))
         names = [str(path.relative_to(shared)) if path != shared else path.name for path in whole]
-    return [
-        name if texts.index(text) == place and names.count(name) == 1 else f"{name} ({place + 1})"
-        for place, (name, text) in enumerate(zip(names, texts, strict=True))
-    ]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{name} ({place})" for place, name in enumerate(names, 1)]
 
 
-def inputs_of(found: Sequence[Subject], batch: int, length: int | None) -> Inputs:
-    """Return random inputs that every model can take: whole texts without padding, or images.
+def inputs_of(found: Sequence[Subject], batch: int, length: int | None) -> list[Inputs]:
+    """Return the same random inputs for every model: whole texts without padding, or images.
 
     Raises BenchmarkError for texts that are longer than a model has positions for.
     """
     first = found[0].signature
     if first.image is not None or length is None:
-        return first.sample(batch, 0, seed=0)
+        return [first.sample(batch, 0, seed=0) for _ in found]
     for subject in found:
         most = subject.signature.longest
         if subject.limited and length > most:
             raise BenchmarkError(f"{subject.folder}: --seq-len {length}: the model has positions for {most} tokens")
     vocabulary = min(subject.signature.vocabulary for subject in found)
-    made = replace(first, longest=length, vocabulary=vocabulary).sample(batch, length, seed=0)
-    return {name: tensor.fill_(1) if name.endswith("attention_mask") else tensor for name, tensor in made.items()}
+    axes = {name: varying for subject in found for name, varying in subject.signature.axes.items()}
+    made = replace(first, axes=axes, longest=length, vocabulary=vocabulary).sample(batch, length, seed=0)
+    made = {name: tensor.fill_(1) if name.endswith("attention_mask") else tensor for name, tensor in made.items()}
+    return [{name: made[name] for name in subject.signature.axes} for subject in found]
 
 
 def usual_length(found: Sequence[Subject]) -> int | None:
@@ -108,7 +110,7 @@ def _subject(folder: Path, files: saved.Saved, label: str) -> Subject:
 
 
 def _check_alike(one: Subject, other: Subject) -> None:
-    takes = [sorted(subject.signature.axes) for subject in (one, other)]
+    takes = [sorted({*subject.signature.axes} - OPTIONAL) for subject in (one, other)]
     if takes[0] != takes[1]:
         both = [f"{s.folder} takes {', '.join(names)}" for s, names in zip((one, other), takes, strict=True)]
         raise BenchmarkError(f"{both[0]}, but {both[1]}: only models of the same inputs can be compared")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from sparsify.checkpoint import write_text
 from sparsify.cli.common import AsJson, finite, guarded, print_json, write_picture
-from sparsify.cli.console import Terminal, cell, out, say, styled
+from sparsify.cli.console import cell, out, say, styled
 from sparsify.errors import BenchmarkError, SparsifyError, did_you_mean
 
 if TYPE_CHECKING:
@@ -117,22 +117,22 @@ def benchmark(
         rounds=rounds,
         seconds=seconds,
         memory=memory,
+        metric=metric,
     )
     result = benchmark(asked, lambda text: say(f"… {text}", err=True))
-    drawn = choose([result], metric)
+    if as_json:
+        print_json(result.model_dump())
+    else:
+        _show(result)
+    drawn = choose(result.models, metric)
     if html is not None:
         from sparsify.benchmarking.pages import page_of
 
         write_text(html, page_of(result, _title(result), _picture(result, drawn)))
     if png is not None:
         write_picture(png, lambda: _picture(result, drawn).png)
-    if as_json:
-        print_json(result.model_dump())
-        return
-    console = out()
-    _show(console, result)
     for written in filter(None, (html, png)):
-        console.print(f"Written to {written}")
+        say(f"Written to {written}", err=as_json)
 
 
 def _together(files: Sequence[Path], asked: str | None, png: Path) -> None:
@@ -142,7 +142,7 @@ def _together(files: Sequence[Path], asked: str | None, png: Path) -> None:
     from sparsify.benchmarking.results import read_result
 
     results = [read_result(file) for file in files]
-    metric = choose(results, asked)
+    metric = choose([model for result in results for model in result.models], asked)
     if metric is None:
         raise BenchmarkError("no model of these results has a metric: there is nothing to draw speed and size against")
     every = panels(results, metric)
@@ -164,9 +164,10 @@ def _picture(result: Result, metric: str | None) -> Picture:
     return draw(_title(result), result, panels([result], metric or "") if scored > 1 else (), metric or "")
 
 
-def _show(console: Terminal, result: Result) -> None:
+def _show(result: Result) -> None:
     from sparsify.benchmarking import tables
 
+    console = out()
     console.print(styled((_title(result), "bold")))
     console.print(_table(tables.MODELS, tables.models(result), range(2, 7)))
     for case in result.cases:
