@@ -59,33 +59,26 @@ def benchmark(asked: Asked, told: Told = lambda text: None) -> Result:
         inputs = {name: [each[place] for each in drawn] for place, name in enumerate(names)}
         engines = _working(asked.engines, notes)
         prepared = _prepared(found, engines, Path(work), told)
-        against = found[0].about.name if asked.against is not None else None
-        marks: dict[Pair, list[Peak]] = {}
-        for (name, engine), each in prepared.items() if asked.memory else ():
-            told(f"memory of {name}, {engine}")
-            marks[name, engine] = _marks(name, engine, each, threads, inputs[name], notes)
+        marks = _every_mark(prepared, threads, inputs, notes, told) if asked.memory else {}
         runs = {pair: ENGINES[pair[1]].open(each, threads) for pair, each in prepared.items()}
+        against = names[0] if asked.against is not None else None
         cases = []
         for number, (batch, length) in enumerate(shapes):
             told(f"batch {batch}" + (f" × {length} tokens" if length else ""))
-            flops = {
-                subject.about.name: count_flops(subject.model, inputs[subject.about.name][number]) for subject in found
-            }
-            calls = [bind(inputs[name][number]) for (name, _), bind in runs.items()]
+            these = {name: every[number] for name, every in inputs.items()}
+            flops = {name: count_flops(each.model, these[name]) for name, each in zip(names, found, strict=True)}
+            calls = [bind(these[name]) for (name, _), bind in runs.items()]
             *times, rates = timed([*calls, product()], asked.rounds, least=LEAST, seconds=asked.seconds)
-            seconds = dict(zip(runs, times, strict=True))
-            peak = {pair: mark[number] for pair, mark in marks.items() if mark}
-            cases.append(_case(batch, length, flops, seconds, rates, against, peak))
-        notes += _notes(found, cases)
-        abouts = [subject.about for subject in found]
+            peak = {pair: every[number] for pair, every in marks.items()}
+            cases.append(_case(batch, length, flops, dict(zip(runs, times, strict=True)), rates, against, peak))
         return Result(
             machine=machine(),
             threads=threads,
             against=against,
-            models=abouts,
+            models=[subject.about for subject in found],
             engines=[engine.name for engine in engines],
             cases=cases,
-            notes=notes,
+            notes=[*notes, *_notes(found, cases)],
         )
 
 
@@ -127,14 +120,19 @@ def _prepared(found: Sequence[Subject], engines: Sequence[Engine], work: Path, t
     return made
 
 
-def _marks(
-    name: str, engine: str, prepared: Prepared, threads: int, every: Sequence[Inputs], notes: list[str]
-) -> list[Peak]:
-    found = peaks(engine, prepared.path, threads, every)
-    if isinstance(found, str):
-        notes.append(f"the memory of {name} with {engine} was not measured: {found}")
-        return []
-    return found
+def _every_mark(
+    prepared: dict[Pair, Prepared], threads: int, inputs: dict[str, list[Inputs]], notes: list[str], told: Told
+) -> dict[Pair, list[Peak]]:
+    """Return the peak of each pair for each shape; nothing, and a note, where it could not be measured."""
+    marks: dict[Pair, list[Peak]] = {}
+    for (name, engine), each in prepared.items():
+        told(f"memory of {name}, {engine}")
+        found = peaks(engine, each.path, threads, inputs[name])
+        if isinstance(found, str):
+            notes.append(f"the memory of {name} with {engine} was not measured: {found}")
+        else:
+            marks[name, engine] = found
+    return marks
 
 
 def _case(
