@@ -33,7 +33,7 @@ class Flops(BaseModel):
     weights: int
     """Of the dense ones, those with a weight."""
 
-    uncounted: tuple[str, ...] = ()
+    uncounted: list[str] = []
     """Operations with weights in them for which there is no rule."""
 
 
@@ -44,7 +44,7 @@ def count_flops(model: nn.Module, inputs: Mapping[str, Tensor]) -> Flops:
         warnings.simplefilter("ignore")
         model(**inputs)
     return Flops(
-        dense=mode.dense, effective=round(mode.effective), weights=mode.weights, uncounted=tuple(sorted(mode.uncounted))
+        dense=mode.dense, effective=round(mode.effective), weights=mode.weights, uncounted=sorted(mode.uncounted)
     )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from math import comb
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 CONFIDENCE = 0.95
 LEAST = 6
 """Rounds below which no interval holds the median in 95 of 100 runs: of five, the outermost two do in 94."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Spread(BaseModel):
@@ -18,14 +21,9 @@ class Spread(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    median: float
-    low: float
-    high: float
-
-    @property
-    def relative(self) -> float:
-        """The distance of the quartiles as a fraction of the median."""
-        return (self.high - self.low) / self.median
+    median: Positive
+    low: Positive
+    high: Positive
 
 
 class Ratio(BaseModel):
@@ -33,9 +31,9 @@ class Ratio(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    median: float
-    low: float
-    high: float
+    median: Positive
+    low: Positive
+    high: Positive
 
     @property
     def open(self) -> bool:

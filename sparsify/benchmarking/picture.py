@@ -9,7 +9,7 @@ from typing import Any
 from sparsify.benchmarking.pareto import front
 from sparsify.benchmarking.points import LESS_IS_BETTER, Panel
 from sparsify.benchmarking.results import Case, Result
-from sparsify.benchmarking.tables import milliseconds
+from sparsify.benchmarking.tables import interval, milliseconds
 from sparsify.report import figures
 from sparsify.report.figures import BLUE, GREEN, GREY, ORANGE
 from sparsify.report.picture import Picture
@@ -55,7 +55,7 @@ def _bars(axes: Any, result: Result, case: Case) -> None:
     for place, timing in zip(places, timings, strict=True):
         text = milliseconds(timing.seconds.median)
         if timing.speedup is not None:
-            text += f" · {timing.speedup.median:.2f}× [{timing.speedup.low:.2f}, {timing.speedup.high:.2f}]"
+            text += f" · × {interval(timing.speedup)}"
         axes.text(1000 * timing.seconds.high + 0.01 * right, place, text, va="center", fontsize=8)
     names = [f"{figures.word(timing.model)}, {timing.engine}" for timing in timings]
     axes.set_yticks(places, names, fontsize=8)

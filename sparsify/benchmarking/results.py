@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sparsify.benchmarking.flops import Flops
 from sparsify.benchmarking.machine import Rate
@@ -125,6 +125,22 @@ class Result(_Part):
     engines: list[str]
     cases: list[Case]
     notes: list[str] = []
+
+    @model_validator(mode="after")
+    def _whole(self) -> Result:
+        """Refuse what no run writes: times of models that are not listed, or models without."""
+        names = [model.name for model in self.models]
+        pairs = sorted((name, engine) for name in names for engine in self.engines)
+        if len(set(pairs)) < len(pairs) or not self.engines:
+            raise ValueError("`models` and `engines` must be different ones")
+        if self.against is not None and self.against not in names:
+            raise ValueError(f"`against` is {self.against!r}, which is none of `models`")
+        for place, case in enumerate(self.cases):
+            if sorted((timing.model, timing.engine) for timing in case.timings) != pairs:
+                raise ValueError(f"`cases[{place}].timings` has not one entry for each model on each engine")
+            if sorted(case.flops) != sorted(names):
+                raise ValueError(f"`cases[{place}].flops` has not one entry for each model")
+        return self
 
 
 def read_result(path: Path) -> Result:

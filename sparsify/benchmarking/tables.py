@@ -27,8 +27,8 @@ def timings(result: Result, case: Case) -> list[Row]:
     """Return a row for each model on each engine, under `header`."""
     rows = []
     for timing in case.timings:
-        against = (_ratio(timing.speedup),) if result.against else ()
-        engines = (_ratio(timing.engine_speedup),) if len(result.engines) > 1 else ()
+        against = (_interval(timing.speedup),) if result.against else ()
+        engines = (_interval(timing.engine_speedup),) if len(result.engines) > 1 else ()
         promised = f"{timing.theoretical:.2f}×" if timing.theoretical is not None else "?"
         if timing.model == result.against:
             promised = ""
@@ -70,6 +70,12 @@ def size(count: int) -> str:
     return f"{_digits(count / 1e6)} MB" if count >= 1e6 else f"{_digits(count / 1e3)} kB"
 
 
+def interval(ratio: Ratio) -> str:
+    """Return a ratio with its interval, so exact that one that does not include 1 does not seem to."""
+    near = min(abs(ratio.low - 1), abs(ratio.high - 1)) < 0.005
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(ratio.median, ratio.low, ratio.high, d=4 if near else 2)
+
+
 def _model(model: Model) -> Row:
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in model.metrics.items())
     sizes = size(model.disk), f"{size(model.compressed)}", size(model.memory)
@@ -80,8 +86,8 @@ def _quartiles(seconds: Spread) -> str:
     return f"{_digits(1000 * seconds.low)} to {_digits(1000 * seconds.high)}"
 
 
-def _ratio(ratio: Ratio | None) -> str:
-    return f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio is not None else ""
+def _interval(ratio: Ratio | None) -> str:
+    return interval(ratio) if ratio is not None else ""
 
 
 def _peak(peak: Peak | None) -> str:
