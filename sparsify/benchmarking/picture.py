@@ -15,18 +15,20 @@ from sparsify.report.figures import BLUE, GREEN, GREY, ORANGE
 from sparsify.report.picture import Picture
 
 COLUMNS, MOST = 2, 12
-"""Panels beside each other; panels, cases and points of a panel that are drawn."""
+"""Panels beside each other; panels and cases that are drawn."""
 COLOURS = (BLUE, ORANGE, GREEN)
 DENSE = GREY
 
 
 def draw(title: str, result: Result | None, panels: Sequence[Panel] = (), metric: str = "") -> Picture:
-    """Draw the times of `result`, a bar a model, engine and case; below them the panels."""
+    """Draw the times of `result`, a bar a model, engine and case; below them the panels, and whose their points are."""
     from matplotlib.figure import Figure
 
     cases, panels = (result.cases[:MOST] if result else []), list(panels)[:MOST]
-    rows = ceil(len(panels) / COLUMNS)
-    heights = [0.9 + 0.32 * len(case.timings) for case in cases] + [3.6] * rows
+    names = list(dict.fromkeys(name for panel in panels for name, _, _ in panel.points))
+    heights = [0.9 + 0.32 * len(case.timings) for case in cases] + [3.6] * ceil(len(panels) / COLUMNS)
+    if names:
+        heights.append(0.2 * ceil(len(names) / COLUMNS))
     with figures.drawing(**{"axes.spines.right": False}):
         figure = Figure(figsize=(10, 0.6 + sum(heights)), dpi=120, layout="constrained")
         figure.suptitle(figures.title(title), fontweight="bold")
@@ -36,7 +38,9 @@ def draw(title: str, result: Result | None, panels: Sequence[Panel] = (), metric
             _bars(figure.add_subplot(grid[row, :]), result, case)
         for number, panel in enumerate(panels):
             row, column = divmod(number, COLUMNS)
-            _panel(figure.add_subplot(grid[len(cases) + row, column]), panel, metric)
+            _panel(figure.add_subplot(grid[len(cases) + row, column]), panel, metric, names)
+        if names:
+            _names(figure.add_subplot(grid[-1, :]), names)
         return Picture(figures.render(figure, "png"), figures.render(figure, "svg").decode())
 
 
@@ -64,46 +68,27 @@ def _bars(axes: Any, result: Result, case: Case) -> None:
     axes.invert_yaxis()
 
 
-def _panel(axes: Any, panel: Panel, metric: str) -> None:
-    """Draw points with their names, and the line of those that nothing beats."""
+def _panel(axes: Any, panel: Panel, metric: str, names: Sequence[str]) -> None:
+    """Draw points with their numbers, and the line of those that nothing beats."""
     axes.set_title(panel.title, fontsize=10, loc="left")
     axes.set(xlabel=panel.axis, ylabel=figures.word(metric))
-    points = panel.points
-    if not points:
-        axes.text(0.5, 0.5, "no model with this metric", ha="center", transform=axes.transAxes, color=GREY)
-        return
-    small_y = metric in LESS_IS_BETTER
-    best = front([(x, y) for _, x, y in points], small_x=panel.small_x, small_y=small_y)
+    points = [(x, y) for _, x, y in panel.points]
+    best = front(points, small_x=panel.small_x, small_y=metric in LESS_IS_BETTER)
     line = [points[place] for place in best]
-    axes.plot([x for _, x, _ in line], [y for _, _, y in line], color=ORANGE, zorder=1, label="Pareto line")
-    axes.scatter(
-        [x for _, x, _ in points],
-        [y for _, _, y in points],
-        color=[BLUE if place in best else GREY for place in range(len(points))],
-        zorder=2,
-    )
-    axes.margins(x=0.22, y=0.22)
-    axes.autoscale_view()
-    _names(axes, panel)
+    axes.plot(*zip(*line, strict=True), color=ORANGE, zorder=1, label="Pareto line")
+    for place, ((name, *_), point) in enumerate(zip(panel.points, points, strict=True)):
+        axes.scatter(*point, s=130, color=BLUE if place in best else GREY, edgecolor="white", zorder=2 + place)
+        number = str(names.index(name) + 1)
+        axes.text(*point, number, color="white", fontsize=7, ha="center", va="center_baseline", zorder=2 + place)
+    axes.margins(x=0.1, y=0.12)
     axes.legend(loc="best", frameon=False, fontsize=8)
 
 
-def _names(axes: Any, panel: Panel) -> None:
-    """Write names beside the points: on the side with room, and below one another where points are close."""
-    low, high = axes.get_xlim()
-    bottom, top = axes.get_ylim()
-    taken: list[tuple[float, float]] = []
-    for name, x, y in sorted(panel.points[:MOST], key=lambda point: -point[2]):
-        across, up = (x - low) / (high - low), (y - bottom) / (top - bottom)
-        while any(abs(across - a) < 0.35 and abs(up - u) < 0.055 for a, u in taken):
-            up -= 0.055
-        taken.append((across, up))
-        left = across > 0.5
-        axes.text(
-            x + (-0.02 if left else 0.02) * (high - low),
-            bottom + up * (top - bottom),
-            figures.word(name),
-            ha="right" if left else "left",
-            va="center",
-            fontsize=8,
-        )
+def _names(axes: Any, names: Sequence[str]) -> None:
+    """Write whose the numbers are."""
+    rows = ceil(len(names) / COLUMNS)
+    for place, name in enumerate(names):
+        column, row = divmod(place, rows)
+        axes.text(column / COLUMNS, -row - 0.5, f"{place + 1}   {figures.label(name)}", va="center", fontsize=8)
+    axes.set(xlim=(0, 1), ylim=(-rows, 0))
+    axes.set_axis_off()

@@ -38,13 +38,16 @@ def panels(results: Sequence[Result], metric: str) -> list[Panel]:
     axis = "times as fast as the model compared with" if relative else "forwards a second"
     sizes: list[Point] = []
     speeds: dict[str, list[Point]] = {}
-    for result in results:
-        scored = {model.name: model for model in result.models if metric in model.metrics}
-        sizes += [(name, model.compressed / 1e6, model.metrics[metric]) for name, model in scored.items()]
+    for number, result in enumerate(results, 1):
+        names = {model.name: _name(model, number, results) for model in result.models}
+        scored = [model for model in result.models if metric in model.metrics]
+        sizes += [(names[model.name], model.compressed / 1e6, model.metrics[metric]) for model in scored]
         for case in result.cases:
             for engine in result.engines:
                 drawn = speeds.setdefault(f"{engine}, {case.title}", [])
-                drawn += [_point(result, case, engine, model, metric) for model in scored.values()]
+                drawn += [
+                    (names[model.name], _speed(result, case, engine, model), model.metrics[metric]) for model in scored
+                ]
     size = Panel("size", "MB of weights, compressed with zstd", _once(sizes), small_x=True)
     return [size, *(Panel(title, axis, _once(points)) for title, points in speeds.items())]
 
@@ -63,13 +66,18 @@ def choose(models: Sequence[Model], asked: str | None) -> str | None:
     return asked or max(known, key=lambda metric: sum(metric in has for has in every), default=None)
 
 
-def _point(result: Result, case: Case, engine: str, model: Model, metric: str) -> Point:
+def _name(model: Model, number: int, results: Sequence[Result]) -> str:
+    """Return a model's name; with the number of its result where another one has it for another model."""
+    alike = [other for result in results for other in result.models if other.name == model.name]
+    same = all((other.compressed, other.metrics) == (model.compressed, model.metrics) for other in alike)
+    return model.name if same else f"{model.name} (result {number})"
+
+
+def _speed(result: Result, case: Case, engine: str, model: Model) -> float:
     timing = case.timing(model.name, engine)
     if result.against is None:
-        speed = 1 / timing.seconds.median
-    else:
-        speed = timing.speedup.median if timing.speedup is not None else 1.0
-    return model.name, speed, model.metrics[metric]
+        return 1 / timing.seconds.median
+    return timing.speedup.median if timing.speedup is not None else 1.0
 
 
 def _once(points: Sequence[Point]) -> tuple[Point, ...]:

@@ -79,6 +79,12 @@ def test_panels_of_runs_with_a_model_in_common() -> None:
     assert "as fast" in speed.axis
 
 
+def test_one_name_for_two_models_is_told_apart() -> None:
+    retrained = model("half", 4_000_000, accuracy=0.7)
+    size, _ = panels([result([DENSE, HALF]), result([DENSE, retrained])], "accuracy")
+    assert [name for name, _, _ in size.points] == ["dense", "half (result 1)", "half (result 2)"]
+
+
 def test_models_without_the_metric_are_left_out() -> None:
     size, speed = panels([result([DENSE, HALF, TINY])], "loss")
     assert [name for name, _, _ in size.points] == [name for name, _, _ in speed.points] == ["dense", "half"]
