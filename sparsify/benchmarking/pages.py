@@ -16,15 +16,17 @@ LEAD = (
 )
 
 
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+
 def page_of(result: Result, title: str, picture: Picture) -> str:
     """Return the page as HTML text."""
-    every: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = [(tables.MODELS, tables.models(result))]
-    sections = []
+    times: list[Table] = [(tables.MODELS, tables.models(result))]
+    said: list[Table] = []
     for case in result.cases:
-        every.append((tables.header(result), tables.timings(result, case)))
-        said = [f"{who}: {sentence}" for who, sentence in tables.sentences(result, case)]
-        sections.append((tables.heading(case), "\n".join([tables.operations(case), *said])))
-    sections += [("Machine", result.machine), ("Notes", "\n".join(result.notes))]
-    titles = ["", *(case.title for case in result.cases)]
-    named = [((title or head[0], *head[1:]), rows) for title, (head, rows) in zip(titles, every, strict=True)]
-    return page(title, LEAD, named, picture.svg, sections)
+        first, *rest = tables.header(result)
+        times.append(((f"{case.title}: {first}", *rest), tables.timings(result, case)))
+        sentences = [("", tables.operations(case)), *tables.sentences(result, case)]
+        said.append(((case.title, tables.rate(case)), sentences))
+    sections = [("Machine", result.machine), ("Notes", "\n".join(result.notes))]
+    return page(title, LEAD, times, picture.svg, sections, said)

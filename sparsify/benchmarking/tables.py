@@ -39,10 +39,10 @@ def timings(result: Result, case: Case) -> list[Row]:
     return rows
 
 
-def heading(case: Case) -> str:
-    """Return a line about a case."""
-    rate = f"{case.rate.median / 1e9:.3g} GFLOP/s (best {case.rate.best / 1e9:.3g})"
-    return f"{case.title}: {case.rounds} rounds; the machine's dense rate is {rate}"
+def rate(case: Case) -> str:
+    """Return how long a case was measured, and what the machine reached meanwhile."""
+    reached = f"{case.rate.median / 1e9:.3g} GFLOP/s (best {case.rate.best / 1e9:.3g})"
+    return f"{case.rounds} rounds; the machine's dense rate is {reached}"
 
 
 def operations(case: Case) -> str:

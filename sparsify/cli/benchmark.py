@@ -172,7 +172,7 @@ def _show(result: Result) -> None:
     console.print(_table(tables.MODELS, tables.models(result), range(2, 7)))
     for case in result.cases:
         console.print()
-        console.print(styled((tables.heading(case), "bold")))
+        console.print(styled((f"{case.title}: {tables.rate(case)}", "bold")))
         header = tables.header(result)
         console.print(_table(header, tables.timings(result, case), range(2, len(header))))
         console.print(tables.operations(case))
