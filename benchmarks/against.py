@@ -125,7 +125,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.work or arguments.work_steps:
         return work() if arguments.work else work_steps()
-    from machine import machine
+    from sparsify.benchmarking.machine import machine
 
     print(machine(), flush=True)
     kind = "--work-steps" if arguments.steps else "--work"

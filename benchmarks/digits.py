@@ -16,9 +16,8 @@ import json
 import time
 from pathlib import Path
 
-from machine import machine
-
 from sparsify import Manager, Recipe
+from sparsify.benchmarking.machine import machine
 from sparsify.demo.resnet import resnet
 from sparsify.demo.task import accuracy, digits, vit
 from sparsify.demo.training import train

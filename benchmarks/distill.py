@@ -19,11 +19,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from machine import machine
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from sparsify import Manager, Recipe
+from sparsify.benchmarking.machine import machine
 
 BATCH, LENGTH, BATCHES = 32, 32, 4
 CASES = {"dense": None, "distilled": "", "distilled from the cache": ", cache: {}"}

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 from transformers import logging as transformers_logging
 
 from sparsify import Manager, Recipe
+from sparsify.benchmarking.machine import machine
 
 BATCH, LENGTH = 16, 32
 

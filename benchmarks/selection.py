@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from machine import machine
 from torch import nn
 
+from sparsify.benchmarking.machine import machine
 from sparsify.criteria import Criterion
 from sparsify.layers import all_weights
 from sparsify.masking import Competition, project_

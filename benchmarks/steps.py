@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Mapping
 
 import torch
-from machine import machine
 from torch import nn
 
 from sparsify import Manager, Recipe
+from sparsify.benchmarking.machine import machine
 
 BATCH, LENGTH = 16, 128
 

@@ -15,10 +15,10 @@ import time
 from typing import Any
 
 import torch
-from machine import machine
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments, logging
 
 from sparsify import Recipe
+from sparsify.benchmarking.machine import machine
 from sparsify.integrations.transformers import SparsifyCallback
 
 BATCH, LENGTH = 32, 32

@@ -98,6 +98,10 @@ class CompactionError(SparsifyError):
     """A model that cannot be made smaller as it is, or a smaller one that would not be the same."""
 
 
+class BenchmarkError(SparsifyError):
+    """A measurement that cannot be made, or results that cannot be drawn together."""
+
+
 class ScoreError(SparsifyError):
     """Scores that cannot be ranked (NaN or infinite)."""
 

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from sparsify._version import __version__
 from sparsify.cli import (
     anatomy,
+    benchmark,
     compact,
     demo,
     diff,
@@ -90,6 +91,7 @@ app.command("diff")(diff.diff)
 app.command("compact")(compact.compact)
 app.command("pack")(pack.pack)
 app.command("unpack")(unpack.unpack)
+app.command("benchmark")(benchmark.benchmark)
 app.command("export")(export.export)
 app.add_typer(recipes.app, name="recipes")
 app.command("schema")(schema.schema)

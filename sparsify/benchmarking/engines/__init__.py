@@ -1,0 +1,12 @@
+"""The engines, by name."""
+
+from __future__ import annotations
+
+from sparsify.benchmarking.engines.base import Bind, Engine, Inputs, Prepared
+from sparsify.benchmarking.engines.compiled import Compiled
+from sparsify.benchmarking.engines.eager import Eager
+from sparsify.benchmarking.engines.runtime import Runtime
+
+__all__ = ["ENGINES", "Bind", "Engine", "Inputs", "Prepared"]
+
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Eager(), Compiled(), Runtime())}

@@ -1,0 +1,32 @@
+"""The page of a run: models, times, sentences, picture. Nothing is loaded from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sparsify.benchmarking import tables
+from sparsify.benchmarking.results import Result
+from sparsify.report.page import page
+from sparsify.report.picture import Picture
+
+LEAD = (
+    "All models ran one after the other in each round, on the same inputs. × is how many times as fast, the median "
+    "over the rounds with its interval of 95 %; by FLOPs, what it would be if time went by operations and "
+    "zeros cost none; of rate, the share of the rate at which this machine multiplies large dense matrices."
+)
+
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+
+
+def page_of(result: Result, title: str, picture: Picture) -> str:
+    """Return the page as HTML text."""
+    times: list[Table] = [(tables.MODELS, tables.models(result))]
+    said: list[Table] = []
+    for case in result.cases:
+        first, *rest = tables.header(result)
+        times.append(((f"{case.title}: {first}", *rest), tables.timings(result, case)))
+        sentences = [("", tables.operations(case)), *tables.sentences(result, case)]
+        said.append(((case.title, tables.rate(case)), sentences))
+    sections = [("Machine", result.machine), ("Notes", "\n".join(result.notes))]
+    return page(title, LEAD, times, picture.svg, sections, said)

@@ -1,0 +1,53 @@
+"""Why a measured speed-up is not the one that operations promise: one plain sentence, with what would give one."""
+
+from __future__ import annotations
+
+from sparsify.benchmarking.engines import Engine
+from sparsify.benchmarking.flops import Flops
+from sparsify.benchmarking.medians import Ratio
+
+NEAR = 0.05
+"""How far two speed-ups may lie apart and still be called the same."""
+
+REST = "small matrices reach less of the machine's rate, and what is no matrix product (norms, softmax, memory) stays"
+CUT = "cutting whole heads, neurons or channels out of the model, or an engine that skips zeros, would"
+
+
+def theoretical(flops: Flops, reference: Flops) -> float | None:
+    """Return how many times fewer operations are left than the reference does; None where nothing is counted."""
+    return reference.dense / flops.effective if flops.effective else None
+
+
+def why(engine: Engine, flops: Flops, reference: Flops | None, measured: Ratio | None) -> str:
+    """Return the sentence for a model; `reference` and `measured` are of the model that it is compared with.
+
+    Of a model by itself it says what its zeros could give.
+    """
+    promised = theoretical(flops, reference or flops)
+    if promised is None:
+        return "No operations were counted, so nothing can be said about what could be gained."
+    zeros = flops.dense > (1 + NEAR) * flops.effective
+    if measured is None or reference is None:
+        if not zeros:
+            return "It has hardly a zero in what it multiplies: there is nothing to skip."
+        return f"Its zeros could give {promised:.2f}×, {_cost(engine)}."
+    if abs(promised - 1) <= NEAR:
+        if measured.open or abs(measured.median - 1) <= NEAR:
+            return "It has as many operations left as the other: no speed-up is to be expected."
+        return "It has as many operations left as the other: the difference lies elsewhere (memory, small operations)."
+    if measured.low <= promised <= measured.high or abs(measured.median / promised - 1) <= NEAR:
+        return "What was measured is what the operations promise."
+    if measured.median > promised:
+        return "More was measured than operations promise: less memory is moved, or it fits a cache better."
+    smaller = reference.dense / flops.dense if flops.dense else 1.0
+    if zeros and smaller <= 1 + NEAR:
+        return f"Its zeros promise {promised:.2f}×, {_cost(engine)}."
+    if zeros:
+        return f"The smaller shapes promise {smaller:.2f}×, the zeros the rest, {_cost(engine)}; {REST}."
+    return f"The smaller shapes promise {promised:.2f}×, but {REST}."
+
+
+def _cost(engine: Engine) -> str:
+    if engine.skips_zeros:
+        return f"but {engine.about}: finding what is not zero, attention and memory take their part"
+    return f"but {engine.about}, where a zero costs as much as any other number; {CUT}"
