@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $(STAMP)
 
-demo: $(STAMP) ## Prune a small vision transformer on real images (about a minute).
+demo: $(STAMP) ## Prune a small vision transformer on real images (about two minutes).
 	HF_HUB_OFFLINE=1 $(BIN)/sparsify demo
 
 test: $(STAMP) ## Run the default test suite.

@@ -62,6 +62,8 @@ def new(
         say(f"note: {note}")
     head = f" --task {task}" if task else ""
     say(f"Next: sparsify explain {path}, sparsify plan {path} --model {model}{head} --steps {steps}")
+    if advice.leaves:
+        say("Then train with --compact: what has died leaves the model, which makes it faster")
 
 
 def _written(

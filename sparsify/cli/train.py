@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsify import ranks
+from sparsify.cli.afterwards import after
 from sparsify.cli.common import MOST_SEEDS, TASKS, Sets, finite, guarded, one_of, parse_sets
 from sparsify.cli.console import out, say
 from sparsify.errors import SparsifyError
@@ -135,6 +136,13 @@ def train(
     keep_checkpoints: Annotated[
         bool, typer.Option("--keep-checkpoints", help="Do not delete them at the end.")
     ] = False,
+    small: Annotated[
+        bool, typer.Option("--compact", help="At the end, write the model without what is dead in it to DIR/compact.")
+    ] = False,
+    packed: Annotated[
+        bool,
+        typer.Option("--pack", help="At the end, store the model (or the compact one) small, in DIR/model.packed."),
+    ] = False,
 ) -> None:
     """Train a model under a recipe on your data: a transformers folder, recipe.yaml and report.json come out."""
     if sets and recipe is None:
@@ -210,6 +218,8 @@ def train(
         raise typer.Exit(STOPPED) from None
     if not ranks.launched_as():
         console.print(_summary(report, out_dir))
+        for line in after(out_dir, small=small, packed=packed):
+            console.print(line)
 
 
 def _summary(report: dict[str, Any], directory: Path) -> str:

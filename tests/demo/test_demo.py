@@ -28,10 +28,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_the_plan_comes_first_and_the_table_last(shown: tuple[Path, str]) -> None:
     _, text = shown
     places = [
-        text.index(part) for part in ("expected non-zeros", "dense   ", "sparse  ", "dense | sparse", "Written to")
+        text.index(part)
+        for part in ("expected non-zeros", "dense   ", "sparse  ", "compact ━", "dense | sparse | compact", "Written to")
     ]
     assert places == sorted(places)
-    assert "no speed-up expected" in text
+    assert "zeros alone cost" in " ".join(text.replace("│", " ").split())
     assert "90.0% zero" in text
 
 
@@ -39,6 +40,8 @@ def test_what_the_demo_writes(shown: tuple[Path, str]) -> None:
     folder, _ = shown
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {"recipe.yaml", "report.json", "picture.png", "index.html", "sparse/model.safetensors"} <= names
+    assert {"compact/model.safetensors", "compact.packed", "sparse.packed", "compact/model.onnx"} <= names
+    assert "compact/sparsify_widths.json" not in names
     assert not [name for name in names if "part" in name]
     report = json.loads((folder / "report.json").read_text())
     assert report["sparse"]["density"]["targeted"]["nonzeros"] == 29_491
@@ -46,6 +49,12 @@ def test_what_the_demo_writes(shown: tuple[Path, str]) -> None:
     assert report["sparse"]["bytes"]["zstd"] < report["dense"]["bytes"]["zstd"] / 3
     assert report["sparse"]["bytes"]["raw"] == report["dense"]["bytes"]["raw"]
     assert report["verified"] is True
+    compact = report["compact"]
+    assert compact["parameters"] < 0.45 * report["dense"]["parameters"]
+    assert compact["bytes"]["raw"] < 0.45 * report["dense"]["bytes"]["raw"]
+    assert report["sparse"]["bytes"]["packed"] < report["sparse"]["bytes"]["zstd"]
+    assert compact["latency_ms"] > 0
+    assert compact["onnxruntime_ms"] > 0
     assert Recipe.load(folder / "recipe.yaml").sha256 == Recipe.load("demo").sha256
     assert (folder / "picture.png").read_bytes().startswith(b"\x89PNG")
 
@@ -69,6 +78,20 @@ def test_the_saved_model_is_an_ordinary_one(shown: tuple[Path, str]) -> None:
     )
     assert zeros == 294_912 - 29_491
     assert model(torch.zeros(1, 1, 8, 8)).logits.shape == (1, 10)
+
+
+def test_the_compact_model_is_an_ordinary_one_too(shown: tuple[Path, str]) -> None:
+    from transformers import AutoModelForImageClassification
+
+    from sparsify.storage import from_packed
+
+    folder, _ = shown
+    model = AutoModelForImageClassification.from_pretrained(folder / "compact")
+    assert (model.config.num_attention_heads, model.config.intermediate_size) == (2, 48)
+    again = from_packed(folder / "compact.packed")
+    images = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(model(images).logits, again(images).logits)
 
 
 @pytest.mark.slow
