@@ -19,11 +19,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 import zstandard
-from machine import machine
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsify import anatomy, pretrained
+from sparsify.benchmarking.machine import machine
 from sparsify.storage import PackedFile, Summary, pack
 
 SPARSITIES = (0.8, 0.9, 0.97)

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from sparsify.anatomy import Attention, read
+from sparsify.anatomy import Attention
 from sparsify.applied import at_work
-from sparsify.compaction import channels, constants
-from sparsify.compaction.attributes import set_numbers
-from sparsify.compaction.companions import cut_companions
-from sparsify.compaction.cutting import Cutting
+from sparsify.compaction.attempts import Attempts, without_channels
 from sparsify.compaction.empty_layers import drop_empty
 from sparsify.compaction.running import Runner
-from sparsify.compaction.stock import Loading, fit_config, say_heads
-from sparsify.compaction.units import Unit, cut, find, settle
-from sparsify.errors import CompactionError, PlanError
+from sparsify.compaction.stock import Loading, fit_config
+from sparsify.compaction.units import Unit
+from sparsify.errors import CompactionError
 from sparsify.layers import unwrap
-from sparsify.layers.outline import remade
-from sparsify.structure.graph import channels as coupled
 
 TOLERANCE = 1e-5
 """How far outputs may move, relative to their largest value."""
-
-
-Mode = Literal["strict", "loose", "configured"]
-MODES: tuple[Mode, ...] = get_args(Mode)
-"""How a kind of block is cut, in the order in which it is tried: what certainly belongs to it; also what has as many
-features; with the configuration, which the forward reads, saying how many heads there are."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +95,9 @@ def compacted(
     base = unwrap(model)
     _check(base, align, tolerance)
     runner = Runner(base, example_inputs)
-    attempts = _Attempts(base, runner, equal, align, at_least, tolerance)
+    attempts = Attempts(base, runner, equal, align, at_least, tolerance)
     made, units, notes = attempts.blocks()
-    gone_channels, more = _without_channels(made, attempts, example_inputs)
+    gone_channels, more = without_channels(made, attempts, example_inputs)
     notes += more
     layers, more = drop_empty(made.model, lambda candidate: runner.difference(candidate) <= tolerance)
     notes += more
@@ -135,127 +123,6 @@ def _check(model: nn.Module, align: int, tolerance: float) -> None:
         raise CompactionError(f"tolerance is {tolerance}: it must lie between 0 and 1")
     if any(parameter.is_meta for parameter in model.parameters()):
         raise CompactionError(f"{type(model).__name__} has no weights (they are on the meta device)")
-
-
-@dataclass
-class _Made:
-    """A copy that was cut."""
-
-    model: nn.Module
-    difference: float
-
-
-class _Attempts:
-    """Cuts copies of a model, and tells whether they compute the same."""
-
-    def __init__(
-        self, model: nn.Module, runner: Runner, equal: bool, align: int, at_least: int, tolerance: float
-    ) -> None:
-        self.model, self.runner, self.tolerance = model, runner, tolerance
-        self.equal, self.align, self.at_least = equal, align, at_least
-        self.inputs: dict[str, Tensor] | None = None
-
-    def blocks(self) -> tuple[_Made, list[Unit], list[str]]:
-        """Return a copy without dead heads and neurons, its blocks, and why some stay."""
-        found = self.units(self.copy())
-        kinds = list(dict.fromkeys(unit.kind for unit in found if not bool(unit.alive.all())))
-        wanted: dict[str, Mode] = dict.fromkeys(kinds, "strict")
-        notes: list[str] = []
-        made = self.tried(wanted)
-        if isinstance(made, str):
-            wanted = {}
-            for kind in kinds:
-                reason = ""
-                for mode in MODES:
-                    tried = self.tried({kind: mode})
-                    if not isinstance(tried, str):
-                        wanted[kind] = mode
-                        break
-                    reason = reason or tried
-                else:
-                    notes.append(f"{kind}: its blocks stay as wide as they are: {reason}")
-            made = self.tried(wanted)
-        if isinstance(made, str):
-            raise CompactionError(f"each kind of block can be made smaller, but not all together: {made}")
-        result, units = made
-        for unit in found:
-            notes += [f"{unit.block.name}: {count} dead stay: {why}" for why, count in unit.notes.items()]
-        return result, units, notes
-
-    def tried(self, kinds: dict[str, Mode]) -> tuple[_Made, list[Unit]] | str:
-        """Cut a copy in these kinds of blocks; return it with all blocks, or why it is not the same model."""
-        made = self.copy()
-        units = self.units(made)
-        for unit in units:
-            if unit.kind not in kinds:
-                unit.alive[:] = True
-        mine = [unit for unit in units if not bool(unit.alive.all())]
-        if mine:
-            constants.fold(mine, self._inputs(mine))
-        cutting = Cutting(made)
-        for unit in mine:
-            cut(unit, cutting)
-        if not cutting.fits():
-            return "its experts would differ in width"
-        loose = [kinds[unit.kind] == "loose" for unit in mine]
-        for unit, more in zip(mine, loose, strict=True):
-            cut_companions(made, unit, loose=more)
-        for unit, more in zip(mine, loose, strict=True):
-            set_numbers(made, unit, loose=more)
-        if "configured" in kinds.values():
-            say_heads(self.model, made, units)
-        cutting.apply()
-        try:
-            difference = self.runner.difference(made) if mine else 0.0
-        except CompactionError as error:
-            return str(error)
-        if not difference <= self.tolerance:
-            return f"its outputs would differ by {difference:.3g}"
-        return _Made(made, difference), units
-
-    def units(self, made: nn.Module) -> list[Unit]:
-        """Return the blocks of a copy, with the units that stay."""
-        anatomy = read(made)
-        if anatomy is None:
-            return []
-        found = find(anatomy, lambda name: type(made.get_submodule(name)).__name__)
-        dead = [unit for unit in found if not bool(unit.alive.all())]
-        settle(found, equal=self.equal, align=self.align, at_least=self.at_least)
-        if dead:
-            constants.check(dead, self._inputs(dead))
-            settle(found, equal=self.equal, align=self.align, at_least=self.at_least)
-        return found
-
-    def copy(self) -> nn.Module:
-        """Return a copy of the model with weights of its own."""
-        return remade(self.model, lambda _, tensor: tensor.clone())
-
-    def _inputs(self, units: Iterable[Unit]) -> dict[str, Tensor]:
-        if self.inputs is None:
-            self.inputs = self.runner.inputs([unit.reader for unit in units])
-        return self.inputs
-
-
-def _without_channels(made: _Made, attempts: _Attempts, example_inputs: Any) -> tuple[int, list[str]]:
-    """Take dead channels out where there are any that no block has; return how many, and why some stay."""
-    if not channels.candidates(made.model):
-        return 0, []
-    try:
-        found = coupled(made.model, example_inputs)
-    except PlanError as error:
-        return 0, [f"dead channels stay: {error}"]
-    copy = remade(made.model, lambda _, tensor: tensor.clone())
-    count = channels.cut(copy, found, align=attempts.align)
-    if not count:
-        return 0, []
-    try:
-        difference = attempts.runner.difference(copy)
-    except CompactionError as error:
-        return 0, [f"dead channels stay: without them {error}"]
-    if not difference <= attempts.tolerance:
-        return 0, [f"dead channels stay: without them outputs would differ by {difference:.3g}"]
-    made.model = copy
-    return count, []
 
 
 def _width(unit: Unit) -> Width:
