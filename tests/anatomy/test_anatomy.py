@@ -402,10 +402,10 @@ def test_the_plan_shows_blocks_and_their_groups() -> None:
 
 
 def test_coarse_groups_are_noted() -> None:
-    assert planned("bert", pattern="head", sparsity="0.4").notes == (
-        "main/prune: whole groups make 50.00% of the 40.00% asked for",
-    )
-    assert planned("bert", pattern="head", sparsity="0.5").notes == ()
+    coarse, afterwards = planned("bert", pattern="head", sparsity="0.4").notes
+    assert coarse == "main/prune: whole groups make 50.00% of the 40.00% asked for"
+    assert planned("bert", pattern="head", sparsity="0.5").notes == (afterwards,)
+    assert afterwards.startswith("sparsify compact takes the dead heads out afterwards")
 
 
 def test_grouped_queries_lose_whole_groups_or_a_quota() -> None:
