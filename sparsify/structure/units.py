@@ -52,6 +52,17 @@ def living_neurons(block: FeedForward, mask: MaskOf) -> list[tuple[Weight, Tenso
     return [*((up, kept, False) for up in ups), (block.down, kept, True)]
 
 
+def kept_by_bias(block: FeedForward, mask: MaskOf) -> Tensor:
+    """Return which neurons live though their row of up is empty: they hand on act(gate) × their bias; bool, 1-D."""
+    silent = ~not_empty(block.down, mask, block.neurons, columns=True)
+    bias = block.up.bias()
+    if block.gate is None or bias is None:
+        return silent & ~silent
+    shifted = not_empty(bias, mask, block.neurons)
+    empty = ~not_empty(block.up, mask, block.neurons)
+    return empty & shifted & not_empty(block.gate, mask, block.neurons) & ~silent
+
+
 def not_empty(weight: Weight, mask: MaskOf, units: int, *, columns: bool = False) -> Tensor:
     """Return which of the equal runs of rows (or columns) of a matrix have something left; bool, 1-D."""
     cube = weight.cube(mask(weight)).flatten(1)
