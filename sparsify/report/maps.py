@@ -53,6 +53,14 @@ def columns_of(maps: list[tuple[Place, Cells]]) -> dict[Column, Place]:
     return found
 
 
+def begins_block(columns: dict[Column, Place]) -> list[Place]:
+    """Return the first place of each block that has a name, in the order of columns."""
+    found: dict[str, Place] = {}
+    for place in columns.values():
+        found.setdefault(place.block, place)
+    return [place for block, place in found.items() if block]
+
+
 def _factor(found: Maps) -> int:
     """Return how many cells a field with a hint is wide, so that there are not too many."""
     factor = 1
@@ -78,12 +86,11 @@ def _grid(stack: str, maps: list[tuple[Place, Cells]], factor: int) -> str:
 
 def _heads(columns: dict[Column, Place], left: float, y: float, step: float) -> list[str]:
     """Return the names of columns: roles, and above them blocks where there are several."""
-    parts, block = [], ""
-    for number, ((name, _), place) in enumerate(columns.items()):
+    parts, begins = [], begins_block(columns)
+    for number, place in enumerate(columns.values()):
         x = left + number * step
-        if name and name != block:
-            parts.append(marks.words(x, y - BLOCK, name, "faint", longest=24))
-        block = name
+        if place in begins:
+            parts.append(marks.words(x, y - BLOCK, place.block, "faint", longest=24))
         parts.append(marks.words(x + SIDE / 2, y, place.short_role, "ink", "middle", 9))
     return parts
 

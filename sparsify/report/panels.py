@@ -12,7 +12,7 @@ from sparsify.report.cells import Cells
 from sparsify.report.dots import opacity
 from sparsify.report.drawn import Place
 from sparsify.report.figures import BLUE, FIELD, GREY
-from sparsify.report.maps import columns_of
+from sparsify.report.maps import begins_block, columns_of
 from sparsify.report.widths import Widths
 
 ACROSS_HEADS, ACROSS_MAPS = 36, 10
@@ -53,7 +53,8 @@ def of_card(card: Card, note: str = "") -> Panel:
         for patches, colour in ((whole, BLUE), (holes, "white"), (lines, BLUE)):
             axes.add_collection(PatchCollection(patches, facecolor=colour, linewidth=0))
         right = max(card.width * (1 + GROUP_GAP * any(row.groups for row in card.rows)), ACROSS_HEADS)
-        _bare(axes, f"heads{f' of {card.name}' if card.name else ''}; holes are dead", note)
+        shared = "; over a line: one key/value head" if lines else ""
+        _bare(axes, f"heads{f' of {card.name}' if card.name else ''}: holes are dead{shared}", note)
         axes.set(xlim=(-0.6, right + 4), ylim=(len(card.rows) - 0.4, -0.6), ylabel="layer")
         axes.set_xticks([])
         axes.set_yticks(range(len(card.rows)), [figures.word(row.layer) for row in card.rows], fontsize=8)
@@ -96,9 +97,9 @@ def of_maps(stack: str, maps: list[tuple[Place, Cells]], note: str = "") -> Pane
             axes.imshow(_coloured(cells), extent=extent, interpolation="nearest", aspect="auto", zorder=1)
         _bare(axes, f"blocks{f' of {stack}' if stack else ''}: the stronger the colour, the less is zero", note)
         axes.set(xlim=(-0.5, max(len(columns), ACROSS_MAPS) - 0.5), ylim=(len(layers) - 0.5, -0.5), ylabel="layer")
-        names = [
-            "\n".join(map(figures.word, filter(None, (place.block, place.short_role)))) for place in columns.values()
-        ]
+        begins = begins_block(columns)
+        blocks = [figures.word(place.block) if place in begins else "" for place in columns.values()]
+        names = [f"{place.short_role}\n{block}" for place, block in zip(columns.values(), blocks, strict=True)]
         axes.set_xticks(range(len(columns)), names, fontsize=8)
         axes.set_yticks(range(len(layers)), list(map(figures.word, layers)), fontsize=8)
 

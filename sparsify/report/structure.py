@@ -17,6 +17,7 @@ from sparsify.report.told import sentences
 from sparsify.report.widths import widths
 
 DEAD_HEADS = "A row is a layer, a column a head; a hole is a head whose value rows, or output columns, are all zero."
+SHARED = "heads over one line share a key/value head, which is dead where the line is broken"
 WIDTHS = {
     "heads": "Living heads beside all heads of a layer.",
     "neurons": "Living neurons of a layer's feed-forward blocks beside all of them; a dead one has a row or a column "
@@ -49,7 +50,9 @@ class Structure:
         found = []
         shown, note = cards(self.living)
         if shown:
-            found.append(Section("Heads", _lead(DEAD_HEADS, note), [(card.name, punched(card)) for card in shown]))
+            shared = SHARED if any(row.groups for card in shown for row in card.rows) else ""
+            drawings = [(card.name, punched(card)) for card in shown]
+            found.append(Section("Heads", _lead(DEAD_HEADS, shared, note), drawings))
         drawn = [each for kind in KINDS if (each := widths(self.living, kind)) is not None]
         found += [
             Section(f"Width: {each.kind}", _lead(WIDTHS[each.kind], each.note), [("", bars(each))]) for each in drawn
