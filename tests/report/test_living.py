@@ -171,9 +171,8 @@ def test_a_packed_file_tells_the_same(tmp_path: Path) -> None:
     with torch.no_grad():
         kill(model)
     living = saved(model, tmp_path / "model")
-    call("compress", str(tmp_path / "model"), str(tmp_path / "packed"))
-    (packed,) = [path for path in (tmp_path / "packed", *tmp_path.glob("packed*/*")) if path.is_file()][:1]
-    assert report(packed).structure.living == living
+    call("pack", str(tmp_path / "model"), str(tmp_path / "model.packed"))
+    assert report(tmp_path / "model.packed").structure.living == living
 
 
 def nothing(folder: Path) -> None:
