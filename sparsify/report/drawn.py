@@ -90,7 +90,8 @@ def choose(anatomy: Anatomy) -> Chosen:
 
 
 def _matrices(layer: Layer) -> list[tuple[str, str, Weight]]:
-    """Return (block, role, weight) of attention and feed-forward blocks."""
+    """Return (block, role, weight) of attention and feed-forward blocks, but for those of width 0."""
     named: list[tuple[str, Block]] = list(zip(block_labels(layer, layer.attentions), layer.attentions, strict=True))
     named += zip(block_labels(layer, layer.feed_forwards), layer.feed_forwards, strict=True)
-    return [(name, role, weight) for name, block in named for role, weight in block.roles()]
+    every = [(name, role, weight) for name, block in named for role, weight in block.roles()]
+    return [each for each in every if each[2].geometry.elements]

@@ -16,9 +16,9 @@ def sentences(living: Living) -> list[tuple[str, str]]:
     for kind in KINDS:
         units = living.of(kind)
         if living.told(kind):
-            found.append((kind, _alive(units)))
+            found.append((kind, _alive(living, units)))
             if any(each.groups for each in units):
-                found.append(("key/value heads", _groups(units)))
+                found.append(("key/value heads", _groups(living, units)))
     for kind in KINDS:
         if bare := _bare(living, kind):
             found.append((f"no {kind} left in", _layers(bare)))
@@ -27,30 +27,31 @@ def sentences(living: Living) -> list[tuple[str, str]]:
     return found
 
 
-def _alive(units: Sequence[Units]) -> str:
+def _alive(living: Living, units: Sequence[Units]) -> str:
     alive, total = sum(each.alive for each in units), sum(each.total for each in units)
-    return f"{alive:,} of {total:,} alive ({_per_layer(units, [each.alive for each in units])})"
+    return f"{alive:,} of {total:,} alive ({_per_layer(living, units, [each.alive for each in units])})"
 
 
-def _groups(units: Sequence[Units]) -> str:
+def _groups(living: Living, units: Sequence[Units]) -> str:
     grouped = [each for each in units if each.groups]
     alive = [each.groups - len(each.dead_groups()) for each in grouped]
     total = sum(each.groups for each in grouped)
-    return f"{sum(alive):,} of {total:,} alive ({_per_layer(grouped, alive)})"
+    return f"{sum(alive):,} of {total:,} alive ({_per_layer(living, grouped, alive)})"
 
 
-def _per_layer(units: Sequence[Units], alive: Sequence[int]) -> str:
-    """Return the living units of every layer, stack by stack; blocks of one layer are added."""
-    stacks: dict[str, dict[str, int]] = {}
+def _per_layer(living: Living, units: Sequence[Units], alive: Sequence[int]) -> str:
+    """Return the living units of every layer, stack by stack; a dash where it has none of the kind, dead or alive."""
+    counts: dict[str, int] = {}
     for each, count in zip(units, alive, strict=True):
-        layers = stacks.setdefault(each.stack, {})
-        layers[each.layer] = layers.get(each.layer, 0) + count
+        counts[each.layer] = counts.get(each.layer, 0) + count
+    stacks: dict[str, dict[str, None]] = {each.stack: {} for each in units}
+    for each in living.units:
+        stacks.get(each.stack, {})[each.layer] = None
     most = max(MOST_LAYERS // max(len(stacks), 1), 4)
     rows = []
     for stack, layers in list(stacks.items())[:MOST_LAYERS]:
-        counts = [f"{count}" for count in layers.values()]
-        more = " …" if len(counts) > most else ""
-        rows.append(f"{f'{stack}: ' if stack else ''}{' '.join(counts[:most])}{more}")
+        shown = [f"{counts.get(layer, '–')}" for layer in list(layers)[:most]]
+        rows.append(f"{f'{stack}: ' if stack else ''}{' '.join(shown)}{' …' if len(layers) > most else ''}")
     return f"per layer: {'; '.join(rows)}"
 
 

@@ -35,8 +35,9 @@ def living_heads(block: Attention, mask: MaskOf) -> list[tuple[Weight, Tensor, b
     """Return (matrix, which of its heads live, whether they are its columns); see `living`."""
     outputs = not_empty(block.output, mask, block.heads, columns=True)
     values = not_empty(block.value, mask, block.groups)
-    queries = outputs & values.repeat_interleave(block.heads // block.groups)
-    groups = queries.view(block.groups, -1).any(1)
+    size = block.heads // max(block.groups, 1)
+    queries = outputs & values.repeat_interleave(size)
+    groups = queries.view(block.groups, size).any(1)
     lives = (groups,) if block.interleaved else (queries, groups, groups)
     rows = zip(block.projections, lives, strict=True)
     return [*((weight, kept, False) for weight, kept in rows), (block.output, queries, True)]
@@ -67,7 +68,7 @@ def not_empty(weight: Weight, mask: MaskOf, units: int, *, columns: bool = False
     """Return which of the equal runs of rows (or columns) of a matrix have something left; bool, 1-D."""
     cube = weight.cube(mask(weight)).flatten(1)
     lines = cube.any(0) if columns else cube.any(1)
-    return lines.view(units, -1).any(1)
+    return lines.view(units, len(lines) // max(units, 1)).any(1)
 
 
 def _parts(weight: Weight, units: int, columns: bool) -> list[Part]:

@@ -18,6 +18,7 @@ from sparsify.anatomy import Attention, read
 from sparsify.compaction.units import find
 from sparsify.report.folder import read as report
 from sparsify.report.living import Living, Units
+from sparsify.report.told import sentences
 from tests.compaction.dead import empty_columns, empty_rows, kill, kill_heads, kill_neurons, lines
 from tests.compaction.test_ways import WAYS, blocks
 from tests.experts import mixtral
@@ -164,6 +165,37 @@ def test_a_smaller_model_with_other_widths_in_every_layer(tmp_path: Path) -> Non
     assert [units.total for units in found.living.of("neurons")] == [48, 47]
     assert ("neurons", "95 of 95 alive (per layer: 48 47)") in found.facts()
     assert [section.heading for section in found.sections()] == ["Width: neurons"], "nothing is zero"
+
+
+def test_a_layer_that_lost_all_and_left(tmp_path: Path) -> None:
+    """A block of width 0 is no block any more; the layer still has its place. Nor is there anything to cut again."""
+    from tests.anatomy.declared import make
+
+    model = make("BertForSequenceClassification")
+    attention, ffn = blocks(model)
+    with torch.no_grad():
+        kill_heads(attention, torch.arange(attention.groups))
+        kill_neurons(ffn, torch.arange(ffn.neurons))
+    smaller = compact(model)
+    sparsify.save(smaller, tmp_path)
+    found = report(tmp_path).structure
+    total = sum(units.total for units in found.living.of("neurons"))
+    assert ("neurons", f"{total} of {total} alive (per layer: 0 {total})") in found.facts()
+    assert ("nothing left in", "layer 0") in found.facts()
+    assert [section.heading for section in found.sections()] == ["Width: neurons"]
+    assert by_report(found.living) == by_compaction(smaller)
+    before = sum(parameter.numel() for parameter in smaller.parameters())
+    assert sum(parameter.numel() for parameter in compact(smaller).parameters()) == before
+
+
+def test_layers_without_heads_keep_their_place() -> None:
+    def units(kind: Any, layer: str, dead: tuple[int, ...]) -> Units:
+        return Units(kind, "", layer, "", 4, dead)
+
+    living = Living(
+        (units("heads", "0", (1,)), *(units("neurons", f"{n}", ()) for n in range(3)), units("heads", "2", ()))
+    )
+    assert sentences(living) == [("heads", "7 of 8 alive (per layer: 3 – 4)")]
 
 
 def test_a_packed_file_tells_the_same(tmp_path: Path) -> None:
