@@ -111,4 +111,4 @@ def _page(found: FolderReport) -> str:
         "Zeros are counted in the saved files; a dense format stores them, so only compression makes the file smaller."
     )
     details = [(("tensor", "weights", "not zero", "zeros"), counts)]
-    return page(found.title(), lead, tables, found.picture().svg, sections, details)
+    return page(found.title(), lead, tables, found.picture().svg, sections, details, found.structure.sections())

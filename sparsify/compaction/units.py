@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsify.anatomy import Anatomy, Attention, FeedForward, Layer
 from sparsify.compaction.cutting import Cutting
 from sparsify.layers import Weight
-from sparsify.structure.units import living_heads, living_neurons, not_empty
+from sparsify.structure.units import kept_by_bias, living_heads, living_neurons, not_empty
 
 
 @dataclass
@@ -76,7 +76,7 @@ def find(anatomy: Anatomy, kinds: Callable[[str], str]) -> list[Unit]:
             output = unit.output
             unit.silent = ~not_empty(output, _nonzero, count, columns=True).cpu()
             if isinstance(block, FeedForward):
-                _keep_scaled(unit, block)
+                unit.keep(kept_by_bias(block, _nonzero).cpu(), "the bias of up is scaled by the gate")
             found.append(unit)
     return found
 
@@ -88,17 +88,6 @@ def blocks_of(layer: Layer | Anatomy) -> list[Attention | FeedForward]:
 
 def _nonzero(weight: Weight) -> Tensor:
     return weight.tensor != 0
-
-
-def _keep_scaled(unit: Unit, block: FeedForward) -> None:
-    """A neuron whose row of up is empty hands on act(gate) × its bias: it lives, unless its gate is empty too."""
-    bias = block.up.bias()
-    if block.gate is None or bias is None:
-        return
-    shifted = (bias.tensor != 0).cpu()
-    gated = not_empty(block.gate, _nonzero, block.neurons).cpu()
-    empty = ~not_empty(block.up, _nonzero, block.neurons).cpu()
-    unit.keep(empty & shifted & gated & ~unit.silent, "the bias of up is scaled by the gate")
 
 
 def settle(units: Iterable[Unit], *, equal: bool, align: int, at_least: int = 0) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sparsify import density
 from sparsify.anatomy import read
@@ -15,6 +15,7 @@ from sparsify.density import Count, total
 from sparsify.errors import StateError
 from sparsify.layers import Weight, aliases, all_weights
 from sparsify.report.apart import Apart
+from sparsify.report.labels import layer_labels
 from sparsify.report.saved import Saved
 
 CONVENTIONS = {
@@ -58,12 +59,13 @@ def count(
     targeted: Iterable[Weight] = (),
     renamed: Mapping[str, str] | None = None,
     apart: Mapping[str, Apart] | None = None,
+    look: Callable[[str, Tensor, Apart | None], None] = lambda name, tensor, piece: None,
 ) -> Census:
     """Count the zeros in the files of `saved`, each tensor read once.
 
     `model` has the architecture (the meta device will do), `targeted` are weights of it; `renamed` says which names in
     the files are other names in the model, `apart` which tensors are rows of a parameter. Tensors are listed under the
-    model's names.
+    model's names. `look` is shown every tensor that is counted: with its parameter's name, and which rows of it it is.
     """
     census = Census()
     counted: dict[str, Count] = {}
@@ -82,6 +84,7 @@ def count(
             for weight in wanted.get(name, ()):
                 mine = piece.of(weight, tensor)
                 counted[weight.name] = total([counted.get(weight.name, Count(0, 0)), density.count(mine)])
+            look(name, tensor, piece)
             continue
         census.tensors[name] = density.count(tensor)
         for weight in wanted.get(name, ()):
@@ -89,6 +92,7 @@ def count(
                 shapes = " and ".join("×".join(map(str, t.shape)) or "one number" for t in (tensor, weight.parameter))
                 raise StateError(f"{saved.path}: {name} has other sizes in the file and in the model: {shapes}")
             counted[weight.name] = density.count(weight.region(tensor))
+        look(name, tensor, None)
     census.conventions["model"] = total(census.tensors.values())
     if model is not None:
         _by_structure(census, model, counted, list(targeted))
@@ -109,25 +113,15 @@ def _regions(model: nn.Module | None, targeted: Iterable[Weight]) -> dict[str, l
     return {name: list(each.values()) for name, each in found.items()}
 
 
-def _short(stacks: Iterable[str]) -> dict[str, str]:
-    """Return a name for each stack: none for the only one, else what its container lies in, or its whole name."""
-    every = list(dict.fromkeys(stacks))
-    if len(every) == 1:
-        return {every[0]: ""}
-    short = {stack: (stack.rpartition(".")[0].rpartition(".")[2] or stack) for stack in every}
-    alike = Counter(short.values())
-    return {stack: name if alike[name] == 1 and not name.isdecimal() else stack for stack, name in short.items()}
-
-
 def _by_structure(census: Census, model: nn.Module, counted: dict[str, Count], targeted: list[Weight]) -> None:
     of = census.conventions
     anatomy = read(model)
     if targeted:
         of["targeted"] = total(counted[weight.name] for weight in targeted if weight.name in counted)
     if anatomy is not None:
-        short = _short([layer.stack for layer in anatomy.layers])
+        labels = layer_labels(anatomy.layers)
         for layer in anatomy.layers:
-            label = f"{short[layer.stack]} {layer.index}".strip()
+            label = labels[layer.name]
             for role, weight in layer.roles():
                 if weight.name in counted:
                     row = census.grid.setdefault(role or "other", {})

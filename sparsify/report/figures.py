@@ -11,6 +11,9 @@ from typing import Any
 from sparsify.escaping import one_line
 
 BLUE, ORANGE, GREEN, GREY = "#2a6fbb", "#e07b39", "#4b9b6a", "#8a8f98"
+FIELD = "#eef1f4"
+"""The ground of what is filled."""
+
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,

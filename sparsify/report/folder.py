@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsify.anatomy import read as anatomy
 from sparsify.density import Count
 from sparsify.errors import SparsifyError, first_line
 from sparsify.outcome import RECIPE, REPORT
@@ -21,6 +22,8 @@ from sparsify.report.census import CONVENTIONS, Census, count
 from sparsify.report.findings import findings
 from sparsify.report.picture import Curves, Picture, draw
 from sparsify.report.size import Size, size_of
+from sparsify.report.structure import Structure
+from sparsify.report.watch import Watch
 from sparsify.report.written import Planned, Written, read_written
 
 FORMAT = 1
@@ -41,6 +44,7 @@ class FolderReport:
     """`report.json`, if there is one."""
 
     notes: list[str] = field(default_factory=list)
+    structure: Structure = field(default_factory=Structure)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -61,7 +65,7 @@ class FolderReport:
     def picture(self) -> Picture:
         """Draw curves and layers."""
         shown = {name: c for name, c in self.census.tensors.items() if name.endswith("weight")}
-        return draw(self.title(), self.curves(), shown, self.census.grid or None)
+        return draw(self.title(), self.curves(), shown, self.census.grid or None, self.structure.panels())
 
     def densities(self) -> list[tuple[str, ...]]:
         """Return (convention, weights, not zero, zeros, what is counted) as text."""
@@ -75,6 +79,7 @@ class FolderReport:
         if training:
             rows.append(("training", f"{training.steps} steps, {training.seconds:.0f} s"))
         rows += findings(self.written)
+        rows += self.structure.facts()
         if self.plan is not None and self.plan.coverage is not None:
             rows.append(("covered", str(self.plan.coverage).removeprefix("covers ")))
         rows.append(("weights on disk", f"{self.size.raw:,} bytes"))
@@ -91,6 +96,7 @@ class FolderReport:
             "recipe": {"name": self.recipe.name, "sha256": self.recipe.resolve().sha256} if self.recipe else None,
             "metrics": self.metrics,
             **self.census.to_dict(),
+            "structure": self.structure.to_dict(),
             "bytes": self.size.to_dict(),
             "curves": {
                 name: [list(point) for point in points]
@@ -124,9 +130,11 @@ def _read(path: Path, files: saved.Saved, beside: Path) -> FolderReport:
     plan = _plan(recipe, model, written.plan, notes) if recipe and model is not None else None
     targeted = plan.targeted() if plan else []
     renamed, split = (saved_names(model), apart(model)) if model is not None else ({}, {})
-    census = count(files, model, targeted, renamed, split)
+    watch = Watch(model, anatomy(model)) if model is not None else None
+    census = count(files, model, targeted, renamed, split, *([watch] if watch else []))
     notes += [f"not counted: {number} tensor{'s' * (number > 1)} of {kind}" for kind, number in census.others.items()]
-    return FolderReport(path, census, size_of(files.files), recipe, plan, written, notes)
+    structure = Structure(watch.living(), watch.maps()) if watch else Structure()
+    return FolderReport(path, census, size_of(files.files), recipe, plan, written, notes, structure)
 
 
 def _architecture(directory: Path, notes: list[str]) -> nn.Module | None:

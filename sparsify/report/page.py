@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sparsify.escaping import html
 
@@ -10,22 +11,47 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2128; }}
+:root {{ color-scheme: light dark; --ground: #ffffff; --ink: #1c2128; --faint: #57606a; --line: #d8dee4;
+  --field: #eef1f4; --card: #2a6fbb; --hole: #ffffff; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ground: #14181d; --ink: #e3e7ec; --faint: #9aa4af; --line: #343b44;
+    --field: #232a32; --card: #4f8fd8; --hole: #14181d; }}
+}}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+  color: var(--ink); background: var(--ground); }}
+h1, td {{ overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; margin: 1rem 0; }}
-th, td {{ padding: .3rem 1rem .3rem 0; border-bottom: 1px solid #d8dee4; text-align: right; }}
+th, td {{ padding: .3rem 1rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; }}
 th:first-child, td:first-child {{ text-align: left; }}
-th:last-child, td:last-child {{ text-align: left; color: #57606a; }}
+th:last-child, td:last-child {{ text-align: left; color: var(--faint); }}
 svg {{ width: 100%; height: auto; }}
-pre {{ background: #f6f8fa; padding: 1rem; overflow-x: auto; font-size: 13px; }}
+pre {{ background: var(--field); padding: 1rem; overflow-x: auto; font-size: 13px; }}
+.wide {{ overflow-x: auto; margin: .5rem 0 1rem; }}
+.look {{ display: block; font: 11px system-ui, sans-serif; }}
+.ink {{ fill: var(--ink); }} .faint {{ fill: var(--faint); }}
+.card {{ fill: var(--card); }} .hole {{ fill: var(--hole); }} .ground {{ fill: var(--field); }}
+.edge {{ fill: none; stroke: var(--faint); stroke-width: .7; stroke-dasharray: 2 2; }}
+.clear {{ fill: transparent; }} .clear:hover, .card:hover {{ stroke: var(--ink); stroke-width: 1; }}
 </style></head><body>
 <h1>{title}</h1>
 <p>{lead}</p>
 {tables}
 {svg}
+{figures}
 {details}
 {sections}
 </body></html>
 """
+
+
+@dataclass(frozen=True)
+class Section:
+    """Drawings, each with a name (maybe none) above it."""
+
+    heading: str
+    lead: str
+    drawings: Sequence[tuple[str, str]]
+    """(name, inline SVG)."""
 
 
 def page(
@@ -35,9 +61,11 @@ def page(
     svg: str,
     sections: Sequence[tuple[str, str]],
     details: Sequence[tuple[Sequence[str], Sequence[Sequence[str]]]] = (),
+    figures: Sequence[Section] = (),
 ) -> str:
     """Return the page as HTML text. `tables`, and `details` below the picture, are (header, rows),
-    `sections` (heading, text as it stands). Everything but `svg` is escaped.
+    `sections` (heading, text as it stands), `figures` drawings of ours under a heading. Everything is escaped but `svg`
+    and the drawings, which are made of escaped text.
     """
     return _PAGE.format(
         title=html(title),
@@ -45,8 +73,15 @@ def page(
         tables="\n".join(_table(header, rows) for header, rows in tables),
         details="\n".join(_table(header, rows) for header, rows in details),
         svg=svg[svg.index("<svg") :],
+        figures="\n".join(map(_section, figures)),
         sections="\n".join(f"<h2>{html(heading)}</h2><pre>{html(text)}</pre>" for heading, text in sections if text),
     )
+
+
+def _section(section: Section) -> str:
+    parts = [f"<h2>{html(section.heading)}</h2><p>{html(section.lead)}</p>"]
+    parts += [f"{f'<h3>{html(name)}</h3>' if name else ''}{drawing}" for name, drawing in section.drawings]
+    return "\n".join(parts)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

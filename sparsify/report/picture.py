@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from sparsify.density import Count
 from sparsify.report import figures
 from sparsify.report.figures import BLUE, GREY, ORANGE
+from sparsify.report.panels import Panel
 
 MOST_ROWS, MOST_COLUMNS = 200, 200
 """Tensors or roles, and layers, that are drawn; the table has all."""
@@ -28,33 +30,67 @@ class Curves:
     reference: float | None = None
     """The dense model's metric, drawn as a line."""
 
+    @property
+    def drawable(self) -> bool:
+        """Whether there is anything to draw."""
+        return bool(self.sparsity or self.target or self.metric)
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure in both forms."""
+    """A figure, drawn when it is asked for."""
 
-    png: bytes
-    svg: str = field(repr=False)
+    make: Callable[[bool], Any] = field(repr=False)
+    """Returns the figure, with or without its panels."""
+
+    @cached_property
+    def png(self) -> bytes:
+        """The whole picture."""
+        with figures.drawing():
+            return figures.render(self.make(True), "png")
+
+    @cached_property
+    def svg(self) -> str:
+        """The picture without its panels: a page has drawings of its own for them, which tell more."""
+        with figures.drawing():
+            return figures.render(self.make(False), "svg").decode()
 
 
 def draw(
-    title: str, curves: Curves, tensors: Mapping[str, Count], grid: Mapping[str, Mapping[str, Count]] | None = None
+    title: str,
+    curves: Curves,
+    tensors: Mapping[str, Count],
+    grid: Mapping[str, Mapping[str, Count]] | None = None,
+    panels: Sequence[Panel] = (),
 ) -> Picture:
-    """Draw the schedule with the metric above; below it `grid` (role → layer → count), or a bar for every tensor."""
+    """Draw the schedule with the metric above, if there is one, and `panels` below.
+
+    Between them is `grid` (role → layer → count), or a bar for every tensor.
+    """
+    return Picture(lambda whole: _figure(title, curves, tensors, grid, panels if whole else ()))
+
+
+def _figure(
+    title: str,
+    curves: Curves,
+    tensors: Mapping[str, Count],
+    grid: Mapping[str, Mapping[str, Count]] | None,
+    panels: Sequence[Panel],
+) -> Any:
     from matplotlib.figure import Figure
 
-    with figures.drawing():
-        lines = min(len(grid), MOST_ROWS) * 1.8 if grid else min(len(tensors), MOST_ROWS)
-        below = 0.22 * max(lines, 4)
-        figure = Figure(figsize=(10, 3.6 + below), dpi=120, layout="constrained")
-        upper, lower = figure.subplots(2, 1, height_ratios=[3.2, below + 0.6])
-        figure.suptitle(figures.title(title), fontweight="bold")
-        _schedule(upper, curves)
-        if grid:
-            _grid(lower, grid)
-        else:
-            _tensors(lower, tensors)
-        return Picture(figures.render(figure, "png"), figures.render(figure, "svg").decode())
+    lines = min(len(grid), MOST_ROWS) * 1.8 if grid else min(len(tensors), MOST_ROWS)
+    below = 0.22 * max(lines, 4)
+    counts = Panel(below + 0.6, lambda axes: _grid(axes, grid) if grid else _tensors(axes, tensors))
+    over_time = [Panel(3.2, lambda axes: _schedule(axes, curves))] if curves.drawable else []
+    parts = [*over_time, counts, *panels]
+    heights = [part.height for part in parts]
+    figure = Figure(figsize=(10, sum(heights) + 0.4), dpi=120, layout="constrained")
+    rows = figure.subplots(len(parts), 1, height_ratios=heights, squeeze=False)[:, 0]
+    figure.suptitle(figures.title(title), fontweight="bold")
+    for part, axes in zip(parts, rows, strict=True):
+        part.draw(axes)
+    return figure
 
 
 def _percent(digits: int) -> Any:

@@ -35,8 +35,9 @@ def living_heads(block: Attention, mask: MaskOf) -> list[tuple[Weight, Tensor, b
     """Return (matrix, which of its heads live, whether they are its columns); see `living`."""
     outputs = not_empty(block.output, mask, block.heads, columns=True)
     values = not_empty(block.value, mask, block.groups)
-    queries = outputs & values.repeat_interleave(block.heads // block.groups)
-    groups = queries.view(block.groups, -1).any(1)
+    size = block.heads // max(block.groups, 1)
+    queries = outputs & values.repeat_interleave(size)
+    groups = queries.view(block.groups, size).any(1)
     lives = (groups,) if block.interleaved else (queries, groups, groups)
     rows = zip(block.projections, lives, strict=True)
     return [*((weight, kept, False) for weight, kept in rows), (block.output, queries, True)]
@@ -52,11 +53,22 @@ def living_neurons(block: FeedForward, mask: MaskOf) -> list[tuple[Weight, Tenso
     return [*((up, kept, False) for up in ups), (block.down, kept, True)]
 
 
+def kept_by_bias(block: FeedForward, mask: MaskOf) -> Tensor:
+    """Return which neurons live though their row of up is empty: they hand on act(gate) × their bias; bool, 1-D."""
+    silent = ~not_empty(block.down, mask, block.neurons, columns=True)
+    bias = block.up.bias()
+    if block.gate is None or bias is None:
+        return silent & ~silent
+    shifted = not_empty(bias, mask, block.neurons)
+    empty = ~not_empty(block.up, mask, block.neurons)
+    return empty & shifted & not_empty(block.gate, mask, block.neurons) & ~silent
+
+
 def not_empty(weight: Weight, mask: MaskOf, units: int, *, columns: bool = False) -> Tensor:
     """Return which of the equal runs of rows (or columns) of a matrix have something left; bool, 1-D."""
     cube = weight.cube(mask(weight)).flatten(1)
     lines = cube.any(0) if columns else cube.any(1)
-    return lines.view(units, -1).any(1)
+    return lines.view(units, len(lines) // max(units, 1)).any(1)
 
 
 def _parts(weight: Weight, units: int, columns: bool) -> list[Part]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparsify.report.census import _short
+from sparsify.report.labels import short_stacks
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,4 @@ from sparsify.report.census import _short
     ],
 )
 def test_every_stack_has_a_name_of_its_own(stacks: list[str], names: list[str]) -> None:
-    assert list(_short(stacks).values()) == names
+    assert list(short_stacks(stacks).values()) == names
