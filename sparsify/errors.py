@@ -98,6 +98,10 @@ class CompactionError(SparsifyError):
     """A model that cannot be made smaller as it is, or a smaller one that would not be the same."""
 
 
+class KernelError(SparsifyError):
+    """Kernels that cannot be used on a model as it is, or where it is."""
+
+
 class ScoreError(SparsifyError):
     """Scores that cannot be ranked (NaN or infinite)."""
 

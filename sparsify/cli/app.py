@@ -19,6 +19,7 @@ from sparsify.cli import (
     export,
     new,
     pack,
+    permute,
     plan,
     recipes,
     report,
@@ -88,6 +89,7 @@ app.command("train")(train.train)
 app.command("report")(report.report)
 app.command("diff")(diff.diff)
 app.command("compact")(compact.compact)
+app.command("permute")(permute.permute)
 app.command("pack")(pack.pack)
 app.command("unpack")(unpack.unpack)
 app.command("export")(export.export)
