@@ -31,9 +31,7 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     base: Any = unwrap(model)
     folder = Path(folder)
     if any(isinstance(each, torch.sparse.SparseSemiStructuredTensor) for each in base.parameters()):
-        raise StateError(
-            "weights have the form of 2:4 kernels, which no file holds: call sparsify.to_dense(model) first"
-        )
+        raise StateError("weights have the form of 2:4 kernels, which no file holds: sparsify.to_dense(model) first")
     config = vars(base).get("config")
     if folder.exists() and not is_model(folder):
         raise StateError(f"{folder} holds something that is no model: it would be replaced; choose another folder")

@@ -5,6 +5,7 @@ Columns of a matrix are looked at as rows: [columns, rows], magnitudes. Groups a
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Found:
 
 def kept(columns: Tensor, n: int, m: int) -> float:
     """Return how much of the magnitudes [columns, rows] a mask keeps that has the top n of every m neighbours."""
-    groups = columns.double().view(-1, m, columns.shape[1])
+    groups = columns.double().view(len(columns) // m, m, columns.shape[1])
     return float(groups.topk(n, dim=1).values.sum())
 
 
@@ -61,7 +62,7 @@ def search(
     order = torch.arange(count)
     width = min(MOST_COLUMNS // m * m, count)
     in_time = True
-    rounds = 1 if width == count else -((-2 * count // width) ** 2)  # so that most pairs have met
+    rounds = 1 if width == count else math.ceil(2 * count / width) ** 2  # so that most pairs have met
     for _ in range(rounds):
         if now() >= deadline:
             in_time = False

@@ -111,7 +111,7 @@ class Descent:
     def _refresh(self, places: Tensor) -> None:
         """Compute anew what depends on the columns at some places, which are whole groups."""
         n, m = self.n, self.m
-        groups = self.columns[places].view(-1, m, self.columns.shape[1])
+        groups = self.columns[places].view(len(places) // m, m, self.columns.shape[1])
         ranked = groups.sort(dim=1, descending=True).values
         inside = groups >= ranked[:, n - 1 : n]
         top = ranked[:, : n - 1].sum(1, keepdim=True)
