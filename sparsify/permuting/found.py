@@ -66,7 +66,7 @@ class Permuted:
 
     seconds: float
     in_time: bool
-    """Whether every search ended by itself: then one seed gives one result."""
+    """Whether every search ended by itself: then one seed gives one result on one machine."""
 
     notes: tuple[str, ...]
     """Why blocks stay as they are."""

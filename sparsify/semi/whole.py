@@ -157,7 +157,8 @@ def _run(model: nn.Module, sample: Any, failing: str) -> None:
     """Run a model in evaluation mode, on its own random numbers. Raises KernelError that begins with `failing`."""
     args = sample if isinstance(sample, (tuple, list)) else () if isinstance(sample, Mapping) else (sample,)
     named = sample if isinstance(sample, Mapping) else {}
-    with _evaluating(model), torch.random.fork_rng(), torch.no_grad():
+    cards = sorted({each.device.index for each in model.parameters() if each.is_cuda})
+    with _evaluating(model), torch.random.fork_rng(devices=cards), torch.no_grad():
         try:
             model(*args, **named)
         except Exception as error:  # whatever a model does

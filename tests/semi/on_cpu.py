@@ -97,7 +97,7 @@ class Net(nn.Module):
         self.apart = nn.utils.parametrizations.weight_norm(nn.Linear(64, 64))
         self.attention = nn.MultiheadAttention(64, 2)
         self.bfloat16()
-        self.float = nn.Linear(64, 64)
+        self.single = nn.Linear(64, 64)
         with torch.no_grad():
             for module in self.modules():
                 if isinstance(module, nn.Linear) and module is not self.dense and module is not self.apart:

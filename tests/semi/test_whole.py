@@ -34,7 +34,7 @@ def test_every_layer_is_converted_or_has_its_reason() -> None:
         "tied": "tied: it is table.weight too",
         "apart": "its weight is computed from others (parametrized)",
         "attention.out_proj": "a NonDynamicallyQuantizableLinear uses its weight in its own way",
-        "float": "dtype float32: there are kernels for float16, bfloat16",
+        "single": "dtype float32: there are kernels for float16, bfloat16",
     }
 
 
@@ -64,6 +64,9 @@ def test_the_model_is_the_same_and_can_be_taken_back() -> None:
     assert why(again)["first"] == "it is converted already"
     with pytest.raises(StateError, match="to_dense"):
         sparsify.save(model, "never-written")
+    recipe = Recipe.parse("version: 1\nmodifiers:\n  - {type: prune, sparsity: 0.5, targets: first}\n")
+    with pytest.raises(sparsify.PlanError, match=r"first\.weight.* has the form of 2:4 kernels.*to_dense"):
+        Manager(recipe).apply(model, torch.optim.SGD(model.dense.parameters(), lr=0.1), total_steps=9)
     assert to_dense(model) == chosen.sparse == ("first", "second")
     assert to_dense(model) == ()
     assert model.first.weight.requires_grad
