@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sparsify.errors import (
         CompactionError,
         HookError,
+        KernelError,
         PlanError,
         RecipeError,
         ScoreError,
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
     )
     from sparsify.layers import register_layer
     from sparsify.manager import Manager
+    from sparsify.permuting import permute_for_n_m
     from sparsify.plan import Plan
     from sparsify.recipe import Recipe
+    from sparsify.semi import to_dense, to_semi_structured
 
 _PUBLIC = {
     "CompactionError": "errors",
     "Density": "density",
     "HookError": "errors",
+    "KernelError": "errors",
     "Manager": "manager",
     "Plan": "plan",
     "PlanError": "errors",
@@ -41,14 +45,18 @@ _PUBLIC = {
     "compact": "compaction",
     "load": "compaction",
     "measure": "density",
+    "permute_for_n_m": "permuting",
     "register_layer": "layers",
     "save": "compaction",
+    "to_dense": "semi",
+    "to_semi_structured": "semi",
 }
 
 __all__ = [
     "CompactionError",
     "Density",
     "HookError",
+    "KernelError",
     "Manager",
     "Plan",
     "PlanError",
@@ -62,8 +70,11 @@ __all__ = [
     "compact",
     "load",
     "measure",
+    "permute_for_n_m",
     "register_layer",
     "save",
+    "to_dense",
+    "to_semi_structured",
 ]
 
 

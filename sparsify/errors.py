@@ -102,6 +102,10 @@ class BenchmarkError(SparsifyError):
     """A measurement that cannot be made, or results that cannot be drawn together."""
 
 
+class KernelError(SparsifyError):
+    """Kernels that cannot be used on a model as it is, or where it is."""
+
+
 class ScoreError(SparsifyError):
     """Scores that cannot be ranked (NaN or infinite)."""
 

@@ -20,6 +20,7 @@ from sparsify.cli import (
     export,
     new,
     pack,
+    permute,
     plan,
     recipes,
     report,
@@ -89,6 +90,7 @@ app.command("train")(train.train)
 app.command("report")(report.report)
 app.command("diff")(diff.diff)
 app.command("compact")(compact.compact)
+app.command("permute")(permute.permute)
 app.command("pack")(pack.pack)
 app.command("unpack")(unpack.unpack)
 app.command("benchmark")(benchmark.benchmark)

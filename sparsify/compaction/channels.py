@@ -7,17 +7,18 @@ from torch import Tensor, nn
 
 from sparsify.anatomy import read
 from sparsify.compaction.cutting import COLUMNS, ROWS, follow, narrow_norm
-from sparsify.compaction.units import blocks_of, first_of
+from sparsify.compaction.units import first_of
 from sparsify.layers import all_weights
 from sparsify.layers.weight import CONVOLUTIONS, TRANSPOSED
 from sparsify.structure.channels.data import Channels, ChannelSet
+from sparsify.structure.orders import blocks
 
 
 def candidates(model: nn.Module) -> bool:
     """Whether a channel may be dead that belongs to no block: some matrix outside has a row of zeros."""
     anatomy = read(model)
-    blocks = blocks_of(anatomy) if anatomy else []
-    inside = {id(weight.parameter) for block in blocks for _, weight in block.roles()}
+    found = blocks(anatomy) if anatomy else []
+    inside = {id(weight.parameter) for block in found for _, weight in block.roles()}
     for weight in all_weights(model):
         if id(weight.parameter) not in inside:
             cube = weight.cube(weight.tensor)

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from sparsify import widths
 from sparsify.checkpoint import replace_folder
 from sparsify.compaction.saving import is_model, save
@@ -34,10 +36,7 @@ def compact_folder(
     `out` cannot be written, or is no place for it.
     """
     directory, out = Path(directory), Path(out)
-    if out.exists() and directory.resolve() == out.resolve():
-        raise StateError(f"{out} is the folder that is read: write to another one")
-    if out.exists() and not is_model(out):
-        raise StateError(f"{out} holds something that is no model: it would be replaced; choose another folder")
+    check_places(directory, out)
     found = compacted(
         from_folder(directory, dtype="auto"),
         example_inputs=inputs,
@@ -46,15 +45,28 @@ def compact_folder(
         at_least=at_least,
         tolerance=tolerance,
     )
+    write_beside(found.model, directory, out)
+    return found
+
+
+def check_places(directory: Path, out: Path) -> None:
+    """Raise StateError where `out` is no place for what is made of the model in `directory`."""
+    if out.exists() and directory.resolve() == out.resolve():
+        raise StateError(f"{out} is the folder that is read: write to another one")
+    if out.exists() and not is_model(out):
+        raise StateError(f"{out} holds something that is no model: it would be replaced; choose another folder")
+
+
+def write_beside(model: nn.Module, directory: Path, out: Path) -> None:
+    """Write what was made of the model in `directory` to `out`, with the files that go along. Raises StateError."""
 
     def fill(made: Path) -> None:
-        save(found.model, made)
+        save(model, made)
         for path in sorted(directory.iterdir()):
             if path.is_file() and not path.name.startswith(".") and _goes_along(path.name):
                 shutil.copyfile(path, made / path.name)
 
     replace_folder(out, fill)
-    return found
 
 
 def _goes_along(name: str) -> bool:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sparsify import pretrained, widths
@@ -29,6 +30,8 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     """
     base: Any = unwrap(model)
     folder = Path(folder)
+    if any(isinstance(each, torch.sparse.SparseSemiStructuredTensor) for each in base.parameters()):
+        raise StateError("weights have the form of 2:4 kernels, which no file holds: sparsify.to_dense(model) first")
     config = vars(base).get("config")
     if folder.exists() and not is_model(folder):
         raise StateError(f"{folder} holds something that is no model: it would be replaced; choose another folder")

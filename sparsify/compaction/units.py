@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sparsify.anatomy import Anatomy, Attention, FeedForward, Layer
+from sparsify.anatomy import Anatomy, Attention, FeedForward
 from sparsify.compaction.cutting import Cutting
 from sparsify.layers import Weight
+from sparsify.structure.orders import blocks
 from sparsify.structure.units import kept_by_bias, living_heads, living_neurons, not_empty
 
 
@@ -61,7 +62,7 @@ def find(anatomy: Anatomy, kinds: Callable[[str], str]) -> list[Unit]:
     """Return every block with its dead units by its weights; `kinds` names the class of a layer."""
     found = []
     for layer in anatomy.layers:
-        for block in blocks_of(layer):
+        for block in blocks(layer):
             if block.doubt:
                 continue
             if isinstance(block, Attention):
@@ -79,11 +80,6 @@ def find(anatomy: Anatomy, kinds: Callable[[str], str]) -> list[Unit]:
                 unit.keep(kept_by_bias(block, _nonzero).cpu(), "the bias of up is scaled by the gate")
             found.append(unit)
     return found
-
-
-def blocks_of(layer: Layer | Anatomy) -> list[Attention | FeedForward]:
-    """Return the blocks of a layer, or of a whole model."""
-    return [*layer.attentions, *layer.feed_forwards]
 
 
 def _nonzero(weight: Weight) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -27,6 +28,8 @@ def packed(module: nn.Module) -> str | None:
 
 def opaque(parameter: Tensor) -> str | None:
     """Return why the numbers of a parameter cannot be masked, or None: quantized, or behind a class of tensors."""
+    if isinstance(parameter, torch.sparse.SparseSemiStructuredTensor):
+        return "has the form of 2:4 kernels: call sparsify.to_dense(model) first"
     kind = type(parameter)
     if isinstance(parameter, nn.UninitializedParameter) or hasattr(parameter, "device_mesh"):
         return None  # `unsuitable` has a sentence of its own

@@ -29,7 +29,14 @@ def test_the_plan_comes_first_and_the_table_last(shown: tuple[Path, str]) -> Non
     _, text = shown
     places = [
         text.index(part)
-        for part in ("expected non-zeros", "dense   ", "sparse  ", "compact ━", "dense | sparse | compact", "Written to")
+        for part in (
+            "expected non-zeros",
+            "dense   ",
+            "sparse  ",
+            "compact ━",
+            "dense | sparse | compact",
+            "Written to",
+        )
     ]
     assert places == sorted(places)
     assert "zeros alone cost" in " ".join(text.replace("│", " ").split())

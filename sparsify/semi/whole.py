@@ -1,0 +1,177 @@
+"""The linear layers of a model, tried one by one, and converted where that is faster."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify.applied import at_work
+from sparsify.errors import KernelError, did_you_mean, first_line, named_line
+from sparsify.layers import unwrap
+from sparsify.semi.chosen import Choice, Chosen
+from sparsify.semi.converting import convert, restore
+from sparsify.semi.kernels import Kernels, of_torch
+from sparsify.semi.rules import Linear, linears, shared, unfit
+from sparsify.semi.trial import tried
+
+TOKENS = 1024
+MARGIN = 0.05
+
+
+def to_semi_structured(
+    model: nn.Module,
+    *,
+    sample: Any = None,
+    tokens: int = TOKENS,
+    margin: float = MARGIN,
+    choices: Chosen | Mapping[str, Any] | None = None,
+    kernels: Kernels | None = None,
+) -> Chosen:
+    """Keep 2:4 weights of linear layers in the form of torch's sparse kernels, where a trial is faster; for inference.
+
+    A layer qualifies by torch's own rules: CUDA, float16 or bfloat16 (float32 with CUTLASS), sizes that are multiples
+    of what the backend asks for, at most two non-zeros of every four inputs, a weight of its own. Each that does is run
+    dense and sparse in turn, on `tokens` rows, or on as many as it gets when the model is run on `sample` (a tensor, a
+    tuple of arguments, or a mapping by name), and converted if it is faster by `margin`. With a `sample` the model is
+    run once more at the end; where it fails, everything is as it was. Layers are changed in place; names and keys of a
+    state stay, `to_dense` takes it back. `choices`, what was returned before, are made again without a trial.
+
+    Raises KernelError on a CPU, while a manager is at work, and for choices that this model cannot follow.
+    """
+    base = unwrap(model)
+    layers = list(linears(base))
+    _check(base, layers, tokens, margin)
+    kernels = kernels if kernels is not None else of_torch(_device(base))
+    ties = shared(base)
+    reasons = {layer.name: unfit(layer, ties, kernels) for layer in layers}
+    if choices is not None:
+        return _follow(layers, reasons, choices, kernels)
+    counts = _counted(base, layers, sample) if sample is not None else {}
+    found: list[Choice] = []
+    try:
+        for layer in layers:
+            called = counts.get(layer.name, 0) if sample is not None else tokens
+            reason = reasons[layer.name] or ("" if called else "the model does not call it on the sample")
+            stays = Choice(layer.name, layer.shape, False, reason)
+            found.append(stays if reason else _chosen(layer, called, margin, kernels))
+        if sample is not None and any(choice.sparse for choice in found):
+            _run(base, sample, "with its sparse weights the model fails, and has its dense ones again")
+    except BaseException:
+        mine = {choice.layer for choice in found if choice.sparse}
+        for layer in layers:
+            if layer.name in mine:
+                restore(layer.module)
+        raise
+    return Chosen(tuple(found), kernels.name)
+
+
+def _check(model: nn.Module, layers: list[Linear], tokens: int, margin: float) -> None:
+    if at_work(model):
+        raise KernelError("a manager is at work on the model: call finalize() first; kernels want weights that stay")
+    if not layers:
+        raise KernelError(f"{type(model).__name__} has no `nn.Linear`, and torch has 2:4 kernels for no other layer")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise KernelError(f"{type(model).__name__} has no weights (they are on the meta device)")
+    if tokens < 1:
+        raise KernelError(f"tokens is {tokens}: a trial needs 1 or more")
+    if not (0 <= margin < math.inf):
+        raise KernelError(f"margin is {margin}: it is 0 or more, 0.05 for 5 % faster")
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Return the first CUDA device of a model's weights, else where they are."""
+    devices = [parameter.device for parameter in model.parameters()]
+    return next((device for device in devices if device.type == "cuda"), devices[0])
+
+
+def _chosen(layer: Linear, tokens: int, margin: float, kernels: Kernels) -> Choice:
+    """Try a layer, and convert it where that is faster by the margin."""
+    try:
+        compressed = kernels.compress(layer.module.weight.detach())
+        trial = tried(layer, compressed, tokens, kernels)
+    except (RuntimeError, NotImplementedError) as error:  # what the kernels refuse, whatever their tables say
+        return Choice(layer.name, layer.shape, False, f"the kernels fail: {first_line(error)}", tokens)
+    if trial.wrong:
+        return Choice(layer.name, layer.shape, False, trial.wrong, tokens)
+    faster = trial.dense / trial.sparse if trial.sparse else 1.0
+    sparse = faster >= 1 + margin
+    word = "slower here" if faster < 1 else f"not faster by {margin:.0%} here"
+    if sparse:
+        convert(layer.module, compressed, kernels)
+    why = "" if sparse else f"{word}: {faster:.2f}×"
+    return Choice(layer.name, layer.shape, sparse, why, tokens, trial.dense, trial.sparse)
+
+
+def _follow(
+    layers: list[Linear], reasons: dict[str, str], choices: Chosen | Mapping[str, Any], kernels: Kernels
+) -> Chosen:
+    """Convert the layers that were chosen before; all of them, or none. Raises KernelError."""
+    given = choices if isinstance(choices, Chosen) else Chosen.from_dict(choices)
+    mine = {layer.name: layer for layer in layers}
+    for choice in given.layers:
+        if choice.layer not in mine:
+            raise KernelError(f"choices name {choice.layer}, which the model lacks{did_you_mean(choice.layer, mine)}")
+        if choice.shape != mine[choice.layer].shape:
+            one, two = (" × ".join(map(str, each)) for each in (choice.shape, mine[choice.layer].shape))
+            raise KernelError(f"choices have {choice.layer} as {one}; here it is {two}")
+        if choice.sparse and reasons[choice.layer]:
+            raise KernelError(f"choices have {choice.layer} sparse, which cannot be: {reasons[choice.layer]}")
+    try:
+        compressed = {name: kernels.compress(mine[name].module.weight.detach()) for name in given.sparse}
+    except (RuntimeError, NotImplementedError) as error:
+        raise KernelError(f"the chosen layers cannot be converted: {first_line(error)}") from None
+    for name, weight in compressed.items():
+        if not torch.equal(kernels.dense(weight), mine[name].module.weight):
+            raise KernelError(f"{name} cannot be converted: its compressed weight is another one when it is unpacked")
+    for name, weight in compressed.items():
+        convert(mine[name].module, weight, kernels)
+    return Chosen(given.layers, kernels.name)
+
+
+def _counted(model: nn.Module, layers: list[Linear], sample: Any) -> dict[str, int]:
+    """Return how many rows each layer gets when the model is run once; the most where it is called several times."""
+    counts: dict[str, int] = {}
+
+    def counter(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and isinstance(args[0], Tensor):
+                counts[name] = max(counts.get(name, 0), args[0].numel() // max(args[0].shape[-1], 1))
+
+        return hook
+
+    handles = [layer.module.register_forward_pre_hook(counter(layer.name)) for layer in layers]
+    try:
+        _run(model, sample, "the model cannot be run on the sample")
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counts
+
+
+def _run(model: nn.Module, sample: Any, failing: str) -> None:
+    """Run a model in evaluation mode, on its own random numbers. Raises KernelError that begins with `failing`."""
+    args = sample if isinstance(sample, (tuple, list)) else () if isinstance(sample, Mapping) else (sample,)
+    named = sample if isinstance(sample, Mapping) else {}
+    cards = sorted({each.device.index for each in model.parameters() if each.is_cuda})
+    with _evaluating(model), torch.random.fork_rng(devices=cards), torch.no_grad():
+        try:
+            model(*args, **named)
+        except Exception as error:  # whatever a model does
+            raise KernelError(f"{failing}: {named_line(error)}") from None
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
