@@ -22,6 +22,10 @@ DENSE = GREY
 
 def draw(title: str, result: Result | None, panels: Sequence[Panel] = (), metric: str = "") -> Picture:
     """Draw the times of `result`, a bar a model, engine and case; below them the panels, and whose their points are."""
+    return Picture(lambda _: _figure(title, result, panels, metric))
+
+
+def _figure(title: str, result: Result | None, panels: Sequence[Panel], metric: str) -> Any:
     from matplotlib.figure import Figure
 
     cases, panels = (result.cases[:MOST] if result else []), list(panels)[:MOST]
@@ -41,7 +45,7 @@ def draw(title: str, result: Result | None, panels: Sequence[Panel] = (), metric
             _panel(figure.add_subplot(grid[len(cases) + row, column]), panel, metric, names)
         if names:
             _names(figure.add_subplot(grid[-1, :]), names)
-        return Picture(figures.render(figure, "png"), figures.render(figure, "svg").decode())
+        return figure
 
 
 def _bars(axes: Any, result: Result, case: Case) -> None:
