@@ -8,7 +8,7 @@ from typing import Any
 
 from sparsify import widths
 from sparsify.checkpoint import replace_folder
-from sparsify.compaction.saving import is_model, save
+from sparsify.compaction.saving import check_place, save
 from sparsify.compaction.smaller import TOLERANCE, Compacted, compacted
 from sparsify.errors import StateError
 from sparsify.pretrained import from_folder
@@ -36,8 +36,7 @@ def compact_folder(
     directory, out = Path(directory), Path(out)
     if out.exists() and directory.resolve() == out.resolve():
         raise StateError(f"{out} is the folder that is read: write to another one")
-    if out.exists() and not is_model(out):
-        raise StateError(f"{out} holds something that is no model: it would be replaced; choose another folder")
+    check_place(out)
     found = compacted(
         from_folder(directory, dtype="auto"),
         example_inputs=inputs,
