@@ -11,7 +11,9 @@ from sparsify.errors import CompactionError
 from sparsify.layers import Weight
 from sparsify.layers.outline import outline
 from sparsify.structure.change import Dropped
+from sparsify.structure.configs import container_of
 from sparsify.structure.drop import drop, stacks
+from sparsify.structure.rebuilt import misfit
 
 Same = Callable[[nn.Module], bool]
 """Tells whether a candidate computes what the model does."""
@@ -29,6 +31,9 @@ def drop_empty(model: nn.Module, same: Same) -> tuple[tuple[str, ...], list[str]
         change = Dropped(stack, len(layers), kept)
         names = tuple(layer.name for layer in free if layer.index not in kept)
         if not names:
+            continue
+        if reason := misfit(model, change, container_of(layers[0])):
+            notes.append(f"{', '.join(names)}: nothing is added, but they stay: {reason}")
             continue
         try:
             candidate = outline(model)
