@@ -7,6 +7,7 @@ tensors and the numbers that modules keep. Nothing in it is run.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from sparsify.state_reader import StateReader
 
 FILE = "sparsify_widths.json"
 FORMAT = 1
-Number = int | tuple[int, ...]
+Number = int | float | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Widths:
     """The shape of each parameter or buffer that has another."""
 
     attributes: Mapping[str, Mapping[str, Number]] = field(default_factory=dict)
-    """Whole numbers (or tuples of them) by module and attribute."""
+    """Numbers (or tuples of whole ones) by module and attribute."""
 
     def __bool__(self) -> bool:
         return bool(self.tensors or self.attributes)
@@ -51,9 +52,10 @@ class Widths:
             if set(shapes) != set(wanted_shapes):
                 return None
             tensors |= {key: shape for key, shape in shapes.items() if shape != wanted_shapes[key]}
-            for key, value in vars(mine).items():
-                old = vars(theirs).get(key)
-                if not key.startswith("_") and _is_number(value) and _is_number(old) and value != old:
+            numbers: dict[str, Any] = dict(vars(mine))
+            for key, value in numbers.items():
+                old: Any = vars(theirs).get(key)
+                if not key.startswith("_") and _is_number(value) and type(value) is type(old) and value != old:
                     attributes.setdefault(name, {})[key] = value
         return cls(tensors, attributes)
 
@@ -71,13 +73,21 @@ class Widths:
                 attributes[name] = numbers
         return cls(tensors, attributes)
 
+    def without(self, other: Widths) -> Widths:
+        """Return these, without the attributes that others have too, whatever their values."""
+        kept = {
+            path: {name: value for name, value in numbers.items() if name not in other.attributes.get(path, {})}
+            for path, numbers in self.attributes.items()
+        }
+        return Widths(self.tensors, {path: numbers for path, numbers in kept.items() if numbers})
+
     def put(self, model: nn.Module) -> None:
         """Give a model these widths, in place; its weights are new and hold anything. Raises StateError."""
         modules = dict(model.named_modules(remove_duplicate=False))
         for path, numbers in self.attributes.items():
             module = _known(modules, path, "module")
             for name, value in numbers.items():
-                if not _is_number(vars(module).get(name)):
+                if not _is_number(vars(module).get(name)) or type(vars(module)[name]) is not type(value):
                     raise StateError(f"{FILE}: {path}.{name} is no number that the model keeps")
                 setattr(module, name, value)
         done: dict[int, Any] = {}
@@ -120,10 +130,15 @@ def read(folder: str | Path) -> Widths | None:
     attributes = {}
     for name in state.part("attributes"):
         part = state.part("attributes").part(name)
-        attributes[name] = {
-            key: part.integer(key) if isinstance(part.any(key), int) else _sizes(part, key) for key in part
-        }
+        attributes[name] = {key: _number(part, key) for key in part}
     return Widths(tensors, attributes)
+
+
+def _number(state: StateReader, key: str) -> Number:
+    value = state.any(key)
+    if isinstance(value, float):
+        return state.number(key)
+    return state.integer(key) if isinstance(value, int) else _sizes(state, key)
 
 
 def resized(kind: type[Any], widths: Widths | None) -> type[Any]:
@@ -174,4 +189,4 @@ def _shapes(path: str, module: nn.Module) -> Iterator[tuple[str, tuple[int, ...]
 def _is_number(value: Any) -> bool:
     if isinstance(value, tuple):
         return bool(value) and all(type(each) is int and each >= 0 for each in value)
-    return type(value) is int and value >= 0
+    return (type(value) is int and value >= 0) or (type(value) is float and math.isfinite(value))

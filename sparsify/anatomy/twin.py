@@ -81,7 +81,7 @@ class Twin:
                 if parameter is not None:
                     value = self._own(parameter.shape)
                     if parameter.dim() > 1:
-                        value *= math.sqrt(12 / math.prod(parameter.shape[1:]))
+                        value *= math.sqrt(12 / max(math.prod(parameter.shape[1:]), 1))
                     elif name == "weight":
                         value += 1
                     module._parameters[name] = nn.Parameter(value, requires_grad=False)

@@ -129,6 +129,8 @@ def without_channels(made: Made, attempts: Attempts, example_inputs: Any) -> tup
     """Take dead channels out where there are any that no block has; return how many, and why some stay."""
     if not channels.candidates(made.model):
         return 0, []
+    if any(not parameter.numel() for parameter in made.model.parameters()):
+        return 0, ["dead channels stay: they are not followed where a block has nothing left (`at_least=1` keeps one)"]
     try:
         found = coupled(made.model, example_inputs)
     except PlanError as error:

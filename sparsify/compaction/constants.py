@@ -48,12 +48,15 @@ def _added(unit: Unit, given: Tensor) -> Tensor:
 
 
 def fold(units: list[Unit], inputs: dict[str, Tensor]) -> None:
-    """Add to biases, in place, what the units that leave have handed on."""
+    """Add to biases, in place, what the units that leave have handed on; once where blocks share their weights."""
+    done: set[int] = set()
     for unit in units:
         gone = ~unit.alive & ~unit.silent
         bias, given = unit.output.bias(), inputs.get(unit.reader)
-        if bias is None or given is None or not bool(gone.any()):
+        if bias is None or given is None or not bool(gone.any()) or id(bias.parameter) in done:
             continue
+        if bias.span is None:
+            done.add(id(bias.parameter))
         value = bias.parameter.data.double()
         extra = _added(unit, given)[:, gone].sum(1).to(value.device)
         region = bias.region(value)

@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsify import widths
 from sparsify.checkpoint import replace_folder
-from sparsify.compaction.saving import is_model, save
+from sparsify.compaction.saving import check_place, save
 from sparsify.compaction.smaller import TOLERANCE, Compacted, compacted
 from sparsify.errors import StateError
 from sparsify.pretrained import from_folder
@@ -53,8 +53,7 @@ def check_places(directory: Path, out: Path) -> None:
     """Raise StateError where `out` is no place for what is made of the model in `directory`."""
     if out.exists() and directory.resolve() == out.resolve():
         raise StateError(f"{out} is the folder that is read: write to another one")
-    if out.exists() and not is_model(out):
-        raise StateError(f"{out} holds something that is no model: it would be replaced; choose another folder")
+    check_place(out)
 
 
 def write_beside(model: nn.Module, directory: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,12 @@ from sparsify.structure.channels.inputs import given as read_inputs
 
 EXACT = 300_000_000
 """The most weights with which a model is run in float64; larger ones in float32."""
+
+FAR = 1000
+"""How many times larger than the median the largest value of an output may be and count."""
+
+SAME = 1e-6
+"""By how much what a layer hands on may differ from what it is given, relative to its largest value."""
 
 HOW = "give some: `example_inputs=` (a tensor, a tuple of arguments, or a mapping of them by name)"
 
@@ -55,6 +62,23 @@ class Runner:
                 handle.remove()
         return {name: torch.cat(values) for name, values in found.items()}
 
+    def hands_on(self, name: str) -> bool:
+        """Whether a layer of the model returns the hidden states that it is given."""
+        seen: list[bool] = []
+
+        def look(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            given = args[0] if args else named.get("hidden_states")
+            first = next(_tensors(output), None)
+            same = isinstance(given, Tensor) and first is not None and first.shape == given.shape
+            seen.append(same and _apart(first, given.detach()) <= SAME)  # type: ignore[arg-type,union-attr]
+
+        handle = self._model.get_submodule(name).register_forward_hook(look, with_kwargs=True)
+        try:
+            self._run(self._model, self.call)
+        finally:
+            handle.remove()
+        return bool(seen) and all(seen)
+
     def difference(self, other: nn.Module) -> float:
         """Return by how much another model's outputs differ, relative to their largest value; the worst of them.
 
@@ -66,7 +90,8 @@ class Runner:
             raise CompactionError(f"it fails: {named_line(error)}") from None
         if [each.shape for each in found] != [each.shape for each in self._outputs]:
             raise CompactionError("its outputs have other shapes")
-        return max((_apart(one, two) for one, two in zip(found, self._outputs, strict=True)), default=0.0)
+        apart = [_apart(one, two) for one, two in zip(found, self._outputs, strict=True)]
+        return max(apart, key=lambda each: math.inf if math.isnan(each) else each, default=0.0)
 
     def _first(self, example_inputs: Any) -> tuple[Call, list[Tensor]]:
         """Return the first call that the model takes, and its outputs. Raises CompactionError."""
@@ -126,5 +151,10 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def _apart(one: Tensor, two: Tensor) -> float:
     if not one.numel():
         return 0.0
-    scale = float(two.abs().max())
-    return float((one - two).abs().max()) / (scale if scale > 0 else 1.0)
+    return float((one - two).abs().max()) / _scale(two.abs())
+
+
+def _scale(sizes: Tensor) -> float:
+    """Return the largest size; where it is far from the others (a mask of -1e9 among scores) they say what is large."""
+    there = sizes[sizes > 0]
+    return min(float(there.max()), FAR * float(there.median())) if there.numel() else 1.0

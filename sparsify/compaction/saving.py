@@ -33,14 +33,16 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     if any(isinstance(each, torch.sparse.SparseSemiStructuredTensor) for each in base.parameters()):
         raise StateError("weights have the form of 2:4 kernels, which no file holds: sparsify.to_dense(model) first")
     config = vars(base).get("config")
-    if folder.exists() and not is_model(folder):
-        raise StateError(f"{folder} holds something that is no model: it would be replaced; choose another folder")
+    check_place(folder)
     if not callable(getattr(base, "save_pretrained", None)) or not callable(getattr(config, "to_dict", None)):
         return replace_folder(folder, lambda made: _save_weights(base, made))
     wide = _widths(base, config)
 
     def fill(made: Path) -> None:
-        base.save_pretrained(made)
+        try:
+            base.save_pretrained(made)
+        except (RuntimeError, ValueError) as error:  # such as weights that are shared, and that nothing says are
+            raise StateError(f"{type(base).__name__} cannot be saved by transformers: {first_line(error)}") from None
         if wide:
             put_widths(made, wide, per_layer(base))
 
@@ -80,20 +82,38 @@ def _widths(model: Any, config: Any) -> Widths:
     if found is None:
         kind = type(model).__name__
         raise StateError(f"the modules of {kind} are not those that its configuration makes: save it yourself")
-    if found.attributes and not found.tensors:
-        path, numbers = next(iter(found.attributes.items()))
-        raise StateError(
-            f"{path}.{next(iter(numbers))} is not what its configuration says, and stock transformers would not notice"
-        )
+    if not found.tensors:
+        for path, numbers in found.attributes.items():
+            name = next((name for name, value in numbers.items() if not isinstance(value, float)), None)
+            if name is not None:
+                raise StateError(
+                    f"{path}.{name} is not what its configuration says: stock transformers would not notice"
+                )
+        return Widths()  # a rate of dropout, say: it is lost as ever
     return found
 
 
-def is_model(folder: Path) -> bool:
-    """Whether a folder is empty, or holds a model: only such a one is replaced."""
+def check_place(folder: Path) -> None:
+    """Raise StateError where a folder holds what must not be replaced."""
+    if folder.exists() and not _is_model(folder):
+        raise StateError(
+            f"{folder} holds more than a model, or something else: it would be replaced; choose another folder"
+        )
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder is empty, or holds a model and nothing else: only such a one is replaced.
+
+    A run with checkpoints in it, or a project that happens to have a `config.json`, is none: all of it would be gone.
+    """
     if not folder.is_dir():
         return False
-    names = {path.name for path in folder.iterdir()}
-    return not names or "config.json" in names or names <= {WEIGHTS, widths.FILE}
+    there = list(folder.iterdir())
+    names = {path.name for path in there}
+    if not names or names <= {WEIGHTS, widths.FILE}:
+        return True
+    weights = any(name.endswith((".safetensors", ".bin")) for name in names)
+    return "config.json" in names and weights and not any(path.is_dir() for path in there)
 
 
 def _save_weights(model: nn.Module, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,7 @@ from sparsify.compaction.running import Runner
 from sparsify.compaction.stock import Loading, fit_config
 from sparsify.compaction.units import Unit
 from sparsify.errors import CompactionError
-from sparsify.layers import unwrap
+from sparsify.layers import unprunable, unwrap
 
 TOLERANCE = 1e-5
 """How far outputs may move, relative to their largest value."""
@@ -99,13 +100,14 @@ def compacted(
     made, units, notes = attempts.blocks()
     gone_channels, more = without_channels(made, attempts, example_inputs)
     notes += more
-    layers, more = drop_empty(made.model, lambda candidate: runner.difference(candidate) <= tolerance)
+    layers, more = drop_empty(made.model, lambda candidate: runner.difference(candidate) <= tolerance, runner.hands_on)
     notes += more
     loading = fit_config(base, made.model)
     difference = runner.difference(made.model)
     if not difference <= tolerance:  # each step was checked; this is all of them together
         raise CompactionError(f"the outputs of the smaller model differ by {difference:.3g}, more than {tolerance:g}")
     counts = tuple(sum(p.numel() for p in each.parameters()) for each in (base, made.model))
+    notes += [f"{name} {reason}" for name, reason in unprunable(base).items()]
     widths = tuple(_width(unit) for unit in units)
     return Compacted(
         made.model, (counts[0], counts[1]), widths, layers, gone_channels, difference, loading, tuple(notes)
@@ -113,10 +115,17 @@ def compacted(
 
 
 def _check(model: nn.Module, align: int, tolerance: float) -> None:
-    if any(at_work(module) for module in [model]):
+    """Raise CompactionError for what cannot be made smaller, whatever is dead in it."""
+    if at_work(model):
         raise CompactionError(
             "a manager is still at work on the model: call finalize() first; what is pruned now might come back"
         )
+    for name, module in model.named_modules():
+        if isinstance(vars(module).get("forward"), FunctionType):
+            raise CompactionError(
+                f"the forward of {name or type(module).__name__} was replaced by a function, which might run the model "
+                "as it is: put its own back first (`del module.forward`)"
+            )
     if align < 1:
         raise CompactionError(f"align is {align}: widths are multiples of 1 or more")
     if not 0 < tolerance < 1:

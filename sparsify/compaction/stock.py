@@ -53,7 +53,9 @@ def fit_config(model: nn.Module, smaller: Any) -> Loading:
     if not is_configured(smaller):
         return Loading("python", "it is no model of transformers: load its weights into a model that you make")
     try:
-        left = Widths.between(smaller, make(smaller, smaller.config))
+        mine: Any = model
+        by_hand = Widths.between(mine, make(mine, mine.config)) or Widths()
+        left = _left(smaller, by_hand)
     except Exception:  # whatever a class of the user's own wants beside a configuration
         return Loading("python", "no model can be made of its configuration alone")
     if left is None:
@@ -62,7 +64,7 @@ def fit_config(model: nn.Module, smaller: Any) -> Loading:
         return Loading("stock", "its configuration says all of it")
     before = copy.deepcopy(smaller.config.to_dict())
     for some in _edits(model, smaller):
-        rest = _left_with(smaller, some)
+        rest = _left_with(smaller, some, by_hand)
         if rest is not None and len(rest.tensors) < len(left.tensors):
             left = rest
             if not rest:
@@ -71,15 +73,21 @@ def fit_config(model: nn.Module, smaller: Any) -> Loading:
     return Loading("sparsify", _why(smaller, left), changed, per_layer(smaller))
 
 
-def _left_with(smaller: Any, some: list[Edit]) -> Widths | None:
+def _left(smaller: Any, known: Widths) -> Widths | None:
+    """Return what its configuration does not say of a smaller model; None where that is more than widths."""
+    found = Widths.between(smaller, make(smaller, smaller.config))
+    return None if found is None else found.without(known)
+
+
+def _left_with(smaller: Any, some: list[Edit], known: Widths) -> Widths | None:
     """Return what a configuration does not say with some edits; None, and as before, where it does not say more."""
-    before = Widths.between(smaller, make(smaller, smaller.config))
+    before = _left(smaller, known)
     undo = [(config, name, name in vars(config), vars(config).get(name)) for config, name, _ in some]
     left = None
     try:
         for config, name, value in some:
             setattr(config, name, value)
-        left = Widths.between(smaller, make(smaller, smaller.config))
+        left = _left(smaller, known)
     except Exception:  # whatever a configuration does that cannot be
         left = None
     if left is None or before is None or not _better(left, before):

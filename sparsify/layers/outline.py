@@ -9,13 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sparsify.layers.references import follow
+
 
 def outline(model: nn.Module) -> nn.Module:
     """Return a model of the very same parameters, whose modules and configurations are its own.
 
-    No weight is copied or read. It is there to be looked at and planned for: hooks of its modules are the originals'.
+    No weight is copied or read. It is there to be looked at and planned for: its modules have the hooks that
+    the originals have, in tables of their own.
     """
-    return _copied(model, {}, {})
+    done: dict[int, nn.Module] = {}
+    made = _copied(model, done, {})
+    follow(made, done)
+    return made
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -52,6 +58,7 @@ def remade(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Modu
                     )
                 if value is not None:
                     store[name] = done[id(value)]
+    follow(made, done)
     return made
 
 

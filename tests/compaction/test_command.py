@@ -70,7 +70,7 @@ def test_wrong_folders_are_one_error_and_nothing_is_written(sparse: Path, tmp_pa
         ((tmp_path / "nothing", tmp_path / "out"), "no such folder"),
         ((tmp_path / "letters", tmp_path / "out"), "no config.json"),
         ((sparse, sparse), "the folder that is read"),
-        ((sparse, tmp_path / "letters"), "no model"),
+        ((sparse, tmp_path / "letters"), "something else"),
         ((sparse, tmp_path / "out", "--tolerance", "2"), "between 0 and 1"),
     ):
         code, text = said(*words)
