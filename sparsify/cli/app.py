@@ -16,6 +16,7 @@ from sparsify.cli import (
     compact,
     demo,
     diff,
+    doctor,
     explain,
     export,
     new,
@@ -98,3 +99,4 @@ app.command("export")(export.export)
 app.add_typer(recipes.app, name="recipes")
 app.command("schema")(schema.schema)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
