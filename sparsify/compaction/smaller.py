@@ -16,7 +16,7 @@ from sparsify.compaction.running import Runner
 from sparsify.compaction.stock import Loading, fit_config
 from sparsify.compaction.units import Unit
 from sparsify.errors import CompactionError
-from sparsify.layers import unprunable, unwrap
+from sparsify.layers import adapted, unprunable, unwrap
 
 TOLERANCE = 1e-5
 """How far outputs may move, relative to their largest value."""
@@ -119,6 +119,11 @@ def _check(model: nn.Module, align: int, tolerance: float) -> None:
     if at_work(model):
         raise CompactionError(
             "a manager is still at work on the model: call finalize() first; what is pruned now might come back"
+        )
+    if any(True for _ in adapted(model)):
+        raise CompactionError(
+            f"{type(model).__name__} has adapters of PEFT: merge them into the base first (sparsify.adapters.merge "
+            "keeps its zeros)"
         )
     for name, module in model.named_modules():
         if isinstance(vars(module).get("forward"), FunctionType):

@@ -228,3 +228,17 @@ def test_a_rate_of_dropout_that_was_changed_by_hand_is_no_width(tmp_path: Path) 
     found = compacted(model)
     assert found.loading.how == "stock"
     assert not (save(found.model, tmp_path / "small") / "sparsify_widths.json").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")  # what PEFT asks of models
+def test_adapters_are_merged_first() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    from sparsify.adapters import merge
+
+    model = make("LlamaForCausalLM")
+    kill(model, equal=True)
+    wrapped: Any = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], r=4))
+    with pytest.raises(CompactionError, match=r"sparsify\.adapters\.merge"):
+        compact(wrapped)
+    assert compacted(merge(wrapped)).loading.how == "stock"
