@@ -10,6 +10,7 @@ from torch import nn
 from sparsify.configs import library
 from sparsify.errors import PlanError
 from sparsify.substitutes import RECORD, saved_class
+from sparsify.widths import Widths, resized
 
 AUTO = {
     "text-classification": "AutoModelForSequenceClassification",
@@ -46,13 +47,16 @@ def check_head(name: str, config: Any, task: str) -> None:
     raise PlanError(f"{name}: a {config.model_type} model ({made}) has no head for {task}{hint}")
 
 
-def auto_class(config: Any, task: str) -> tuple[type[Any], type[nn.Module] | None]:
-    """Return what makes or loads a model for a task, and the class that the made one is to have where it is another."""
+def auto_class(config: Any, task: str, wide: Widths | None = None) -> tuple[type[Any], type[nn.Module] | None]:
+    """Return what makes or loads a model for a task, and the class that the made one is to have where it is another.
+
+    `wide` are the widths that lie beside the configuration.
+    """
     kind = getattr(library(), AUTO[task])
-    if not getattr(config, RECORD, None):
+    if not getattr(config, RECORD, None) and not wide:
         return kind, None
     found = kind._model_mapping[type(config)]
-    return saved_class(found, config), found
+    return resized(saved_class(found, config), wide), found
 
 
 def set_labels(config: Any, labels: Iterable[str]) -> None:

@@ -133,7 +133,7 @@ def _made(name: str, config: Any, kind: type[nn.Module] | None) -> nn.Module:
 
 def _with_head(name: str, config: Any, task: str) -> nn.Module:
     """Return the model of a task without weights; in float32, as it is trained."""
-    maker, kind = heads.auto_class(config, task)
+    maker, kind = heads.auto_class(config, task, widths.read(name))
 
     def make() -> Any:
         return maker(config) if kind else maker.from_config(config, trust_remote_code=False)

@@ -22,6 +22,9 @@ from sparsify.state_reader import StateReader
 
 FILE = "sparsify_widths.json"
 FORMAT = 1
+MARK = "_sparsify_widths"
+"""The attribute of a model that was loaded with widths of its own."""
+
 Number = int | float | tuple[int, ...]
 
 
@@ -84,8 +87,9 @@ class Widths:
     def put(self, model: nn.Module) -> None:
         """Give a model these widths, in place; its weights are new and hold anything. Raises StateError."""
         modules = dict(model.named_modules(remove_duplicate=False))
+        prefix = f"{getattr(model, 'base_model_prefix', '')}."
         for path, numbers in self.attributes.items():
-            module = _known(modules, path, "module")
+            module = _known(modules, path, prefix)
             for name, value in numbers.items():
                 if not _is_number(vars(module).get(name)) or type(vars(module)[name]) is not type(value):
                     raise StateError(f"{FILE}: {path}.{name} is no number that the model keeps")
@@ -93,7 +97,7 @@ class Widths:
         done: dict[int, Any] = {}
         for key, shape in self.tensors.items():
             path, _, name = key.rpartition(".")
-            module = _known(modules, path, "module")
+            module = _known(modules, path, prefix)
             store = next((s for s in (module._parameters, module._buffers) if s.get(name) is not None), None)
             if store is None:
                 raise StateError(f"{FILE}: the model has no tensor {key!r}")
@@ -149,6 +153,7 @@ def resized(kind: type[Any], widths: Widths | None) -> type[Any]:
     def make(self: Any, config: Any, *arguments: Any, **more: Any) -> None:
         kind.__init__(self, config, *arguments, **more)
         widths.put(self)
+        setattr(self, MARK, True)
 
     return type(kind.__name__, (kind,), {"__init__": make, "__module__": kind.__module__})
 
@@ -169,10 +174,12 @@ def _sizes(state: StateReader, key: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _known(modules: Mapping[str, nn.Module], path: str, what: str) -> nn.Module:
-    if path not in modules:
-        raise StateError(f"{FILE}: the model has no {what} {path!r}{did_you_mean(path, modules)}")
-    return modules[path]
+def _known(modules: Mapping[str, nn.Module], path: str, prefix: str) -> nn.Module:
+    """Return a module by its name in the model that was saved, which may have had a head, or none."""
+    for name in (path, path.removeprefix(prefix), prefix + path):
+        if name in modules:
+            return modules[name]
+    raise StateError(f"{FILE}: the model has no module {path!r}{did_you_mean(path, modules)}")
 
 
 def _kind(module: nn.Module) -> tuple[str, str]:

@@ -49,6 +49,13 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     return replace_folder(folder, fill)
 
 
+def save_widths(model: nn.Module, folder: Path) -> None:
+    """Write the widths of a model that was loaded with some beside what `save_pretrained` wrote. Raises StateError."""
+    base: Any = unwrap(model)
+    if getattr(base, widths.MARK, False) and (wide := _widths(base, base.config)):
+        put_widths(folder, wide, per_layer(base))
+
+
 def put_widths(folder: Path, wide: Widths, layers: dict[int, dict[str, int]]) -> None:
     """Write widths beside the configuration in a folder, and into it what it can say of single layers."""
     if layers:

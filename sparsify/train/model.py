@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from sparsify import heads
+from sparsify import heads, widths
 from sparsify.anatomy import ROLES, read
 from sparsify.configs import config_of
 from sparsify.errors import PlanError, did_you_mean, first_line
@@ -36,7 +36,7 @@ def load(
         return loaded, []
     if labels is not None and tuple(config.id2label[i] for i in sorted(config.id2label)) != labels.names:
         heads.set_labels(config, labels.names)
-    maker, kind = heads.auto_class(config, task)
+    maker, kind = heads.auto_class(config, task, widths.read(name))
     code = {} if kind else {"trust_remote_code": False}
     try:
         model, info = maker.from_pretrained(

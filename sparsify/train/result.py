@@ -13,6 +13,7 @@ import torch
 
 from sparsify._version import __version__
 from sparsify.checkpoint import umask, write_text
+from sparsify.compaction.saving import save_widths
 from sparsify.density import measure
 from sparsify.errors import StateError
 from sparsify.outcome import FORMAT, RECIPE, REPORT
@@ -62,6 +63,7 @@ def write(directory: Path, model: Any, processor: Any, found: dict[str, Any], ma
     try:
         shutil.rmtree(staging, ignore_errors=True)
         model.save_pretrained(staging)
+        save_widths(model, staging)
         processor.save_pretrained(staging)
         if (made / RECIPE).is_file():
             shutil.copy(made / RECIPE, staging / RECIPE)
