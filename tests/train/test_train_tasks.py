@@ -327,8 +327,8 @@ def test_layers_are_measured_on_the_data_of_the_flag(
     loads: list[Any] = []
     found = heads.auto_class
 
-    def noted(config: Any, task: str) -> Any:
-        maker, kind = found(config, task)
+    def noted(config: Any, task: str, wide: Any = None) -> Any:
+        maker, kind = found(config, task, wide)
         real = maker.from_pretrained
         monkeypatch.setattr(maker, "from_pretrained", lambda *a, **more: loads.append(kind) or real(*a, **more))
         return maker, kind
