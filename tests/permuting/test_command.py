@@ -67,7 +67,7 @@ def test_wrong_folders_and_flags_are_one_error_and_nothing_is_written(dense: Pat
         ((tmp_path / "nothing", tmp_path / "out"), "no such folder", 1),
         ((tmp_path / "letters", tmp_path / "out"), "no config.json", 1),
         ((dense, dense), "the folder that is read", 1),
-        ((dense, tmp_path / "letters"), "no model", 1),
+        ((dense, tmp_path / "letters"), "more than a model", 1),
         ((dense, tmp_path / "out", "--pattern", "4:2"), "no N:M", 2),
         ((dense, tmp_path / "out", "--pattern", "block"), "no N:M", 2),
         ((dense, tmp_path / "out", "--seconds", "nan"), "--seconds", 2),
