@@ -155,7 +155,8 @@ def train(
     if allow_changed_recipe and not resume:
         raise typer.BadParameter("a new run has no recipe to change from: use it with --resume", param_hint="--resume")
     loaded = Recipe.load(recipe, **parse_sets(sets)) if recipe is not None else None
-    missing = [name for name in NEEDS if find_spec(name) is None]
+    wanted = (*NEEDS, *(("safetensors", "zstandard") if packed else ()))
+    missing = [name for name in wanted if find_spec(name) is None]
     if missing:
         raise SparsifyError(f"training needs {', '.join(missing)}: {INSTALL}")
     if int((installed := version("transformers")).partition(".")[0]) < 5:

@@ -31,7 +31,6 @@ class Made:
     """A copy that was cut."""
 
     model: nn.Module
-    difference: float
 
 
 class Attempts:
@@ -46,7 +45,7 @@ class Attempts:
 
     def blocks(self) -> tuple[Made, list[Unit], list[str]]:
         """Return a copy without dead heads and neurons, its blocks, and why some stay."""
-        found = self.units(self.copy())
+        found = self.units(self.model)
         kinds = list(dict.fromkeys(unit.kind for unit in found if not bool(unit.alive.all())))
         wanted: dict[str, Mode] = dict.fromkeys(kinds, "strict")
         notes: list[str] = []
@@ -100,7 +99,7 @@ class Attempts:
             return str(error)
         if not difference <= self.tolerance:
             return f"its outputs would differ by {difference:.3g}"
-        return Made(made, difference), units
+        return Made(made), units
 
     def units(self, made: nn.Module) -> list[Unit]:
         """Return the blocks of a copy, with the units that stay."""

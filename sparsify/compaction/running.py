@@ -69,8 +69,10 @@ class Runner:
         def look(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             given = args[0] if args else named.get("hidden_states")
             first = next(_tensors(output), None)
-            same = isinstance(given, Tensor) and first is not None and first.shape == given.shape
-            seen.append(same and _apart(first, given.detach()) <= SAME)  # type: ignore[arg-type,union-attr]
+            if not isinstance(given, Tensor) or first is None or first.shape != given.shape:
+                seen.append(False)
+            else:
+                seen.append(_apart(first, given.detach()) <= SAME)
 
         handle = self._model.get_submodule(name).register_forward_hook(look, with_kwargs=True)
         try:

@@ -15,6 +15,7 @@ from sparsify.compaction.stock import per_layer
 from sparsify.errors import StateError, first_line
 from sparsify.files import read_json
 from sparsify.layers import unwrap
+from sparsify.structure.loadable import is_configured
 from sparsify.structure.rebuilt import make
 from sparsify.widths import Widths
 
@@ -32,11 +33,10 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     folder = Path(folder)
     if any(isinstance(each, torch.sparse.SparseSemiStructuredTensor) for each in base.parameters()):
         raise StateError("weights have the form of 2:4 kernels, which no file holds: sparsify.to_dense(model) first")
-    config = vars(base).get("config")
     check_place(folder)
-    if not callable(getattr(base, "save_pretrained", None)) or not callable(getattr(config, "to_dict", None)):
+    if not is_configured(base):
         return replace_folder(folder, lambda made: _save_weights(base, made))
-    wide = _widths(base, config)
+    wide = _widths(base, base.config)
 
     def fill(made: Path) -> None:
         try:

@@ -91,11 +91,11 @@ def settle(units: Iterable[Unit], *, equal: bool, align: int, at_least: int = 0)
     units = list(units)
     shared: dict[str, list[Unit]] = defaultdict(list)
     stacks: dict[int, list[Unit]] = defaultdict(list)
-    together: dict[tuple[str, int], list[Unit]] = defaultdict(list)
+    together: dict[tuple[str, int, int], list[Unit]] = defaultdict(list)
     for unit in units:
         if isinstance(unit.block, Attention) and unit.block.shared:
             shared[unit.block.shared].append(unit)
-        together[type(unit.block).__name__, len(unit.alive)].append(unit)
+        together[type(unit.block).__name__, len(unit.alive), unit.total].append(unit)
         if unit.output.storage.stack:
             stacks[id(unit.output.parameter)].append(unit)
         _at_least(unit, at_least)
@@ -106,14 +106,10 @@ def settle(units: Iterable[Unit], *, equal: bool, align: int, at_least: int = 0)
     for unit in units:
         _round(unit, align)
     for group in stacks.values():
-        most = max(group, key=lambda unit: int(unit.alive.sum()))
-        for unit in group:
-            _fill(unit, most, "the experts of a layer share their width")
+        _fill(group, "the experts of a layer share their width")
     if equal:
         for group in together.values():
-            most = max(group, key=lambda unit: int(unit.alive.sum()))
-            for unit in group:
-                _fill(unit, most, "every layer is to have as many")
+            _fill(group, "every layer is to have as many")
 
 
 def _at_least(unit: Unit, wanted: int) -> None:
@@ -135,18 +131,26 @@ def _round(unit: Unit, align: int) -> None:
         unit.keep(unit.alive | first_of(~unit.alive, more), f"widths are multiples of {align}")
         return
     grid = unit.alive.view(block.groups, -1)
-    per = grid.shape[1] if block.interleaved else int(grid.sum(1).max())
-    _grouped(unit, int(grid.any(1).sum()), per)
+    groups, per = _shape(grid)
+    _grouped(unit, groups, grid.shape[1] if block.interleaved else per)
 
 
-def _fill(unit: Unit, most: Unit, why: str) -> None:
-    """Let as many units stay as the fullest block of the kind has."""
-    block, other = unit.block, most.block
-    if isinstance(block, FeedForward) or isinstance(other, FeedForward):
-        unit.keep(unit.alive | first_of(~unit.alive, int(most.alive.sum()) - int(unit.alive.sum())), why)
+def _fill(group: list[Unit], why: str) -> None:
+    """Let as many units stay in each block as any of them has; of heads, as many groups and as many queries in each."""
+    if isinstance(group[0].block, FeedForward):
+        most = max(int(unit.alive.sum()) for unit in group)
+        for unit in group:
+            unit.keep(unit.alive | first_of(~unit.alive, most - int(unit.alive.sum())), why)
         return
-    grid = most.alive.view(other.groups, -1)
-    _grouped(unit, int(grid.any(1).sum()), int(grid.sum(1).max()), why)
+    grids = [unit.alive.view(unit.total, -1) for unit in group]
+    groups, per = (max(int(each) for each in counts) for counts in zip(*map(_shape, grids), strict=True))
+    for unit in group:
+        _grouped(unit, groups, per, why)
+
+
+def _shape(grid: Tensor) -> tuple[int, int]:
+    """Return how many groups live, and how many queries the fullest has."""
+    return int(grid.any(1).sum()), int(grid.sum(1).max())
 
 
 def _grouped(unit: Unit, groups: int, per: int, why: str = "every group has as many queries") -> None:

@@ -95,7 +95,7 @@ class Planner:
         if self.problems:
             raise PlanError(in_order(self.problems))
         self.notes += adapted.notes(self.model, self.plans, self.changes)
-        self.notes += afterwards.notes(self.recipe, self.model, self.anatomy)
+        self.notes += afterwards.notes(self.recipe, self.model, self.anatomy, self.plans)
 
     def _problem(self, message: str, *path: str | int) -> None:
         self.problems.append(self.recipe.problem(message, *path))

@@ -262,3 +262,16 @@ def test_the_gate_sees_what_is_not_the_same() -> None:
     with torch.no_grad():
         other.bert.encoder.layer[1].output.dense.weight[3, 5] += 1e-3
     assert runner.difference(other) > 1e-5
+
+
+def test_equal_means_as_many_groups_and_as_many_queries() -> None:
+    model = make("LlamaForCausalLM", num_attention_heads=8, num_key_value_heads=2, head_dim=4)
+    anatomy = read(model)
+    assert anatomy is not None
+    first_block, second_block = anatomy.attentions
+    with torch.no_grad():
+        empty_columns(first_block.output, lines(torch.tensor([1, 2, 3, 5, 6, 7]), 4))  # two groups of one
+        empty_columns(second_block.output, lines(torch.tensor([4, 5, 6, 7]), 4))  # one group of four
+    found = compacted(model, equal=True)
+    assert [width.after for width in found.widths if width.kind != "neurons"] in ([8, 8], [2, 2])
+    assert found.loading.how == "stock"

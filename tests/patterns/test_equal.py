@@ -118,3 +118,14 @@ def test_a_model_without_a_configuration_gets_no_note() -> None:
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     assert not any("compact" in note for note in Plan.of(recipe("ffn", "neuron"), model, total_steps=10).notes)
+
+
+def test_what_only_some_layers_lose_is_not_said_to_load_everywhere() -> None:
+    made = recipe("ffn", "{type: neuron, equal: true}", more=", layers: [0]")
+    assert any("layers will differ" in note for note in Plan.of(made, make("LlamaForCausalLM"), total_steps=10).notes)
+    two = Recipe.parse(
+        "version: 1\nmodifiers:\n"
+        f"  - {{type: prune, targets: ffn, layers: [0], pattern: {{type: neuron, equal: true}}, sparsity: 0.5, {WINDOW}}}\n"
+        f"  - {{type: prune, targets: ffn, layers: [1], pattern: neuron, scope: global, sparsity: 0.25, {WINDOW}}}\n"
+    )
+    assert any("layers will differ" in note for note in Plan.of(two, make("LlamaForCausalLM"), total_steps=10).notes)
