@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparsify.anatomy.outputs import tensors
 from sparsify.anatomy.samples import Call, samples
 from sparsify.errors import CompactionError, first_line, named_line
 from sparsify.layers.outline import bare, remade
@@ -68,7 +69,7 @@ class Runner:
 
         def look(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             given = args[0] if args else named.get("hidden_states")
-            first = next(_tensors(output), None)
+            first = next(tensors(output), None)
             if not isinstance(given, Tensor) or first is None or first.shape != given.shape:
                 seen.append(False)
             else:
@@ -87,7 +88,7 @@ class Runner:
         Raises CompactionError where it cannot be run, or gives other outputs.
         """
         try:
-            found = list(_tensors(self._run(self._copy(other), self.call)))
+            found = list(tensors(self._run(self._copy(other), self.call)))
         except Exception as error:  # whatever a model does whose parts do not fit
             raise CompactionError(f"it fails: {named_line(error)}") from None
         if [each.shape for each in found] != [each.shape for each in self._outputs]:
@@ -103,7 +104,7 @@ class Runner:
         for args, named in calls:
             call = (_as(args, self.dtype), _as(named, self.dtype))
             try:
-                outputs = list(_tensors(self._run(self._model, call)))
+                outputs = list(tensors(self._run(self._model, call)))
             except Exception as error:  # whatever a model does with data that are not its own
                 reason = first_line(error)
                 continue
@@ -135,19 +136,6 @@ def _as(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, Mapping) and type(value) in (dict,):
         return {name: _as(each, dtype) for name, each in value.items()}
     return type(value)(_as(each, dtype) for each in value) if type(value) in (tuple, list) else value
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors of real numbers in an output, without those of a cache."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value.detach()
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _tensors(each)
-    elif isinstance(value, (tuple, list)):
-        for each in value:
-            yield from _tensors(each)
 
 
 def _apart(one: Tensor, two: Tensor) -> float:

@@ -15,7 +15,7 @@ from sparsify.compaction.stock import per_layer
 from sparsify.errors import StateError, first_line
 from sparsify.files import read_json
 from sparsify.layers import unwrap
-from sparsify.structure.loadable import is_configured
+from sparsify.structure.configs import is_configured
 from sparsify.structure.rebuilt import make
 from sparsify.widths import Widths
 

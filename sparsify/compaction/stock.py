@@ -11,7 +11,7 @@ from torch import nn
 
 from sparsify.anatomy import Attention, read
 from sparsify.compaction.units import Unit
-from sparsify.structure.configs import configs
+from sparsify.structure.configs import configs, is_configured
 from sparsify.structure.loadable import (
     GROUPS,
     HEADS,
@@ -22,7 +22,6 @@ from sparsify.structure.loadable import (
     edits,
     groups_of,
     heads_of,
-    is_configured,
     neurons_of,
     one,
 )

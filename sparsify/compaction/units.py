@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsify.anatomy import Anatomy, Attention, FeedForward
 from sparsify.compaction.cutting import Cutting
 from sparsify.layers import Weight
-from sparsify.structure.orders import blocks
+from sparsify.structure.orders import blocks, reader
 from sparsify.structure.units import kept_by_bias, living_heads, living_neurons, not_empty
 
 
@@ -43,7 +43,7 @@ class Unit:
     @property
     def output(self) -> Weight:
         """The matrix that reads the units."""
-        return self.block.output if isinstance(self.block, Attention) else self.block.down
+        return reader(self.block)
 
     @property
     def reader(self) -> str:

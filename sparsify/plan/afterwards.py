@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from sparsify.anatomy import Anatomy, Attention
+from sparsify.anatomy import Anatomy
 from sparsify.layers import Rows
 from sparsify.modifiers.plans import ModifierPlan
 from sparsify.recipe import Recipe
-from sparsify.structure.loadable import groups_of, heads_of, is_configured, neurons_of, one, says_heads, says_neurons
+from sparsify.structure.configs import is_configured
+from sparsify.structure.loadable import groups_of, heads_of, neurons_of, one, says_heads, says_neurons
+from sparsify.structure.orders import reader
 
 PLURALS = {"head": "heads", "neuron": "neurons", "channel": "channels"}
 
@@ -45,8 +47,7 @@ def _all(kind: str, anatomy: Anatomy | None, plan: ModifierPlan) -> bool:
         return False
     blocks = anatomy.attentions if kind == "head" else anatomy.feed_forwards
     masked = Rows(plan.weights)
-    outputs = [block.output if isinstance(block, Attention) else block.down for block in blocks]
-    return all(masked.shared(output) == output.geometry.rows for output in outputs)
+    return all(masked.shared(reader(block)) == reader(block).geometry.rows for block in blocks)
 
 
 def _reasons(kinds: dict[str, bool], model: nn.Module, anatomy: Anatomy | None) -> Iterator[str]:

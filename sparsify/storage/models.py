@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify import pretrained
+from sparsify.anatomy.outputs import tensors
 from sparsify.anatomy.samples import samples
 from sparsify.errors import StateError
 from sparsify.storage.packed import PackedFile
@@ -62,20 +62,7 @@ def output_error(before: nn.Module, after: nn.Module) -> OutputError | None:
 
 
 def _floats(outputs: Any) -> list[Tensor]:
-    found = list(_tensors(outputs))
+    found = list(tensors(outputs))
     if not found:
         raise ValueError("no output of real numbers")
     return found
-
-
-def _tensors(outputs: Any) -> Iterator[Tensor]:
-    """Yield the tensors of real numbers in what a model returned."""
-    if isinstance(outputs, Tensor):
-        if outputs.is_floating_point():
-            yield outputs
-    elif isinstance(outputs, dict):
-        for value in outputs.values():
-            yield from _tensors(value)
-    elif isinstance(outputs, list | tuple):
-        for value in outputs:
-            yield from _tensors(value)

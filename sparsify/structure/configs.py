@@ -80,6 +80,12 @@ def container_of(layer: Layer) -> str:
     return layer.name.rpartition(".")[0]
 
 
+def is_configured(model: Any) -> bool:
+    """Whether a model is saved with a configuration, as those of transformers are."""
+    config = vars(model).get("config")
+    return callable(getattr(model, "save_pretrained", None)) and callable(getattr(config, "to_dict", None))
+
+
 def configs(model: nn.Module, container: str) -> Iterator[Any]:
     """Yield the configurations of the modules from the model down to a container and in it, each once, outermost first.
 

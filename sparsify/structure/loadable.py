@@ -62,12 +62,6 @@ def edits(config: Any, names: tuple[str, ...], before: int | None, after: int | 
             yield config, name, after
 
 
-def is_configured(model: Any) -> bool:
-    """Whether a model is saved with a configuration, as those of transformers are."""
-    config = vars(model).get("config")
-    return callable(getattr(model, "save_pretrained", None)) and callable(getattr(config, "to_dict", None))
-
-
 def says_neurons(model: nn.Module) -> bool:
     """Whether a configuration can say that all feed-forward blocks have fewer neurons."""
     old = read(model)

@@ -11,6 +11,7 @@ from torch import nn
 
 from sparsify.errors import first_line
 from sparsify.structure.change import Dropped
+from sparsify.structure.configs import is_configured
 from sparsify.structure.drop import drop
 from sparsify.substitutes import saved_class
 
@@ -51,8 +52,7 @@ def _configured(model: nn.Module, container: str) -> tuple[str, Any]:
     for depth in range(len(parts)):
         name = ".".join(parts[:depth])
         module = model.get_submodule(name)
-        config = vars(module).get("config")
-        if callable(getattr(module, "save_pretrained", None)) and callable(getattr(config, "to_dict", None)):
+        if is_configured(module):
             return name, module
     return "", None
 

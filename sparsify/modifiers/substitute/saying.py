@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sparsify.structure.change import Substituted
-from sparsify.structure.configs import configs
+from sparsify.structure.configs import configs, is_configured
 from sparsify.substitutes import AFTER, BEFORE, RECORD
 
 ACTIVATIONS = (
@@ -32,10 +32,9 @@ def configured(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the outermost modules that are saved with a configuration, by name."""
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
-        config = vars(module).get("config")
         if name.startswith(inside) and inside:
             continue
-        if callable(getattr(module, "save_pretrained", None)) and callable(getattr(config, "to_dict", None)):
+        if is_configured(module):
             yield name, module
             inside = (*inside, f"{name}." if name else "")
 
