@@ -30,7 +30,7 @@ def _rows(dense: Side, sparse: Side, compact: Side) -> Iterator[Row]:
     yield (
         "parameters",
         *(f"{side.parameters:,}" for side in three),
-        f"dead heads and neurons left: {times:.1f}× fewer",
+        f"{times:.1f}× fewer without dead heads and neurons",
     )
     yield ("file, raw", *(_bytes(side.size.raw) for side in three), "a dense format stores every zero")
     times = dense.size.zstd / sparse.size.zstd
