@@ -26,6 +26,7 @@ from sparsify.cli import (
     recipes,
     report,
     schema,
+    serve,
     train,
     unpack,
     validate,
@@ -96,6 +97,7 @@ app.command("pack")(pack.pack)
 app.command("unpack")(unpack.unpack)
 app.command("benchmark")(benchmark.benchmark)
 app.command("export")(export.export)
+app.command("serve")(serve.serve)
 app.add_typer(recipes.app, name="recipes")
 app.command("schema")(schema.schema)
 app.command("demo")(demo.demo)
