@@ -133,7 +133,10 @@ class Batcher:
     def _results(self, batch: list[_Item]) -> list[Any]:
         """Run a batch; an exception stands for the result of its item."""
         try:
-            return list(self._run([item.value for item in batch], batch[0].key))
+            results = list(self._run([item.value for item in batch], batch[0].key))
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results for {len(batch)} items")
+            return results
         except Exception as error:
             if len(batch) == 1:
                 return [error]

@@ -66,6 +66,8 @@ class Served:
         batched = {"batch_size": len(texts)} if self.run.tokenizer.pad_token is not None else {}
         with torch.inference_mode():
             answers = list(self.run(texts, **batched, **dict(parameters)))
+        if self.task == "fill-mask" and len(texts) == 1:  # this pipeline takes a list of one for a text
+            return [answers]
         if self.task != "feature-extraction":
             return answers
         # of a batch, the pipeline returns the vectors of the padding too

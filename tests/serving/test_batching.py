@@ -25,7 +25,7 @@ class Doubler:
         self.batches.append((list(items), key))
         if any(item < 0 for item in items):
             raise ValueError("negative")
-        return [2 * item for item in items]
+        return [2 * item for item in items if item != 7]
 
 
 def run(work: Callable[[Batcher, Doubler], Awaitable[None]], **limits: Any) -> Doubler:
@@ -46,11 +46,11 @@ def run(work: Callable[[Batcher, Doubler], Awaitable[None]], **limits: Any) -> D
 
 def test_many_requests_share_batches_and_each_gets_its_own_answers():
     async def work(batcher: Batcher, double: Doubler) -> None:
-        found = await asyncio.gather(*(batcher.submit([3 * n, 3 * n + 1, 3 * n + 2]) for n in range(7)))
-        assert found == [[6 * n, 6 * n + 2, 6 * n + 4] for n in range(7)]
+        found = await asyncio.gather(*(batcher.submit([3 * n + 10, 3 * n + 11, 3 * n + 12]) for n in range(7)))
+        assert found == [[6 * n + 20, 6 * n + 22, 6 * n + 24] for n in range(7)]
 
     double = run(work)
-    assert sorted(item for items, _ in double.batches for item in items) == list(range(21))
+    assert sorted(item for items, _ in double.batches for item in items) == list(range(10, 31))
     assert max(len(items) for items, _ in double.batches) == 4
 
 
@@ -92,6 +92,15 @@ def test_a_bad_item_fails_alone():
         assert await first == [18]
 
     assert run(work).batches[1:] == [([1, 2, -1], None), ([1], None), ([2], None), ([-1], None)]
+
+
+def test_too_few_results_are_an_error_and_the_next_batch_runs():
+    async def work(batcher: Batcher, double: Doubler) -> None:
+        with pytest.raises(RuntimeError, match="0 results for 1 items"):
+            await batcher.submit([7])
+        assert await batcher.submit([1]) == [2]
+
+    run(work)
 
 
 def test_a_request_is_taken_whole_or_refused_whole():
