@@ -80,5 +80,5 @@ def serve(
             raise SparsifyError(f"{path}: the model cannot answer: {wrong}")
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{place.getsockname()[1]}"
-        run(served, limits, place, lambda: say(f"{served.name}: {served.task} at {address}/predict; Ctrl-C stops it"))
+        run(served, limits, place, lambda: say(f"{served.name}: {served.task} at {address}/predict (Ctrl-C stops it)"))
         say("stopped")
