@@ -77,8 +77,7 @@ class Planner:
         for number, (stage, span) in enumerate(zip(self.recipe.staged(), spans, strict=False)):
             end = None if span.length is None else span.begin + span.length
             self.stages.append(StagePlan(stage.name, span.begin, end))
-            for index, (modifier, name) in enumerate(zip(stage.modifiers, stage.names(), strict=True)):
-                key = f"{stage.name}/{name}"
+            for index, (key, modifier) in enumerate(zip(stage.keys(), stage.modifiers, strict=True)):
                 context = PlanContext(
                     self.model, span, key, self.anatomy, tuple(self.plans), self.changes, self.example_inputs
                 )

@@ -52,6 +52,10 @@ class Stage(Spec):
         """Return a unique name for every modifier: its own, or its type, numbered where that is taken."""
         return _unique([modifier.name or modifier.type for modifier in self.modifiers])
 
+    def keys(self) -> list[str]:
+        """Return what state, plans and reports call every modifier: `stage/name`, or its name where no stage is named."""
+        return [name if self.name == ONLY_STAGE else f"{self.name}/{name}" for name in self.names()]
+
 
 def _moments(modifier: Modifier) -> Iterator[tuple[tuple[str, ...], Duration]]:
     """Yield the moments of its stage that a modifier names (path below it, duration); percentages fit any stage."""
@@ -217,10 +221,9 @@ class Recipe(Spec):
         return self.stages or (Stage(name=ONLY_STAGE, modifiers=self.modifiers),)
 
     def keyed(self) -> Iterator[tuple[str, Modifier]]:
-        """Yield every modifier with its key, `stage/name`, in order."""
+        """Yield every modifier with its key (see `Stage.keys`), in order."""
         for stage in self.staged():
-            for modifier, name in zip(stage.modifiers, stage.names(), strict=True):
-                yield f"{stage.name}/{name}", modifier
+            yield from zip(stage.keys(), stage.modifiers, strict=True)
 
     def needs(self) -> dict[str, Binding]:
         """Return the objects that `apply` takes by name: those that the recipe declares, and those of its modifiers."""

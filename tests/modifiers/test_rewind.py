@@ -182,7 +182,7 @@ def test_what_cannot_be_rewound(mlp: nn.Module, rewind: str, message: str) -> No
 def test_states_of_other_rounds_are_refused(mlp: nn.Module) -> None:
     training = Training(mlp, recipe()).train(4)
     state: Any = training.manager.state_dict()
-    state["modifiers"]["main/rewind"]["tickets"] = {}
+    state["modifiers"]["rewind"]["tickets"] = {}
     with pytest.raises(StateError, match="expected those of 1 rounds"):
         training.manager.load_state_dict(state)
 

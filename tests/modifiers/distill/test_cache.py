@@ -503,7 +503,7 @@ def test_states_that_are_wrong(change: dict[str, Any], message: str) -> None:
     student, manager, optimizer = begun(False, "classification", None)
     step(manager, student, optimizer, batch())
     state = copy.deepcopy(manager.state_dict())
-    state["modifiers"]["main/distill"]["cache"].update(change)
+    state["modifiers"]["distill"]["cache"].update(change)
     with pytest.raises(StateError, match=message):
         manager.load_state_dict(state)
     assert len(manager._runs[0].cache.answers) == 4
