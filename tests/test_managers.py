@@ -142,7 +142,7 @@ def test_a_modifier_that_a_changed_recipe_adds_begins_where_the_state_is(mlp: nn
     optimizer = adamw(mlp)
     state = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS).state_dict()
     manager = Manager(recipe(criterion="movement", name="other")).apply(mlp, optimizer, total_steps=STEPS)
-    with pytest.warns(UserWarning, match="begin anew from the masks: other"):
+    with pytest.warns(UserWarning, match="start again from the masks: other"):
         manager.load_state_dict(state, allow_changed_recipe=True)
     assert torch.equal(latent_of(manager, "0.weight").tensor, mlp[0].weight)
     train(mlp, optimizer, manager, range(STEPS))

@@ -134,7 +134,7 @@ def _note_ties(context: PlanContext, weights: Sequence[Weight]) -> None:
     for weight in weights:
         others = [name for name in shared.get(id(weight.parameter), ()) if name != weight.name]
         if others:
-            context.notes.append(f"{weight.name} is tied to {', '.join(others)}: one tensor, one mask")
+            context.notes.append(f"{weight.name} is the same tensor as {', '.join(others)}: both have one mask")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -68,7 +68,7 @@ def decide(
     found, problems = Structure(), list[Problem]()
     seen, anatomy = model, read(model) if any(modifier.restructures() for _, modifier in recipe.keyed()) else None
     for number, stage in enumerate(recipe.staged()):
-        for index, (key, modifier) in enumerate(zip(stage.keys(), stage.modifiers, strict=True)):
+        for index, (key, modifier) in enumerate(stage.keyed()):
             if not modifier.restructures():
                 continue
             path = ("stages", number, "modifiers", index)

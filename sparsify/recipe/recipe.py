@@ -52,9 +52,12 @@ class Stage(Spec):
         """Return a unique name for every modifier: its own, or its type, numbered where that is taken."""
         return _unique([modifier.name or modifier.type for modifier in self.modifiers])
 
-    def keys(self) -> list[str]:
-        """Return what state, plans and reports call every modifier: `stage/name`, or its name where no stage is named."""
-        return [name if self.name == ONLY_STAGE else f"{self.name}/{name}" for name in self.names()]
+    def keyed(self) -> list[tuple[str, Modifier]]:
+        """Return every modifier with what state, plans and reports call it: `stage/name`, or its name where the
+        recipe names no stage.
+        """
+        keys = [name if self.name == ONLY_STAGE else f"{self.name}/{name}" for name in self.names()]
+        return list(zip(keys, self.modifiers, strict=True))
 
 
 def _moments(modifier: Modifier) -> Iterator[tuple[tuple[str, ...], Duration]]:
@@ -221,9 +224,9 @@ class Recipe(Spec):
         return self.stages or (Stage(name=ONLY_STAGE, modifiers=self.modifiers),)
 
     def keyed(self) -> Iterator[tuple[str, Modifier]]:
-        """Yield every modifier with its key (see `Stage.keys`), in order."""
+        """Yield every modifier with its key (see `Stage.keyed`), in order."""
         for stage in self.staged():
-            yield from zip(stage.keys(), stage.modifiers, strict=True)
+            yield from stage.keyed()
 
     def needs(self) -> dict[str, Binding]:
         """Return the objects that `apply` takes by name: those that the recipe declares, and those of its modifiers."""

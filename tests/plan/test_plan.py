@@ -231,8 +231,12 @@ def test_the_plan_can_be_printed_with_rich() -> None:
             {"total_steps": 100},
             "the window is empty: it begins and ends at step 5",
         ),
-        ({"window": "{begin: 0, end: 50, every: 50}"}, {"total_steps": 100}, "the ramp is a cliff: in the 50 steps"),
-        ({"window": "{begin: 0, end: 1}"}, {"total_steps": 100}, "the ramp is a cliff: in the 1 steps"),
+        (
+            {"window": "{begin: 0, end: 50, every: 50}"},
+            {"total_steps": 100},
+            "the sparsity would jump: in the 50 steps",
+        ),
+        ({"window": "{begin: 0, end: 1}"}, {"total_steps": 100}, "the sparsity would jump: in the 1 steps"),
         (
             {"window": "{begin: 0, end: 50, every: 0.1%}"},
             {"total_steps": 100},
@@ -370,7 +374,7 @@ def test_tied_weights_are_one_tensor() -> None:
     model["b"].weight = model["a"].weight
     plan = Plan.of(recipe(targets='"b"'), model, total_steps=100)
     assert [tensor.name for tensor in plan.modifiers[0].tensors] == ["a.weight"]
-    assert plan.notes == ("a.weight is tied to b.weight: one tensor, one mask",)
+    assert plan.notes == ("a.weight is the same tensor as b.weight: both have one mask",)
     with pytest.raises(PlanError, match=r"prune acts on a.weight at the same time"):
         Plan.of(
             Recipe.parse(

@@ -283,8 +283,7 @@ def test_a_projection_is_learned_beside_the_model(scale: float) -> None:
     body = "hidden: {learning_rate: 1e-2}"
     manager = Manager(recipe(body)).apply(student, optimizer, total_steps=4, scaler=scaler, teacher=teacher)
     before = {
-        name: each["matrices"]
-        for name, each in manager.state_dict()["modifiers"]["distill"]["projections"].items()
+        name: each["matrices"] for name, each in manager.state_dict()["modifiers"]["distill"]["projections"].items()
     }
     values = []
     for _ in range(4):
@@ -552,10 +551,7 @@ def test_a_resumed_training_ends_with_the_same_bits(own: bool, stop: int) -> Non
         step(second, other, again, batch(number))
     for name, value in student.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
-    assert (
-        manager.state_dict()["modifiers"]["distill"]["sums"]
-        == second.state_dict()["modifiers"]["distill"]["sums"]
-    )
+    assert manager.state_dict()["modifiers"]["distill"]["sums"] == second.state_dict()["modifiers"]["distill"]["sums"]
 
 
 def test_another_teacher_is_refused_on_resume() -> None:
