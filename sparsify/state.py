@@ -122,8 +122,8 @@ def _check_structure(saved: Mapping[str, Change], plan: Plan) -> None:
     if len(then) != len(now) or not all(any(one.same(other) for other in now) for one in then):
         texts = ["; ".join(each.summary() for each in side) or "as it was made" for side in (then, now)]
         raise StateError(
-            f"the state was saved with another structure ({texts[0]}) than this model has ({texts[1]}): make the model "
-            "as it was before the training, and have it changed by attach(model, state=…)"
+            f"the state was saved with another structure ({texts[0]}) than this model has ({texts[1]}): build the "
+            "model as it was before the training, and call attach(model, state=…)"
         )
 
 

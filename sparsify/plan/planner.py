@@ -170,7 +170,7 @@ class Planner:
                 if (start <= at < last) if back is other else (start < at <= last):
                     message = (
                         f"{scaler.key} puts norms into their weights at step {at}, and {back.key} goes on until step "
-                        f"{last}: weights of step {start} would not fit any more; end one of the two before"
+                        f"{last}: weights of step {start} would no longer fit; end one of the two earlier"
                     )
                     self._problem(message, *self.places[plan.key])
 

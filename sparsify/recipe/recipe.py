@@ -31,7 +31,7 @@ class Stage(Spec):
     """A named part of the training with its own clock: windows and percentages are relative to it."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-    """Unique in the recipe; state and reports are kept under it."""
+    """What state, plans and reports call it; unique in the recipe."""
 
     length: PositiveDuration | None = None
     """How long it lasts. One stage may leave it out and takes the rest."""

@@ -109,7 +109,7 @@ def _numbers(table: Table, column: str) -> list[float]:
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise DataError(f"{table.place(row)}: the label {value!r} is no finite number, as a regression needs")
+            raise DataError(f"{table.place(row)}: the label {value!r} is not a finite number, which a regression needs")
         found.append(number)
     if len(set(found)) < 2:
         raise DataError(f"{table.name}: all rows have the label {found[0]:g}; is {column!r} the label?")

@@ -57,8 +57,8 @@ def _refuse_misfits(name: str, model: nn.Module, keys: Sequence[str]) -> None:
     wrong = [key for key in keys if body != "." and key.startswith(body)]
     if wrong:
         raise PlanError(
-            f"{name}: {wrong[0]} has another shape in the file of weights than config.json says: they are not of one "
-            "model, and random weights would stand there"
+            f"{name}: {wrong[0]} has another shape in the file of weights than config.json says: they belong to "
+            "different models"
         )
 
 

@@ -80,7 +80,7 @@ def run(
         locked = ranks.from_first(reserve)
         console = console if console and ranks.is_first() else Console(quiet=True)
         if not locked:
-            show(console, f"{directory}: this file system has no locks; start no second run there", style="dim")
+            show(console, f"{directory}: this file system has no locks; do not start a second run there", style="dim")
         return _run(asked, recipe, directory, console, resume, allow_changed_recipe)
 
 
