@@ -36,8 +36,8 @@ def share_first(model: nn.Module) -> bool:
     shapes = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors}
     if found := _difference(shapes):
         raise PlanError(
-            f"{found[0]} has another shape, or is missing, in process 0 or in process {found[1]}: all train one "
-            "model under one recipe"
+            f"{found[0]} has another shape, or is missing, in process 0 or in process {found[1]}: every "
+            "process must train the same model under the same recipe"
         )
     sums = ranks.of_all([checksum(parameter.data) for parameter in model.parameters()])
     if all(other == sums[0] for other in sums):
@@ -68,8 +68,8 @@ class Agreement:
         sums = {f"the weight {weight.name}": checksum(weight.parameter) for weight in self.weights}
         if found := _difference(sums | self.masks.checksums()):
             raise HookError(
-                f"{found[0]} differs between process 0 and process {found[1]} after step {step}: they do not train one "
-                "model any more; wrap the model in DDP, have gradients reduced before on_before_optimizer_step(), "
+                f"{found[0]} differs between process 0 and process {found[1]} after step {step}: they no longer train "
+                "the same model; wrap the model in DDP, call on_before_optimizer_step() after gradients are reduced, "
                 "and load weights in every process"
             )
 

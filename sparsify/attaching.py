@@ -18,7 +18,7 @@ from sparsify.plan.structure import Structure, decide, made
 from sparsify.recipe import Recipe
 from sparsify.structure.change import Change
 
-SHARED = "the processes began with different weights: all go on with those of the first, as DDP would have it"
+SHARED = "the processes began with different weights: all continue with those of the first, as under DDP"
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def _refuse_wrapped(model: nn.Module, structure: Structure) -> None:
             wrapper = "compile()"
     if wrapper is not None:
         raise PlanError(
-            f"{key} changes the structure, which {wrapper} has been told already: call Manager(recipe).attach(model) "
-            "before the model is compiled, wrapped or sharded, and apply() of that manager afterwards"
+            f"{key} changes the structure of the model, which {wrapper} has seen already: call "
+            "Manager(recipe).attach(model) before the model is compiled, wrapped or sharded, and apply() of that "
+            "manager afterwards"
         )

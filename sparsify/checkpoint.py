@@ -98,5 +98,5 @@ def load(path: str | Path) -> dict[str, Any]:
     except Exception as error:  # a damaged pickle raises of every kind
         raise StateError(f"{path} is not a whole checkpoint: {first_line(error)}") from None
     if not isinstance(parts, dict):
-        raise StateError(f"{path} is not a checkpoint of ours: it holds a {type(parts).__name__}")
+        raise StateError(f"{path} is not a checkpoint that sparsify wrote: it holds a {type(parts).__name__}")
     return parts

@@ -71,7 +71,7 @@ def _raw(name: str) -> Mapping[str, Any]:
         raw, _ = library().PretrainedConfig.get_config_dict(name)
     except Exception as error:
         offline = " (offline: HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        raise PlanError(f"{name}: no configuration to be had{offline}: {first_line(error)}") from None
+        raise PlanError(f"{name}: its configuration cannot be loaded{offline}: {first_line(error)}") from None
     return raw if isinstance(raw, dict) else {}
 
 
@@ -92,7 +92,7 @@ def _check_known(name: str, raw: Mapping[str, Any]) -> None:
         return
     what = f"has the model_type {kind!r}, which transformers {library().__version__} does not know"
     if kind is None:
-        what = "has no model_type, so that nobody can say which model it is"
+        what = "has no model_type, so it does not say which model it is"
     if raw.get("auto_map"):
         raise PlanError(
             f"{name}: config.json {what}, and names code of its own (auto_map), which is never run: {IN_PYTHON}"

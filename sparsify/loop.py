@@ -270,7 +270,9 @@ class Loop:
     def _refuse_autocast(self, hook: str) -> None:
         kinds = {"cpu"} | {weight.parameter.device.type for weight in self._planned} - {"meta"}
         if any(torch.is_autocast_enabled(kind) for kind in kinds):
-            raise HookError(f"{hook}() inside an autocast region: its cache would hide the change; leave it first")
+            raise HookError(
+                f"{hook}() was called inside an autocast region, whose cache would hide the change: call it outside"
+            )
 
     def _follow_parameters(self) -> None:
         """Raise HookError where a parameter was replaced since `apply`, so that the optimizers train another tensor."""
@@ -279,7 +281,8 @@ class Loop:
             if id(weight.parameter) not in held:
                 raise HookError(
                     f"the parameter {weight.parameter_name} was replaced after apply() (load_state_dict(assign=True), "
-                    "a wrapper), and the optimizer does not hold the new one: make it, and call apply(), after that"
+                    "a wrapper), and the optimizer does not hold the new one: make the optimizer, and call apply(), "
+                    "after that"
                 )
 
     def _count_gradients(self, readers: Iterable[Run]) -> None:
@@ -297,5 +300,5 @@ _ONCE = (
 )
 _SILENT = (
     f"needs the gradients of its weights, and found none in {PATIENCE} steps: call on_before_optimizer_step() after "
-    "backward() and before they are set to None; an optimizer that steps within backward() cannot be served"
+    "backward() and before they are set to None; an optimizer that steps within backward() is not supported"
 )

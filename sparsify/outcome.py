@@ -61,7 +61,7 @@ class Outcome:
         lines += [f"{key} needs the gradients of its weights, and never found any" for key in self.without_gradients]
         if self.density.not_finite:
             lines.append(
-                f"values that are not finite, which no sparsity can be verified of: {_some(self.density.not_finite)}"
+                f"values that are not finite, so that no sparsity can be verified: {_some(self.density.not_finite)}"
             )
         if self.revived:
             lines.append(f"{_REVIVED}:")
@@ -105,11 +105,11 @@ def _versions() -> str:
     return ", ".join([f"sparsify {__version__}", *(f"{name} {version}" for name, version in known.items() if version)])
 
 
-_CHANGED = "fewer zeros than asked for (were weights changed behind the manager's back?)"
+_CHANGED = "fewer zeros than asked for (were weights changed outside of optimizer.step()?)"
 
 _REVIVED = (
-    "weights that were pruned are not zero: they were changed since the last step, as by a state of another time that "
-    "was loaded (load the manager's state with it; or prune them again by manager.project(model), and finalize)"
+    "weights that were pruned are not zero: they were changed since the last step, for example by loading an older "
+    "state of the model (load the manager's state of the same moment, or prune them again with manager.project(model))"
 )
 
 

@@ -122,8 +122,8 @@ def _check_structure(saved: Mapping[str, Change], plan: Plan) -> None:
     if len(then) != len(now) or not all(any(one.same(other) for other in now) for one in then):
         texts = ["; ".join(each.summary() for each in side) or "as it was made" for side in (then, now)]
         raise StateError(
-            f"the state was saved with another structure ({texts[0]}) than this model has ({texts[1]}): make the model "
-            "as it was before the training, and have it changed by attach(model, state=…)"
+            f"the state was saved with another structure ({texts[0]}) than this model has ({texts[1]}): build the "
+            "model as it was before the training, and call attach(model, state=…)"
         )
 
 
@@ -143,7 +143,7 @@ def _check_same(saved: StateReader, plan: Plan) -> None:
     """Raise StateError for a state of another recipe, or of another length of training."""
     if saved.text("sha256") != plan.recipe.sha256:
         raise StateError(
-            "the state was saved under another recipe (allow_changed_recipe=True goes on all the same):\n"
+            "the state was saved under another recipe (allow_changed_recipe=True continues anyway):\n"
             + _difference(saved.text("recipe"), plan.recipe.canonical())
         )
     clock = saved.part("clock")
@@ -151,7 +151,7 @@ def _check_same(saved: StateReader, plan: Plan) -> None:
         if clock.any(key) != now:
             raise StateError(
                 f"the state was saved with {key}={clock.any(key)}, apply() was given {now}: "
-                "windows would shift (allow_changed_recipe=True goes on all the same)"
+                "windows would shift (allow_changed_recipe=True continues anyway)"
             )
 
 
@@ -213,7 +213,7 @@ def _check_weights(saved: StateReader, known: Mapping[str, Weight], masks: Masks
     if wrong:
         raise StateError(
             f"the weights of {wrong[0]} are not those that this state was saved with; load the model's weights "
-            "first, from the same checkpoint (verify_weights=False goes on all the same)"
+            "first, from the same checkpoint (verify_weights=False continues anyway)"
         )
 
 
@@ -244,7 +244,7 @@ def _modifiers(
             anew.append(f"{run.key} ({error})")
     if anew:
         warnings.warn(
-            f"these modifiers cannot take up what was saved, and begin anew from the masks: {'; '.join(anew)}",
+            f"what was saved does not fit these modifiers; they start again from the masks: {'; '.join(anew)}",
             stacklevel=4,
         )
     return found

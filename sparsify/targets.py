@@ -244,6 +244,6 @@ def _no_matrix(name: str, parameter: nn.Parameter) -> str:
     if parameter.dim() < 2:
         return f"{name} is no matrix: it has the shape {list(parameter.shape)}"
     return (
-        f"{name} has the shape {list(parameter.shape)}, and nobody has said which of its dimensions are outputs: "
-        "make its class known by sparsify.register_layer"
+        f"{name} has the shape {list(parameter.shape)}, and it is not known which of its dimensions are outputs: "
+        "register its class with sparsify.register_layer"
     )

@@ -210,7 +210,8 @@ class Transaction:
             return "gradients were made after on_before_optimizer_step(): call it after backward()"
         if max(self._steps, default=0) > 1:
             return (
-                f"optimizer.step() ran {max(self._steps)} times in one transaction: call all hooks once for each step"
+                f"optimizer.step() ran {max(self._steps)} times between two calls of on_step_end(): call all hooks "
+                "once for each step"
             )
         if self.stepped and not all(self._steps) and not self.was_skipped():
             index = self._steps.index(0)
@@ -248,8 +249,8 @@ class Transaction:
             return None
         self._stray = False
         return (
-            "optimizer.step() ran without on_step_begin() and on_before_optimizer_step() before it: what it did is "
-            "kept, under the masks, and not counted"
+            "optimizer.step() ran without on_step_begin() and on_before_optimizer_step() before it: this step is "
+            "kept, with the masks applied, but it is not counted"
         )
 
     # ------------------------------------------------------------------ gradient scaling
@@ -293,7 +294,7 @@ class Transaction:
         if first and self._perturbed() and self._refuses_closures():
             raise HookError(
                 "the weights were written to before optimizer.step() on both sides of a backward (as SAM does): "
-                "latent weights, and gradients that are read, cannot follow"
+                "this does not work with latent weights, nor with gradients that are read"
             )
         given = any(map(callable, (*arguments, *options.values())))
         again = self._inside  # a call with a closure that has not come back: it raised

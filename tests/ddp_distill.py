@@ -37,7 +37,7 @@ def train(wrap: bool, ranks: list[int]) -> tuple[list[Tensor], list[Tensor]]:
         manager.on_before_optimizer_step()
         optimizer.step()
         manager.on_step_end()
-    matrices = manager.state_dict()["modifiers"]["main/distill"]["projections"]["hidden"]["matrices"]
+    matrices = manager.state_dict()["modifiers"]["distill"]["projections"]["hidden"]["matrices"]
     return [p.detach() for p in student.parameters()], list(matrices.values())
 
 

@@ -61,8 +61,8 @@ NAMES = ("encoder.layer.0.attention.self.query", "a" * 2000, "x" * 500 + "b", ""
 REPORT: dict[str, Any] = {
     "training": {"steps": 3, "seconds": 1.5, "metrics": {"accuracy": 0.5}},
     "history": [{"step": 1, "sparsity": 0.5, "eval_accuracy": 0.5, "loss": 1}],
-    "modifiers": {"main/prune": {"sparsity_at_threshold": 0.1, "sparsity": 0.2, "lambda": {"a": 1.0},
-                                 "metrics": {"at_threshold": {"loss": 1.0}, "after": {"loss": 2.0}}}, "main/fill": {"returned": 3}},
+    "modifiers": {"prune": {"sparsity_at_threshold": 0.1, "sparsity": 0.2, "lambda": {"a": 1.0},
+                                 "metrics": {"at_threshold": {"loss": 1.0}, "after": {"loss": 2.0}}}, "fill": {"returned": 3}},
     "plan": {"total_steps": 3, "steps_per_epoch": 2, "modifiers": [{"key": "a", "begin": 1, "tensors": [{"name": "w", "shape": [1, 2]}]}]},
 }  # fmt: skip
 

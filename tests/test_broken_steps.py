@@ -131,9 +131,9 @@ def test_a_penalty_without_gradients(mlp: nn.Module) -> None:
             manager.on_step_end()
 
     steps(4)
-    with pytest.raises(SparsityError, match="main/penalty needs the gradients of its weights, and never found any"):
+    with pytest.raises(SparsityError, match="penalty needs the gradients of its weights, and never found any"):
         manager.finalize(partial=True)
-    with pytest.raises(HookError, match="main/penalty needs the gradients of its weights, and found none in 8 steps"):
+    with pytest.raises(HookError, match="penalty needs the gradients of its weights, and found none in 8 steps"):
         steps(8)
 
 

@@ -20,8 +20,9 @@ from sparsify.cli.console import Terminal, styled
 from sparsify.density import Count
 from sparsify.errors import MOST_PROBLEMS, Mark, Problem, did_you_mean
 from sparsify.report import timeline
+from sparsify.report.curves import Curves
 from sparsify.report.page import page
-from sparsify.report.picture import Curves, draw
+from sparsify.report.picture import draw
 from tests.hostile import BIDI, NASTY, harmless
 
 ANY_TEXT = st.text(st.characters(exclude_categories=())) | st.text(st.sampled_from(NASTY + BIDI + "\n\t"))

@@ -68,7 +68,7 @@ def test_falling_short_raises_with_a_table(mlp: nn.Module, tmp_path: Path) -> No
     lines = str(error.value).splitlines()
     assert lines[0].startswith("fewer zeros than asked for")
     assert lines[1].split() == ["tensor", "wanted", "found", "of", "modifier"]
-    assert lines[2].split() == ["2.weight", "192", "0", "256", "main/prune"]
+    assert lines[2].split() == ["2.weight", "192", "0", "256", "prune"]
     assert len(lines) == 3
     assert json.loads((tmp_path / "report.json").read_text())["verified"] is False
 
@@ -125,5 +125,5 @@ def test_an_early_end_that_is_accepted_may_fall_short_all_the_same(mlp: nn.Modul
     with torch.no_grad():
         mlp.get_parameter("2.weight").normal_()
     masks_of(manager)["2.weight"].fill_(True)
-    with pytest.raises(SparsityError, match=r"2\.weight +111 +0 +256 +main/prune"):
+    with pytest.raises(SparsityError, match=r"2\.weight +111 +0 +256 +prune"):
         manager.finalize(partial=True)

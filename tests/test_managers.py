@@ -142,7 +142,7 @@ def test_a_modifier_that_a_changed_recipe_adds_begins_where_the_state_is(mlp: nn
     optimizer = adamw(mlp)
     state = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS).state_dict()
     manager = Manager(recipe(criterion="movement", name="other")).apply(mlp, optimizer, total_steps=STEPS)
-    with pytest.warns(UserWarning, match="begin anew from the masks: main/other"):
+    with pytest.warns(UserWarning, match="start again from the masks: other"):
         manager.load_state_dict(state, allow_changed_recipe=True)
     assert torch.equal(latent_of(manager, "0.weight").tensor, mlp[0].weight)
     train(mlp, optimizer, manager, range(STEPS))
@@ -232,7 +232,7 @@ def test_gradients_may_be_missing_now_and_then_but_not_always(mlp: nn.Module) ->
     manager = Manager(recipe(criterion="movement")).apply(mlp, optimizer, total_steps=STEPS)
     silent_step(mlp, optimizer, manager)
     silent_step(mlp, optimizer, manager)
-    with pytest.raises(SparsityError, match="main/prune needs the gradients of its weights, and never found any"):
+    with pytest.raises(SparsityError, match="prune needs the gradients of its weights, and never found any"):
         manager.finalize(partial=True)
 
 
@@ -243,7 +243,7 @@ def test_what_others_write_last_is_kept_and_saved(mlp: nn.Module) -> None:
     weight = mlp[0].weight
     place, other = (tuple(each) for each in (weight != 0).nonzero()[:2])
     weight.data[place] = 3.0
-    saved = manager.state_dict()["modifiers"]["main/prune"]["latent"]["0.weight"]
+    saved = manager.state_dict()["modifiers"]["prune"]["latent"]["0.weight"]
     assert float(saved[place]) == 3.0
     weight.data[other] = 4.0
     manager.finalize(partial=True)
@@ -264,10 +264,10 @@ def test_a_state_of_other_values_under_the_same_zeros_is_refused(mlp: nn.Module)
 @pytest.mark.parametrize(
     ("owners", "message"),
     [
-        ([[0, 20, "main/prune"], [12, 32, "main/prune"]], "rows 12 to 32 have two owners"),
-        ([[0, 32, "main/other"]], "rows 0 to 32 have two owners, or one that is not here"),
+        ([[0, 20, "prune"], [12, 32, "prune"]], "rows 12 to 32 have two owners"),
+        ([[0, 32, "other"]], "rows 0 to 32 have two owners, or one that is not here"),
         ([], "nobody owns the mask"),
-        ([[0, 33, "main/prune"]], "rows that the parameter lacks"),
+        ([[0, 33, "prune"]], "rows that the parameter lacks"),
     ],
 )
 def test_owners_that_cannot_be_are_refused(owners: list[list[object]], message: str, mlp: nn.Module) -> None:
@@ -322,7 +322,7 @@ def test_a_wrong_value_of_a_modifier_is_refused(mlp: nn.Module) -> None:
     manager = Manager(recipe()).apply(mlp, optimizer, total_steps=STEPS)
     train(mlp, optimizer, manager, range(5))
     state = manager.state_dict()
-    state["modifiers"]["main/prune"]["done"] = 6
+    state["modifiers"]["prune"]["done"] = 6
     with pytest.raises(StateError, match="done"):
         manager.load_state_dict(state)
 

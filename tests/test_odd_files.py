@@ -53,9 +53,9 @@ REPORT: dict[str, Any] = {
     "format": 1,
     "training": {"steps": 3, "seconds": 1.5, "metrics": {"accuracy": 0.5}},
     "history": [{"step": 1, "sparsity": 0.5, "eval_accuracy": 0.5, "loss": 1}],
-    "modifiers": {"main/prune": {"sparsity_at_threshold": 0.1, "sparsity": 0.2, "lambda": {"a": 1.0, "b": 2.0},
+    "modifiers": {"prune": {"sparsity_at_threshold": 0.1, "sparsity": 0.2, "lambda": {"a": 1.0, "b": 2.0},
                                  "metrics": {"at_threshold": {"loss": 1.0}, "after": {"loss": 2.0}}},
-                  "main/fill": {"returned": 3, "pruned": 4}, "main/other": {}},
+                  "fill": {"returned": 3, "pruned": 4}, "other": {}},
     "plan": {"total_steps": 3, "steps_per_epoch": None, "modifiers": [{"key": "a", "begin": 1}]},
 }  # fmt: skip
 

@@ -144,6 +144,6 @@ def test_nan_is_not_verified(mlp: nn.Module) -> None:
     with torch.no_grad():
         mlp.get_parameter("2.weight")[tuple(kept)] = math.nan
     with pytest.raises(
-        SparsityError, match=r"values that are not finite, which no sparsity can be verified of: 2\.weight"
+        SparsityError, match=r"values that are not finite, so that no sparsity can be verified: 2\.weight"
     ):
         manager.finalize()

@@ -247,7 +247,7 @@ def test_where_transformers_has_the_model_its_own_code_is_passed_over(own_code: 
 def test_names_that_are_not_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("nobody/has-this", "nobody-has-this", "a\0b", ""):
-        with pytest.raises(PlanError, match="no configuration to be had"):
+        with pytest.raises(PlanError, match="its configuration cannot be loaded"):
             config_of(name)
 
 

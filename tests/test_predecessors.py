@@ -304,7 +304,7 @@ def test_nn_pruning_returned_scores_for_masks_of_non_contiguous_tensors() -> Non
 
 
 def test_nn_pruning_fell_off_a_silent_cliff(mlp: nn.Module) -> None:
-    with pytest.raises(PlanError, match="the ramp is a cliff"):
+    with pytest.raises(PlanError, match="the sparsity would jump"):
         Plan.of(recipe(window="{begin: 50%, end: 51%, every: 10}"), mlp, total_steps=500)
 
 

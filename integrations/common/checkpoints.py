@@ -53,7 +53,7 @@ def marker(folder: Path) -> Marker:
         found = Marker(_text(data["run"]), {_inside(name): _file(file) for name, file in data["files"].items()})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else "its entries are not as they are written"
-        raise StateError(f"{folder / MARKER} is not a marker of ours: {reason}") from None
+        raise StateError(f"{folder / MARKER} is not a marker that sparsify wrote: {reason}") from None
     return found
 
 

@@ -139,7 +139,7 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
         callbacks = checkpoint.load(self.checkpoint).get("callbacks")
         found = callbacks.get(self.state_key) if isinstance(callbacks, dict) else None
         if not isinstance(found, dict) or "manager" not in found:
-            raise StateError(f"{self.checkpoint} has no state of ours: it was made without a recipe")
+            raise StateError(f"{self.checkpoint} has no state of sparsify: it was made without a recipe")
         return found["manager"]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -153,9 +153,9 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
             self.manager = self.manager.again()
         saved, self._saved, self._used = self._saved, None, True
         if saved is None and trainer.ckpt_path is not None:
-            raise StateError(f"{trainer.ckpt_path} has no state of ours: it was made without a recipe")
+            raise StateError(f"{trainer.ckpt_path} has no state of sparsify: it was made without a recipe")
         if saved is not None and not isinstance(saved.get("manager"), dict):
-            raise StateError(f"{trainer.ckpt_path} is not a checkpoint of ours: manager is missing or wrong")
+            raise StateError(f"{trainer.ckpt_path} is no checkpoint that sparsify wrote: manager is missing or wrong")
         self._reached, self._measured, self.density = None, True, None
         directory = self._directory(trainer)
         if trainer.is_global_zero and not trainer.fast_dev_run:

@@ -15,7 +15,7 @@ def refuse(args: Any, below_target: bool) -> None:
     if args.load_best_model_at_end and args.save_only_model and below_target:
         raise PlanError(
             "best_below_target=True with save_only_model=True: a checkpoint below the target has its own masks, which "
-            "save_only_model leaves out; leave one of them away"
+            "save_only_model leaves out; use only one of them"
         )
 
 

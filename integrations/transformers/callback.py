@@ -199,7 +199,7 @@ class SparsifyCallback(TrainerCallback):
             self._clip(args.max_grad_norm)
         else:
             raise HookError(
-                "the gradients were clipped before they were masked: this Trainer clips in a way of its own; "
+                "the gradients were clipped before they were masked: this Trainer clips in its own way; "
                 "let it call accelerator.clip_grad_norm_, or give max_grad_norm=0"
             )
 

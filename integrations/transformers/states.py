@@ -19,7 +19,8 @@ def read(folder: Path) -> dict[str, Any]:
     parts = checkpoint.load(folder / STATE)
     step, reached, manager = (parts.get(name) for name in ("step", "reached", "manager"))
     if type(step) is not int or not (reached is None or type(reached) is int) or not isinstance(manager, dict):
-        raise StateError(f"{folder / STATE} is not a state of ours: step, reached or manager is missing or wrong")
+        what = "step, reached or manager is missing or wrong"
+        raise StateError(f"{folder / STATE} is not a state that sparsify wrote: {what}")
     return parts
 
 

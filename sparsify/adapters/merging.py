@@ -52,7 +52,7 @@ def merge(
 def _check(model: nn.Module, base: nn.Module, outer: Any, names: Sequence[str] | None) -> None:
     """Raise PlanError or HookError for what cannot be merged, before anything is."""
     if at_work(model):
-        raise HookError("a manager is at work on this model: finalize() or detach() it before adapters are merged")
+        raise HookError("a manager is still applied to this model: finalize() or detach() it before merging adapters")
     if not callable(getattr(outer, "merge_and_unload", None)):
         raise PlanError(f"{type(outer).__name__} has no merge_and_unload: adapters of its kind cannot be merged")
     if isinstance(names, str):

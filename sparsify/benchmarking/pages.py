@@ -10,9 +10,10 @@ from sparsify.report.page import page
 from sparsify.report.picture import Picture
 
 LEAD = (
-    "All models ran one after the other in each round, on the same inputs. × is how many times as fast, the median "
-    "over the rounds with its interval of 95 %; by FLOPs, what it would be if time went by operations and "
-    "zeros cost none; of rate, the share of the rate at which this machine multiplies large dense matrices."
+    "In each round every model ran once, on the same inputs. × is how many times as fast a model is: the median "
+    "over the rounds, with its 95 % interval. “By FLOPs” is what that would be if only operations took time and "
+    "zeros cost nothing. “Of rate” is its speed as a share of the speed at which this machine multiplies large dense "
+    "matrices."
 )
 
 

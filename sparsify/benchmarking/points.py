@@ -25,6 +25,9 @@ class Panel:
     small_x: bool = False
     """Whether less is better on the horizontal axis."""
 
+    reference: float | None = None
+    """The metric of the model that all are compared with."""
+
 
 def panels(results: Sequence[Result], metric: str) -> list[Panel]:
     """Return size first, then speed for each engine and shape of inputs.
@@ -48,8 +51,15 @@ def panels(results: Sequence[Result], metric: str) -> list[Panel]:
                 drawn += [
                     (names[model.name], _speed(result, case, engine, model), model.metrics[metric]) for model in scored
                 ]
-    size = Panel("size", "MB of weights, compressed with zstd", _once(sizes), small_x=True)
-    return [size, *(Panel(title, axis, _once(points)) for title, points in speeds.items())]
+    reference = _reference(results, metric)
+    size = Panel("size", "MB of weights, compressed with zstd", _once(sizes), small_x=True, reference=reference)
+    return [size, *(Panel(title, axis, _once(points), reference=reference) for title, points in speeds.items())]
+
+
+def _reference(results: Sequence[Result], metric: str) -> float | None:
+    """Return the metric of the model that others are compared with; None without one, or where runs differ in it."""
+    found = {model.metrics.get(metric) for result in results for model in result.models if model.name == result.against}
+    return found.pop() if len(found) == 1 else None
 
 
 def choose(models: Sequence[Model], asked: str | None) -> str | None:

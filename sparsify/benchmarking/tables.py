@@ -56,7 +56,7 @@ def sentences(result: Result, case: Case) -> Iterator[tuple[str, str]]:
     for timing in case.timings:
         if timing.model == result.against:
             continue
-        told = "No difference that this run can tell. " if timing.speedup is not None and timing.speedup.open else ""
+        told = "This run shows no difference. " if timing.speedup is not None and timing.speedup.open else ""
         yield f"{timing.model}, {timing.engine}", told + timing.why
 
 

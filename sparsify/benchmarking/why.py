@@ -9,8 +9,8 @@ from sparsify.benchmarking.medians import Ratio
 NEAR = 0.05
 """How far two speed-ups may lie apart and still be called the same."""
 
-REST = "small matrices reach less of the machine's rate, and what is no matrix product (norms, softmax, memory) stays"
-CUT = "cutting whole heads, neurons or channels out of the model, or an engine that skips zeros, would"
+REST = "small matrices use less of the machine's speed, and all that is not a matrix product (norms, softmax) stays"
+CUT = "cutting whole heads, neurons or channels out of the model, or an engine that skips zeros, would help"
 
 
 def theoretical(flops: Flops, reference: Flops) -> float | None:
@@ -29,16 +29,16 @@ def why(engine: Engine, flops: Flops, reference: Flops | None, measured: Ratio |
     zeros = flops.dense > (1 + NEAR) * flops.effective
     if measured is None or reference is None:
         if not zeros:
-            return "It has hardly a zero in what it multiplies: there is nothing to skip."
+            return "Almost none of the weights that it multiplies are zero: there is nothing to skip."
         return f"Its zeros could give {promised:.2f}×, {_cost(engine)}."
     if abs(promised - 1) <= NEAR:
         if measured.open or abs(measured.median - 1) <= NEAR:
-            return "It has as many operations left as the other: no speed-up is to be expected."
-        return "It has as many operations left as the other: the difference lies elsewhere (memory, small operations)."
+            return "It has as many operations left as the other model: no speed-up is to be expected."
+        return "It has as many operations left as the other model: the difference is due to memory or small operations."
     if measured.low <= promised <= measured.high or abs(measured.median / promised - 1) <= NEAR:
-        return "What was measured is what the operations promise."
+        return "The measured speed-up is what its operations promise."
     if measured.median > promised:
-        return "More was measured than operations promise: less memory is moved, or it fits a cache better."
+        return "It is faster than its operations alone explain: it moves less memory, or fits a cache better."
     smaller = reference.dense / flops.dense if flops.dense else 1.0
     if zeros and smaller <= 1 + NEAR:
         return f"Its zeros promise {promised:.2f}×, {_cost(engine)}."
@@ -49,5 +49,5 @@ def why(engine: Engine, flops: Flops, reference: Flops | None, measured: Ratio |
 
 def _cost(engine: Engine) -> str:
     if engine.skips_zeros:
-        return f"but {engine.about}: finding what is not zero, attention and memory take their part"
+        return f"but {engine.about}: finding what is not zero, attention and memory take time too"
     return f"but {engine.about}, where a zero costs as much as any other number; {CUT}"

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
@@ -30,6 +31,11 @@ MOST_SEEDS = 2**32 - 1
 TASKS = tuple(AUTO)
 """What `sparsify train` can do, and `sparsify plan` can show."""
 
+FLAGS = {"total_steps": "--steps", "steps_per_epoch": "--steps-per-epoch"}
+"""Argument in Python → flag of the command line."""
+
+_ARGUMENT = re.compile(rf"(?<![\w`'\".])({'|'.join(FLAGS)})(?![\w`'\"=.])")
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -44,7 +50,7 @@ def one_of(*choices: str) -> Callable[[str | None], str | None]:
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in choices:
-            raise typer.BadParameter(f"{value!r} is none of them{did_you_mean(value, choices)}")
+            raise typer.BadParameter(f"{value!r} is not one of the choices{did_you_mean(value, choices)}")
         return value
 
     return check
@@ -75,13 +81,18 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except SparsifyError as error:
             if not ranks.is_told(error):
                 number = f"process {ranks.launched_as()}: " if ranks.launched_as() else ""
-                say(f"{number}{error}", err=True)
+                say(f"{number}{with_flags(str(error))}", err=True)
             raise typer.Exit(BAD_INPUT) from None
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
 
     return run
+
+
+def with_flags(message: str) -> str:
+    """Return a message with flags in the place of Python's arguments; what it quotes, and calls, stay as they are."""
+    return _ARGUMENT.sub(lambda found: FLAGS[found[0]], message)
 
 
 def check_labels(task: str | None, labels: int | None) -> None:

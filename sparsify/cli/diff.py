@@ -18,6 +18,7 @@ from sparsify.recipe import Recipe
 from sparsify.recipe.library import SUFFIXES, names
 from sparsify.report.difference import ABSENT, Change, Overlap, Weights, documents, together, weights
 from sparsify.report.saved import Saved, find
+from sparsify.report.trained import Trained, trained
 
 What = tuple[str, Any]
 """(`recipe`, a Recipe), (`plan`, plain data) or (`checkpoint`, a Saved)."""
@@ -31,12 +32,18 @@ def diff(
     second: Annotated[str, typer.Argument(metavar="B", help="Another of the same kind.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what differs between two recipes, two plans, or two checkpoints (how far their masks agree)."""
+    """Show what differs between two recipes, two plans, or two models: metrics, predictions and masks."""
     (kind, before), (other, after) = _read(first), _read(second)
     if kind != other:
         raise SparsifyError(f"{first} is a {kind}, {second} a {other}: only two of a kind can be compared")
     if kind == "checkpoint":
-        _weights(weights(before, after), as_json)
+        both, found = trained(before, after), weights(before, after)
+        if as_json:
+            print_json({"training": None if both is None else both.to_dict(), **found.to_dict()})
+            return
+        if both is not None:
+            _trained(both)
+        _weights(found)
         return
     if kind == "recipe":
         same = before.resolve().sha256 == after.resolve().sha256
@@ -85,10 +92,18 @@ def _changes(changes: list[Change], as_json: bool, same: bool) -> None:
     out().print(table)
 
 
-def _weights(found: Weights, as_json: bool) -> None:
-    if as_json:
-        print_json(found.to_dict())
-        return
+def _trained(found: Trained) -> None:
+    table = Table("metric", "A", "B", "B − A")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in found.table():
+        table.add_row(*row)
+    out().print(table)
+    for line in (*([str(found.agreement)] if found.agreement else []), *found.notes):
+        say(line)
+
+
+def _weights(found: Weights) -> None:
     table = Table("tensor", "zeros in A", "zeros in B", "Jaccard", "by chance", "overlap", "same values")
     for column in table.columns[1:]:
         column.justify = "right"

@@ -71,7 +71,7 @@ def extra(name: str) -> dict[str, Any]:
     missing: dict[str, str] = {}
     wants = needs(name)
     if not wants:
-        missing["this extra"] = "(what is installed of us is older)"
+        missing["this extra"] = "(the installed sparsify-torch is older)"
     for package, wanted in sorted(wants.items()):
         there = _version(package)
         if there is None:

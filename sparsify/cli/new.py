@@ -83,7 +83,7 @@ def _written(
 
 def _ask(question: str, flag: str, default: str | None = None) -> str:
     if not sys.stdin.isatty():
-        raise SparsifyError(f"{flag} is missing, and nobody is here to ask")
+        raise SparsifyError(f"{flag} is missing (without a terminal it cannot be asked for)")
     return str(typer.prompt(question, default=default))
 
 

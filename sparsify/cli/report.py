@@ -17,12 +17,13 @@ from sparsify.cli.console import cell, out, styled
 from sparsify.density import Count
 from sparsify.errors import SparsifyError
 from sparsify.escaping import one_line
-from sparsify.report.folder import FolderReport, read
+from sparsify.report.folder import FolderReport, read, shown
 from sparsify.report.page import page
 
 NEEDS = ("matplotlib", "safetensors", "transformers", "zstandard")
 
-COLUMNS = ("counted in", "weights", "not zero", "zeros", "what that is")
+COUNTED = ("weights", "not zero", "zeros")
+COLUMNS = ("counted in", *COUNTED, "what that is")
 
 
 @guarded
@@ -33,13 +34,17 @@ def report(
     as_json: AsJson = False,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained page.")] = None,
     png: Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Write a picture.")] = None,
-    tensors: Annotated[bool, typer.Option("--tensors", help="Show every tensor.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="Show every matrix.")] = False,
+    dense: Annotated[
+        Path | None,
+        typer.Option("--dense", metavar="DENSE_DIR", help="The folder of the dense model, to compare with."),
+    ] = None,
 ) -> None:
     """Count what is zero in a saved model, by tensor, role and whole; with bytes on disk and the training's curves."""
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
         raise SparsifyError(f"a report needs {', '.join(missing)}: pip install 'sparsify-torch[report,transformers]'")
-    found = read(directory)
+    found = read(directory, dense=dense)
     if html is not None:
         write_text(html, _page(found))
     if png is not None:
@@ -64,7 +69,7 @@ def _show(console: Console, found: FolderReport, tensors: bool) -> None:
     if found.census.grid:
         console.print(_grid(found))
     if tensors or not found.census.grid:
-        console.print(_counts("tensor", found.census.tensors))
+        console.print(_counts(found.counts()))
     for name, value in found.facts():
         console.print(f"{cell(name):<16} {one_line(value)}")
     for note in found.notes:
@@ -84,20 +89,17 @@ def _grid(found: FolderReport) -> Table:
     return table
 
 
-def _counts(name: str, counts: dict[str, Count]) -> Table:
-    table = Table(name, "weights", "not zero", "zeros")
+def _counts(counts: Sequence[tuple[str, Count]]) -> Table:
+    table = Table("tensor", *COUNTED)
     for column in table.columns[1:]:
         column.justify = "right"
-    for key, count in counts.items():
-        table.add_row(cell(key), f"{count.elements:,}", f"{count.nonzeros:,}", f"{count.sparsity:.2%}")
+    for name, count in counts:
+        table.add_row(cell(name), *shown(count))
     return table
 
 
 def _page(found: FolderReport) -> str:
-    counts = [
-        (name, f"{count.elements:,}", f"{count.nonzeros:,}", f"{count.sparsity:.2%}")
-        for name, count in found.census.tensors.items()
-    ]
+    counts = [(name, *shown(count)) for name, count in found.counts()]
     tables: list[tuple[Sequence[str], Sequence[Sequence[str]]]] = [
         (COLUMNS, found.densities()),
         (("", ""), found.facts()),
@@ -110,5 +112,5 @@ def _page(found: FolderReport) -> str:
     lead = (
         "Zeros are counted in the saved files; a dense format stores them, so only compression makes the file smaller."
     )
-    details = [(("tensor", "weights", "not zero", "zeros"), counts)]
+    details = [(("tensor", *COUNTED), counts)]
     return page(found.title(), lead, tables, found.picture().svg, sections, details, found.structure.sections())

@@ -118,7 +118,7 @@ def _check(model: nn.Module, align: int, tolerance: float) -> None:
     """Raise CompactionError for what cannot be made smaller, whatever is dead in it."""
     if at_work(model):
         raise CompactionError(
-            "a manager is still at work on the model: call finalize() first; what is pruned now might come back"
+            "a manager is still applied to the model: call finalize() first, since pruned weights might still come back"
         )
     if any(True for _ in adapted(model)):
         raise CompactionError(

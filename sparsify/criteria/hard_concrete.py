@@ -34,7 +34,7 @@ class HardConcrete(Gated):
     """What is added to the start. The published start, a gate open to 0.98, is ln 9 with `init: constant`."""
 
     learning_rate: Positive = 1e-1
-    """Of the scores' optimizer."""
+    """The learning rate of the scores (not of your optimizer)."""
 
     beta: Positive = 2 / 3
     """β, the temperature."""

@@ -36,19 +36,19 @@ class Learned(Criterion):
     """What is added to the start."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1), integral] = 0
-    """Of the noise: of a `uniform` start, and of gates that are sampled."""
+    """The seed of a `uniform` start and of sampled gates."""
 
     optimizer: Literal["adam", "sgd"] = "adam"
     """What moves the scores."""
 
     learning_rate: Positive = 1e-2
-    """Of the scores' optimizer."""
+    """The learning rate of the scores (not of your optimizer)."""
 
     follow: bool = True
-    """Whether the scores' learning rate follows the user's: times its current value ÷ its initial value."""
+    """Whether the scores' learning rate follows your optimizer's: it is multiplied by that rate ÷ its initial value."""
 
     max_norm: Positive | None = None
-    """Clip the norm of the scores' gradients, of this modifier's alone."""
+    """Clip the norm of this modifier's score gradients to this value."""
 
     def start(self, relative: Tensor, place: Place) -> Tensor:
         """Return the first scores, in the shape of `relative`: each group's magnitude ÷ its tensor's mean magnitude.
@@ -77,7 +77,8 @@ class Gated(Learned):
     """Whether weights are multiplied with gates between 0 and 1, sampled for each step, while it learns."""
 
     floor: Annotated[float, Field(ge=0, lt=1)] = 0.005
-    """The fraction of a tensor's groups that is kept though their scores lie below the threshold: the highest."""
+    """The fraction of a tensor's groups, those with the highest scores, that is always kept, also below the
+    threshold."""
 
     def cut(self, threshold: float) -> float:
         """Return the score that a group must exceed when the threshold on its gate is `threshold`."""

@@ -10,7 +10,8 @@ from sparsify.criteria.learned import Learned
 class Movement(Learned):
     """S ← S − α·Σ ∂L/∂W′·W; the budget keeps the highest (hard movement pruning).
 
-    Scores that start at zero under Adam move all alike at first, and a short training prunes almost at random:
+    Scores that start at zero all move by the same amount under Adam at first, and a short training prunes almost at
+    random:
     start at `magnitude` unless the training is long.
     Source: Sanh, Wolf & Rush, "Movement Pruning" (2020), §4; blocks: Lagunas et al. (2021), §3.
     """

@@ -22,7 +22,7 @@ class Random(Criterion):
     type: Literal["random"] = "random"
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1), integral] = 0
-    """Another seed, another draw."""
+    """Another seed gives other scores."""
 
     def score(self, weight: Tensor, place: Place) -> Tensor:
         return uniform(self.seed, weight, place).mul_(weight != 0)

@@ -15,18 +15,23 @@ from sparsify.compaction import compact
 from sparsify.demo.sides import Side, sides
 from sparsify.demo.table import HEADER, rows
 from sparsify.demo.task import digits, vit
-from sparsify.demo.training import History, train
+from sparsify.demo.training import WARM_UP, History, train
 from sparsify.manager import Manager
 from sparsify.plan import Plan
 from sparsify.recipe import Recipe
+from sparsify.report.curves import Curves
+from sparsify.report.folder import read
 from sparsify.report.page import page
-from sparsify.report.picture import Curves, draw
+from sparsify.report.picture import draw
 
 LEAD = (
     "A small vision transformer on scikit-learn's digits (1,797 real images, a quarter held out). The dense model "
     "is trained from scratch; the sparse one starts from its weights and is trained as long again, under the recipe. "
-    "So is the compact one, of which half of the heads and three quarters of the neurons die, and then leave."
+    "So is the compact one: half of its heads and three quarters of its neurons are pruned, then removed."
 )
+
+START = "Its learning rate starts again and rises until step {}, which costs accuracy before anything is pruned."
+"""What must be known to read the curve of accuracy."""
 
 COMPACT: dict[str, Any] = {"heads": 0.5, "neurons": 0.75, "equal": True}
 """Variables of the recipe of the compact model; as many in every layer, so that stock transformers loads it."""
@@ -99,8 +104,10 @@ def _write(outcome: Outcome, directory: Path) -> None:
     history = outcome.history
     target = [(step, value) for step, value in enumerate(history.target, 1) if value is not None]
     sparsity = list(enumerate(history.sparsity, 1))
-    curves = Curves(sparsity, target, history.accuracy, reference=outcome.dense.accuracy)
-    picture = draw(title, curves, outcome.sparse.density.tensors if outcome.sparse.density else {})
+    note = START.format(round(WARM_UP * len(sparsity)))
+    curves = Curves(sparsity, target, history.accuracy, reference=outcome.dense.accuracy, note=note)
+    counted = read(directory / "sparse").census
+    picture = draw(title, curves, counted.tensors, counted.grid)
     write_whole(directory / "picture.png", lambda file: file.write(picture.png))
     sections = (("Plan", str(outcome.plan)), ("Recipe, resolved", (directory / "recipe.yaml").read_text()))
     text = page(title, LEAD, [(HEADER, outcome.rows())], picture.svg, sections)

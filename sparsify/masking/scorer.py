@@ -118,7 +118,9 @@ class Scorer:
         scores = scores.clone()
         self._check_unchanged("score", piece, given)
         if not torch.equal(scores, self.score(piece, 0)):
-            raise self._wrong("`score` must answer alike when it is asked again, and does not")
+            raise self._wrong(
+                "`score` must return the same scores when it is called again with the same input, and does not"
+            )
         cut = len(piece) // 3
         parts = [self.score(piece[:cut], 0), self.score(piece[cut:], cut * unit)] if cut else [scores]
         if not _near(torch.cat(parts), scores):

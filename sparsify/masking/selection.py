@@ -229,7 +229,7 @@ def _search(arena: _Arena, masks: list[Tensor], guess: float) -> None:
             return None
         middle = (low + high + 1) // 2
     names = ", ".join(contender.name for contender in arena.contenders[:3])
-    raise ScoreError(f"{names}: the scores must be the same when they are read again, and are not")
+    raise ScoreError(f"{names}: the scores changed between two readings; they must stay the same")
 
 
 def _count(arena: _Arena, score: float) -> tuple[int, int]:

@@ -21,7 +21,7 @@ class PlanContext:
     model: nn.Module
     span: Span
     key: str
-    """`stage/name`: what state and reports call the modifier."""
+    """What state, plans and reports call the modifier: `stage/name`, or its name where the recipe names no stage."""
 
     anatomy: Anatomy | None = None
     """The model by role; None where it has no matrix."""

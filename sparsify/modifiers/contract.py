@@ -201,7 +201,7 @@ class Modifier(Family):
     family: ClassVar[str] = "modifier"
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] | None = None
-    """By default the type; state and reports are kept under it."""
+    """What state, plans and reports call it; by default its type."""
 
     def explain(self) -> list[str]:
         """Return what it does in plain sentences."""

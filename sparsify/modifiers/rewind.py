@@ -29,7 +29,7 @@ ENDLESS = 2**53
 
 
 class Rewind(Modifier):
-    """Puts weights back to their values of an early step, at the end of every round; masks stay, optimizers start anew.
+    """Puts weights back to their values of an early step at the end of every round; masks stay, moments are reset.
 
     Write it after the `prune` that makes the masks, with the same `every`: train, prune, rewind, and again. Sources:
     Frankle & Carbin, "The Lottery Ticket Hypothesis" (2019); Frankle et al., "Linear Mode Connectivity and the Lottery
@@ -42,16 +42,16 @@ class Rewind(Modifier):
     """Modules, by role or name, with all their parameters. Left out: everything but the task head."""
 
     exclude: Selectors | None = None
-    """What is not meant, though `targets` match it."""
+    """What is left out although `targets` match it."""
 
     to: Duration = Field(default=Duration(0), json_schema_extra={"default": "0 steps"})
     """The step whose weights are put back, counted from the beginning of the stage."""
 
     every: PositiveDuration
-    """A round, at whose end weights go back; they do not when the stage ends."""
+    """The length of a round. At its end weights go back, unless the stage ends there."""
 
     end: PositiveDuration | None = None
-    """They go back no later than this; by default until the stage ends."""
+    """After this no weights go back; by default until the stage ends."""
 
     examples = ({"every": 3},)
 
@@ -71,7 +71,7 @@ class Rewind(Modifier):
         if every == 0:
             raise ClockError(f"'{self.every}' of the stage rounds to no step at all", "every")
         if to >= every:
-            raise ClockError(f"the step that is gone back to, {to}, lies after the first round's end, {every}", "to")
+            raise ClockError(f"the step to go back to, {to}, lies after the end of the first round, {every}", "to")
         last = (span.length if span.length is not None else ENDLESS) - 1
         if self.end is not None:
             last = min(last, span.steps(self.end, "end"))

@@ -15,7 +15,7 @@ class StructureContext:
     """The model by role, and what is known before. Problems are collected, so that all are reported at once."""
 
     key: str
-    """`stage/name`: what state and reports call the modifier."""
+    """What state, plans and reports call the modifier: `stage/name`, or its name where the recipe names no stage."""
 
     anatomy: Anatomy | None = None
     bindings: Mapping[str, Any] = field(default_factory=dict)

@@ -28,10 +28,10 @@ class Targeted(Modifier):
     """
 
     exclude: Selectors | None = None
-    """What is not meant, though `targets` match it."""
+    """What is left out although `targets` match it."""
 
     layers: Layers | None = None
-    """Only what lies in these layers, counted from 0: `3`, `0-5`, or a list; where the model has layers."""
+    """Only weights in these layers, counted from 0: `3`, `0-5`, or a list; for models that have layers."""
 
     def find(self, context: PlanContext, finder: Targets) -> list[Weight]:
         """Return what a finder finds; what does not fit is reported, what is tied is noted."""
@@ -87,7 +87,8 @@ class Sparsifying(Targeted):
     """A modifier that makes zeros where its `targets` say, and says what `default` leaves out."""
 
     allow_partial: bool | None = None
-    """Whether `default` may mean less than half of the model's matrix weights; else that is an error."""
+    """Whether `targets: default` may cover less than half of the model's matrix weights, which is an error
+    otherwise."""
 
     def select(self, context: PlanContext, role: str) -> list[Weight]:
         weights = super().select(context, role)
@@ -134,7 +135,7 @@ def _note_ties(context: PlanContext, weights: Sequence[Weight]) -> None:
     for weight in weights:
         others = [name for name in shared.get(id(weight.parameter), ()) if name != weight.name]
         if others:
-            context.notes.append(f"{weight.name} is tied to {', '.join(others)}: one tensor, one mask")
+            context.notes.append(f"{weight.name} is the same tensor as {', '.join(others)}: both have one mask")
 
 
 def _some(names: Sequence[str]) -> str:

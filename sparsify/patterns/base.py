@@ -106,9 +106,8 @@ class Equal(Grouped):
     """The base of patterns whose groups can leave a model afterwards, in equal numbers if that is wanted."""
 
     equal: bool | None = None
-    """Whether every layer keeps as many groups: each is ranked by itself, whatever the scope.
-
-    So a smaller model has layers of one width, which configurations of transformers can say.
+    """Whether every layer keeps the same number of groups: each layer is ranked by itself, whatever the scope. So a
+    smaller model has layers of one width, which configurations of transformers can express.
     """
 
     @property

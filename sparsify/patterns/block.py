@@ -31,7 +31,7 @@ class Block(Grouped):
     """[rows, columns]: rows are output features, columns input features."""
 
     ragged: Literal["error", "pad"] = "error"
-    """Where the shape does not divide a matrix: refuse, or let the blocks at the edges be smaller."""
+    """What happens where the shape does not divide a matrix: an error, or smaller blocks at the edges."""
 
     def label(self) -> str:
         height, width = self.shape

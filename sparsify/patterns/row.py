@@ -8,7 +8,7 @@ from sparsify.patterns.bundle import Tile
 
 
 class Row(Equal):
-    """One group an output feature. Its bias is left alone: a pruned feature is constant, not gone."""
+    """One group an output feature. Its bias is not pruned: a pruned feature is constant, but still there."""
 
     type: Literal["row"] = "row"
     by_row: ClassVar[bool] = False

@@ -77,7 +77,7 @@ def _check(model: nn.Module, n: int, m: int, seconds: float) -> Anatomy:
     if not seconds > 0 or math.isnan(seconds):
         raise CompactionError(f"seconds is {seconds}: a search takes some")
     if at_work(model):
-        raise CompactionError("a manager is at work on the model: its masks would stay where channels leave")
+        raise CompactionError("a manager is still applied to the model, and its masks would not fit the new order")
     if any(parameter.is_meta for parameter in model.parameters()):
         raise CompactionError(f"{type(model).__name__} has no weights (they are on the meta device)")
     anatomy = read(model)

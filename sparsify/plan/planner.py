@@ -41,7 +41,7 @@ def total_of(total_steps: int | None, steps_per_epoch: int | None, epochs: int |
     if epochs is None:
         return total_steps
     if steps_per_epoch is None:
-        raise PlanError("epochs needs steps_per_epoch (optimizer steps, not batches)")
+        raise PlanError("steps_per_epoch is needed with epochs (optimizer steps, not batches)")
     if total_steps is not None and total_steps != epochs * steps_per_epoch:
         raise PlanError(
             f"total_steps is {total_steps}, but {epochs} epochs of {steps_per_epoch} steps are "
@@ -77,8 +77,7 @@ class Planner:
         for number, (stage, span) in enumerate(zip(self.recipe.staged(), spans, strict=False)):
             end = None if span.length is None else span.begin + span.length
             self.stages.append(StagePlan(stage.name, span.begin, end))
-            for index, (modifier, name) in enumerate(zip(stage.modifiers, stage.names(), strict=True)):
-                key = f"{stage.name}/{name}"
+            for index, (key, modifier) in enumerate(stage.keyed()):
                 context = PlanContext(
                     self.model, span, key, self.anatomy, tuple(self.plans), self.changes, self.example_inputs
                 )
@@ -171,7 +170,7 @@ class Planner:
                 if (start <= at < last) if back is other else (start < at <= last):
                     message = (
                         f"{scaler.key} puts norms into their weights at step {at}, and {back.key} goes on until step "
-                        f"{last}: weights of step {start} would not fit any more; end one of the two before"
+                        f"{last}: weights of step {start} would no longer fit; end one of the two earlier"
                     )
                     self._problem(message, *self.places[plan.key])
 

@@ -13,6 +13,7 @@ from sparsify.plan.places import Places, Spot, pattern, ranges, spot
 
 Tensors = Sequence[TensorPlan]
 FACTS = ("shape or groups", "target", "expected non-zeros")
+SHARED = "Rows without a target share one budget: which of their weights stay is decided by the scores during training."
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def text(headline: str, modifiers: Sequence[ModifierPlan], closing: str, notes: 
         lines += [
             "  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table
         ]
+        lines += [f"  {SHARED}"] * _shares(modifier)
     return "\n".join([*lines, *([closing] if closing else []), *(f"note: {note}" for note in notes)])
 
 
@@ -123,6 +125,8 @@ def tables(
         table.add_section()
         table.add_row(*map(plain, total))
         yield table
+        if _shares(modifier):
+            yield plain(SHARED, "dim")
     if closing:
         yield plain(closing)
     for note in notes:
@@ -134,8 +138,13 @@ def _facts(bundles: Sequence[Tensors], modifier: ModifierPlan) -> tuple[str, str
     tensors = [tensor for bundle in bundles for tensor in bundle]
     known = [tensor.nonzeros for tensor in tensors if tensor.nonzeros is not None]
     target = _target(tensors[0].target, modifier) if known else ""
-    otherwise = "competes" if modifier.nonzeros is not None else "unknown"
+    otherwise = "" if modifier.nonzeros is not None else "unknown"
     return _shape(bundles[0]), target, _count(sum(known) if known else None, otherwise)
+
+
+def _shares(modifier: ModifierPlan) -> bool:
+    """Whether tensors share a budget, so that no row can say what is left of them."""
+    return modifier.nonzeros is not None and any(tensor.nonzeros is None for tensor in modifier.tensors)
 
 
 def _sum(modifier: ModifierPlan) -> tuple[str, str, str]:

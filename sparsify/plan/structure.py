@@ -68,10 +68,10 @@ def decide(
     found, problems = Structure(), list[Problem]()
     seen, anatomy = model, read(model) if any(modifier.restructures() for _, modifier in recipe.keyed()) else None
     for number, stage in enumerate(recipe.staged()):
-        for index, (modifier, name) in enumerate(zip(stage.modifiers, stage.names(), strict=True)):
+        for index, (key, modifier) in enumerate(stage.keyed()):
             if not modifier.restructures():
                 continue
-            key, path = f"{stage.name}/{name}", ("stages", number, "modifiers", index)
+            path = ("stages", number, "modifiers", index)
             context = StructureContext(
                 key, anatomy, bindings or {}, measures, (earlier or {}).get(key), dict(found.changes)
             )

@@ -31,7 +31,7 @@ class Stage(Spec):
     """A named part of the training with its own clock: windows and percentages are relative to it."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-    """Unique in the recipe; state and reports are kept under it."""
+    """What state, plans and reports call it; unique in the recipe."""
 
     length: PositiveDuration | None = None
     """How long it lasts. One stage may leave it out and takes the rest."""
@@ -51,6 +51,13 @@ class Stage(Spec):
     def names(self) -> list[str]:
         """Return a unique name for every modifier: its own, or its type, numbered where that is taken."""
         return _unique([modifier.name or modifier.type for modifier in self.modifiers])
+
+    def keyed(self) -> list[tuple[str, Modifier]]:
+        """Return every modifier with what state, plans and reports call it: `stage/name`, or its name where the
+        recipe names no stage.
+        """
+        keys = [name if self.name == ONLY_STAGE else f"{self.name}/{name}" for name in self.names()]
+        return list(zip(keys, self.modifiers, strict=True))
 
 
 def _moments(modifier: Modifier) -> Iterator[tuple[tuple[str, ...], Duration]]:
@@ -217,10 +224,9 @@ class Recipe(Spec):
         return self.stages or (Stage(name=ONLY_STAGE, modifiers=self.modifiers),)
 
     def keyed(self) -> Iterator[tuple[str, Modifier]]:
-        """Yield every modifier with its key, `stage/name`, in order."""
+        """Yield every modifier with its key (see `Stage.keyed`), in order."""
         for stage in self.staged():
-            for modifier, name in zip(stage.modifiers, stage.names(), strict=True):
-                yield f"{stage.name}/{name}", modifier
+            yield from stage.keyed()
 
     def needs(self) -> dict[str, Binding]:
         """Return the objects that `apply` takes by name: those that the recipe declares, and those of its modifiers."""

@@ -32,6 +32,9 @@ class Census:
     """Counts of a saved model. `roles` and `grid` are empty where the architecture is unknown."""
 
     tensors: dict[str, Count] = field(default_factory=dict)
+    dimensions: dict[str, int] = field(default_factory=dict)
+    """Tensor → how many dimensions it has."""
+
     roles: dict[str, Count] = field(default_factory=dict)
     grid: dict[str, dict[str, Count]] = field(default_factory=dict)
     """role → layer → count."""
@@ -86,7 +89,7 @@ def count(
                 counted[weight.name] = total([counted.get(weight.name, Count(0, 0)), density.count(mine)])
             look(name, tensor, piece)
             continue
-        census.tensors[name] = density.count(tensor)
+        census.tensors[name], census.dimensions[name] = density.count(tensor), tensor.dim()
         for weight in wanted.get(name, ()):
             if tensor.shape != weight.parameter.shape:
                 shapes = " and ".join("×".join(map(str, t.shape)) or "one number" for t in (tensor, weight.parameter))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from sparsify.anatomy import read as anatomy
-from sparsify.density import Count
+from sparsify.density import Count, total
 from sparsify.errors import SparsifyError, first_line
 from sparsify.outcome import RECIPE, REPORT
 from sparsify.plan import Plan
@@ -19,8 +19,11 @@ from sparsify.recipe import Recipe
 from sparsify.report import saved
 from sparsify.report.apart import apart
 from sparsify.report.census import CONVENTIONS, Census, count
+from sparsify.report.curves import Curves
+from sparsify.report.dense import MISSING, Dense
+from sparsify.report.dense import dense as find_dense
 from sparsify.report.findings import findings
-from sparsify.report.picture import Curves, Picture, draw
+from sparsify.report.picture import Picture, draw
 from sparsify.report.size import Size, size_of
 from sparsify.report.structure import Structure
 from sparsify.report.watch import Watch
@@ -45,6 +48,8 @@ class FolderReport:
 
     notes: list[str] = field(default_factory=list)
     structure: Structure = field(default_factory=Structure)
+    dense: Dense | None = None
+    """The dense model that it is compared with, if one is known."""
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -55,7 +60,10 @@ class FolderReport:
         """Return sparsity, target and metric over the training."""
         points = self.written.points
         name = next((key for key in (f"eval_{metric}" for metric in METRICS) if any(points(key))), "")
-        return Curves(list(points("sparsity")), list(points("target_sparsity")), list(points(name)), name[5:])
+        reference = self.dense.metrics.get(name[5:]) if self.dense else None
+        note = "" if reference is not None or self.recipe is None else MISSING
+        sparsity, target, metric = (list(points(key)) for key in ("sparsity", "target_sparsity", name))
+        return Curves(sparsity, target, metric, name[5:], reference, note)
 
     def title(self) -> str:
         """Return a line about the whole."""
@@ -70,11 +78,11 @@ class FolderReport:
     def densities(self) -> list[tuple[str, ...]]:
         """Return (convention, weights, not zero, zeros, what is counted) as text."""
         found = self.census.conventions
-        return [(name, *_shown(found[name]), CONVENTIONS[name]) for name in CONVENTIONS if name in found]
+        return [(name, *shown(found[name]), CONVENTIONS[name]) for name in CONVENTIONS if name in found]
 
     def facts(self) -> list[tuple[str, str]]:
         """Return (name, value) of what is not a density."""
-        rows = [(name, f"{value:.4f}") for name, value in self.metrics.items() if name in METRICS]
+        rows = [(name, self._beside(name, value)) for name, value in self.metrics.items() if name in METRICS]
         training = self.written.training
         if training:
             rows.append(("training", f"{training.steps} steps, {training.seconds:.0f} s"))
@@ -87,6 +95,20 @@ class FolderReport:
         rows.append(("compressed", f"{self.size.zstd:,} bytes (zstd, level {self.size.level}; {times:.2f}× smaller)"))
         return rows
 
+    def _beside(self, name: str, value: float) -> str:
+        """Return a metric, with the dense model's beside it."""
+        other = self.dense.metrics.get(name) if self.dense else None
+        return f"{value:.4f}" if self.dense is None or other is None else f"{value:.4f} (dense: {other:.4f})"
+
+    def counts(self) -> list[tuple[str, Count]]:
+        """Return (tensor, count) of what has two dimensions or more; all vectors together in one row."""
+        vectors = [name for name in self.census.tensors if self.census.dimensions.get(name, 2) < 2]
+        rows = [(name, each) for name, each in self.census.tensors.items() if name not in set(vectors)]
+        if vectors:
+            every = total(self.census.tensors[name] for name in vectors)
+            rows.append((f"{len(vectors)} biases, norms and other vectors", every))
+        return rows
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
         curves = self.curves()
@@ -95,6 +117,7 @@ class FolderReport:
             "directory": str(self.directory),
             "recipe": {"name": self.recipe.name, "sha256": self.recipe.resolve().sha256} if self.recipe else None,
             "metrics": self.metrics,
+            "dense": {"directory": self.dense.path, "metrics": self.dense.metrics} if self.dense else None,
             **self.census.to_dict(),
             "structure": self.structure.to_dict(),
             "bytes": self.size.to_dict(),
@@ -110,20 +133,23 @@ class FolderReport:
         }
 
 
-def read(directory: str | Path) -> FolderReport:
+def read(directory: str | Path, *, dense: str | Path | None = None) -> FolderReport:
     """Read a folder of transformers, also a packed one; what `sparsify train` wrote beside the model is used if there.
 
-    Raises StateError for a folder without weights, or with files that are damaged.
+    `dense` is the folder of the dense model to compare with; without it, the model that the training began with, or
+    its teacher, is that if it is dense and was evaluated on the same rows. Raises StateError for a folder without
+    weights, with files that are damaged, or a `dense` that cannot be compared with.
     """
     path = Path(directory)
     files = saved.find(path)
     with files.beside() as beside:
-        return _read(path, files, beside)
+        return _read(path, files, beside, None if dense is None else Path(dense))
 
 
-def _read(path: Path, files: saved.Saved, beside: Path) -> FolderReport:
+def _read(path: Path, files: saved.Saved, beside: Path, named: Path | None) -> FolderReport:
     """Read weights, and what lies beside them."""
     written = read_written(beside / REPORT)
+    compared = find_dense(written, named)
     notes = files.notes()
     model = _architecture(beside, notes)
     recipe = Recipe.load(beside / RECIPE) if os.path.isfile(beside / RECIPE) else None
@@ -134,7 +160,7 @@ def _read(path: Path, files: saved.Saved, beside: Path) -> FolderReport:
     census = count(files, model, targeted, renamed, split, *([watch] if watch else []))
     notes += [f"not counted: {number} tensor{'s' * (number > 1)} of {kind}" for kind, number in census.others.items()]
     structure = Structure(watch.living(), watch.maps()) if watch else Structure()
-    return FolderReport(path, census, size_of(files.files), recipe, plan, written, notes, structure)
+    return FolderReport(path, census, size_of(files.files), recipe, plan, written, notes, structure, compared)
 
 
 def _architecture(directory: Path, notes: list[str]) -> nn.Module | None:
@@ -157,5 +183,6 @@ def _plan(recipe: Recipe, model: nn.Module, planned: Planned, notes: list[str]) 
         return None
 
 
-def _shown(count: Count) -> tuple[str, str, str]:
+def shown(count: Count) -> tuple[str, str, str]:
+    """Return (weights, not zero, zeros) as text."""
     return f"{count.elements:,}", f"{count.nonzeros:,}", f"{count.sparsity:.2%}"

@@ -19,12 +19,27 @@ _PAGE = """<!doctype html>
 }}
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
   color: var(--ink); background: var(--ground); }}
-h1, td {{ overflow-wrap: anywhere; }}
-table {{ border-collapse: collapse; margin: 1rem 0; }}
-th, td {{ padding: .3rem 1rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; }}
-th:first-child, td:first-child {{ text-align: left; }}
-th:last-child, td:last-child {{ text-align: left; color: var(--faint); }}
+h1 {{ overflow-wrap: anywhere; }}
+table {{ border-collapse: collapse; }}
+th, td {{ padding: .3rem 1rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }}
+th {{ vertical-align: bottom; }}
+td {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}
+th:first-child, td:first-child {{ text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }}
+.words {{ text-align: left; }}
+td.words {{ color: var(--faint); white-space: normal; min-width: 15rem; }}
 svg {{ width: 100%; height: auto; }}
+.plot svg {{ min-width: 30rem; max-width: 50rem; }}
+@media (max-width: 40rem) {{
+  body {{ margin: 1rem auto; }}
+  h1 {{ font-size: 1.5rem; }}
+  table {{ font-size: .85rem; }}
+  th, td {{ padding-right: .7rem; }}
+  .folds, .folds tbody {{ display: block; }}
+  .folds tr {{ display: flex; flex-wrap: wrap; border-bottom: 1px solid var(--line); }}
+  .folds th, .folds td {{ flex: 1 1 4rem; border: 0; }}
+  .folds td.words {{ flex-basis: 100%; padding-top: 0; }}
+  .folds th.words {{ display: none; }}
+}}
 pre {{ background: var(--field); padding: 1rem; overflow-x: auto; font-size: 13px; }}
 .wide {{ overflow-x: auto; margin: .5rem 0 1rem; }}
 .look {{ display: block; font: 11px system-ui, sans-serif; }}
@@ -36,12 +51,16 @@ pre {{ background: var(--field); padding: 1rem; overflow-x: auto; font-size: 13p
 <h1>{title}</h1>
 <p>{lead}</p>
 {tables}
-{svg}
+<div class="wide plot">{svg}</div>
 {figures}
 {details}
 {sections}
 </body></html>
 """
+
+
+FOLDING = (3, 4, 5)
+"""Columns of tables whose last one, of words, stands in a line of its own where the page is narrow."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +83,16 @@ def page(
     figures: Sequence[Section] = (),
 ) -> str:
     """Return the page as HTML text. `tables`, and `details` below the picture, are (header, rows),
-    `sections` (heading, text as it stands), `figures` drawings of ours under a heading. Everything is escaped but `svg`
-    and the drawings, which are made of escaped text.
+    `sections` (heading, text as it stands), `figures` drawings of ours under a heading. The last column of a table is
+    for words if a cell of it has a space in it. Everything is escaped but `svg` (see `figures.for_page`) and the
+    drawings, which are made of escaped text.
     """
     return _PAGE.format(
         title=html(title),
         lead=html(lead),
         tables="\n".join(_table(header, rows) for header, rows in tables),
         details="\n".join(_table(header, rows) for header, rows in details),
-        svg=svg[svg.index("<svg") :],
+        svg=svg,
         figures="\n".join(map(_section, figures)),
         sections="\n".join(f"<h2>{html(heading)}</h2><pre>{html(text)}</pre>" for heading, text in sections if text),
     )
@@ -85,6 +105,14 @@ def _section(section: Section) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return f"<table>\n<tr>{head}</tr>\n{body}</table>"
+    """Return a table; where it is wider than the page it is scrolled by itself."""
+    words = any(" " in row[-1] for row in rows)
+    folds = ' class="folds"' if words and len(rows[0]) in FOLDING else ""
+    lines = ([_cells("th", header, words)] if any(header) else []) + [_cells("td", row, words) for row in rows]
+    return f'<div class="wide"><table{folds}>\n' + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table></div>"
+
+
+def _cells(tag: str, row: Sequence[str], words: bool) -> str:
+    *others, last = row
+    kind = ' class="words"' if words else ""
+    return "".join(f"<{tag}>{html(cell)}</{tag}>" for cell in others) + f"<{tag}{kind}>{html(last)}</{tag}>"

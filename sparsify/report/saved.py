@@ -132,6 +132,6 @@ def find(path: str | Path) -> Saved:
         if _is_packed(path):
             return Saved(path, (path,), packed=True)
         if path.suffix not in (".safetensors", ".bin", ".pt", ".pth"):
-            raise StateError(f"{path} is no file of weights (.safetensors, .bin), and no packed one")
+            raise StateError(f"{path} is neither a file of weights (.safetensors, .bin) nor a packed file")
         return Saved(path, (path,))
     return Saved(path, in_folder(path))

@@ -93,7 +93,7 @@ def draw(found: Timeline, title: str) -> bytes:
     """Draw the timeline as a PNG."""
     from matplotlib.figure import Figure
 
-    with figures.drawing(**{"axes.spines.right": False}):
+    with figures.drawing():
         figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
         axes = figure.subplots()
         figure.suptitle(figures.title(title), fontweight="bold")

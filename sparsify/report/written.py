@@ -44,12 +44,31 @@ class Found(_Part):
     pruned: int = 0
 
 
+class Asked(_Part):
+    """What a training was asked for."""
+
+    task: str | None = None
+    model: str | None = None
+    """The model that it began with."""
+
+    teacher: str | None = None
+
+
+class Data(_Part):
+    """What a training was evaluated on."""
+
+    eval_rows: Annotated[int, Field(ge=0)] | None = None
+    eval_sha256: str | None = None
+
+
 class Training(_Part):
     """What `sparsify train` wrote of its run."""
 
     steps: Steps
     seconds: float
     metrics: dict[str, float] = {}
+    settings: Asked = Asked()
+    data: Data = Data()
 
 
 class Planned(_Part):
@@ -57,6 +76,18 @@ class Planned(_Part):
 
     total_steps: Annotated[int, Field(ge=1, le=10**15)] | None = None
     steps_per_epoch: Annotated[int, Field(ge=1, le=10**15)] | None = None
+
+
+class Zeros(_Part):
+    """What is zero of the whole model."""
+
+    sparsity: float
+
+
+class Densities(_Part):
+    """What was counted when the training ended."""
+
+    model: Zeros | None = None
 
 
 class Logged(BaseModel):
@@ -74,6 +105,7 @@ class Written(_Part):
     history: list[Logged] = []
     modifiers: dict[str, Found] = {}
     plan: Planned = Planned()
+    density: Densities = Densities()
 
     @property
     def metrics(self) -> dict[str, float]:

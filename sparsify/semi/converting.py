@@ -29,7 +29,7 @@ def to_dense(model: nn.Module) -> tuple[str, ...]:
     """
     base = unwrap(model)
     if at_work(base):
-        raise KernelError("a manager is at work on the model: call finalize() first")
+        raise KernelError("a manager is still applied to the model: call finalize() first")
     return tuple(name for name, module in base.named_modules() if restore(module))
 
 

@@ -72,7 +72,9 @@ def to_semi_structured(
 
 def _check(model: nn.Module, layers: list[Linear], tokens: int, margin: float) -> None:
     if at_work(model):
-        raise KernelError("a manager is at work on the model: call finalize() first; kernels want weights that stay")
+        raise KernelError(
+            "a manager is still applied to the model: call finalize() first; kernels need weights that no longer change"
+        )
     if not layers:
         raise KernelError(f"{type(model).__name__} has no `nn.Linear`, and torch has 2:4 kernels for no other layer")
     if any(parameter.is_meta for parameter in model.parameters()):

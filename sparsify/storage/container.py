@@ -72,7 +72,7 @@ class Container:
         try:
             size, codec = int(self.metadata["size"]), self.metadata["codec"]
             if not 0 <= size <= min(LARGEST_HEADER, max(SMALL_HEADER, TIMES * len(data))):
-                raise ValueError("it would be absurdly large")
+                raise ValueError("it claims an impossible size")
             return widen(codec, checked(data, int(self.metadata["crc32"])), size)
         except (KeyError, ValueError) as error:
             raise StateError(f"{self.path} is damaged: its header: {first_line(error)}") from None

@@ -99,7 +99,7 @@ class Stored(_Part):
         except StateError as error:
             raise ValueError(str(error)) from None
         if math.prod(max(size, 1) for size in self.shape) > MOST_ELEMENTS:
-            raise ValueError("its shape is of more numbers than anything can hold")
+            raise ValueError("its shape has more numbers than any file can hold")
         if self.kept > self.elements or (not self.has_positions and self.kept != self.elements):
             raise ValueError(f"it keeps {self.kept:,} numbers of {self.elements:,} in layout {self.layout}")
         if self.layout != "raw" and name not in IN_PLANES:
@@ -161,7 +161,7 @@ class Header(_Part):
     def _fits(self) -> Self:
         for named in self.tensors:
             if named.file >= len(self.weights) or named.stored >= len(self.stored):
-                raise ValueError(f"{named.name!r} lies in a file, or a place, that there is not")
+                raise ValueError(f"{named.name!r} names a file, or a place in one, that does not exist")
         names = [named.name for named in self.tensors]
         if len(set(names)) != len(names) or "__metadata__" in names:
             raise ValueError("two tensors have the same name, or one that is taken")

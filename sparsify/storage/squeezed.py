@@ -103,7 +103,7 @@ def widen(codec: str, data: bytes, size: int) -> bytes:
 def _decompressed(data: bytes, size: int) -> bytes:
     try:
         if zstandard.get_frame_parameters(data).content_size != size:  # else it would allocate what the frame says
-            raise ValueError("it says of itself that it has another size")
+            raise ValueError("its own header gives another size")
         whole = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ValueError(f"it cannot be decompressed: {error}") from None

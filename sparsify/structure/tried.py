@@ -19,7 +19,7 @@ from sparsify.structure.drop import drop
 LARGEST = 1 << 31
 """The most weights that a model has that is run as a whole: some seconds, on one core."""
 
-NOBODY = "nobody has declared its family, and"
+NOBODY = "its family is not declared, and"
 
 
 def differs(model: nn.Module, layers: Sequence[Layer], change: Dropped) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from sparsify.errors import PlanError, first_line
+from sparsify.report.predictions import Predictions
 from sparsify.train import squad
 from sparsify.train.model import config_for, load
 from sparsify.train.order import Ordered
@@ -85,6 +87,12 @@ class Measure:
         starts, ends = prediction.predictions[:2]
         return squad.scores(self.answers(starts, ends), self.questions)
 
+    def predicted(self, prediction: Any, *, sha256: str) -> Predictions:
+        """Return the answer to each question."""
+        answers = self.answers(*prediction.predictions[:2])
+        right = [int(squad.is_right(*pair)) for pair in zip(answers, self.questions, strict=True)]
+        return Predictions(kind="texts", unit="questions", sha256=sha256, predicted=answers, right=right)
+
     def answers(self, starts: Any, ends: Any) -> list[str]:
         """Return the answer to every question, from logits [windows, tokens]."""
         best: dict[int, tuple[float, str]] = {}
@@ -136,13 +144,16 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None) -> Prepared:
         ) from None
     rows = [window.labelled(train[window.question].answers) for window in made]
     held = [window.labelled(evaluation[window.question].answers) for window in others]
+    hashes = [fingerprint((each.question, each.context, each.answers) for each in side) for side in (train, evaluation)]
+    measure = Measure(evaluation, others)
     return Prepared(
         model=model,
         train=Ordered(rows, settings.rows_per_step, settings.seed, [len(row["input_ids"]) for row in rows]),
         evaluation=held,
         collate=DataCollatorWithPadding(tokenizer),
         processor=tokenizer,
-        measure=Measure(evaluation, others),
+        measure=measure,
+        predicted=partial(measure.predicted, sha256=hashes[1]),
         notes=[
             f"{len(train):,} questions to train on in {len(rows):,} windows, {len(evaluation):,} to evaluate on",
             *notes,
@@ -150,8 +161,8 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None) -> Prepared:
         data={
             "train_rows": len(rows),
             "eval_rows": len(held),
-            "train_sha256": fingerprint((each.question, each.context, each.answers) for each in train),
-            "eval_sha256": fingerprint((each.question, each.context, each.answers) for each in evaluation),
+            "train_sha256": hashes[0],
+            "eval_sha256": hashes[1],
         },
     )
 

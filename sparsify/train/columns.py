@@ -55,8 +55,8 @@ def choose(table: Table, label: str | None, inputs: Sequence[str], usual: Sequen
     names = ", ".join(table.columns)
     what = "columns (there is no header)" if not table.header else "columns"
     raise DataError(
-        f"{table.name}: no telling which column is the {which}; {what}: {names}; "
-        f"say so with --label-column and {option}"
+        f"{table.name}: it is not clear which column is the {which}; {what}: {names}; "
+        f"name it with --label-column and {option}"
     )
 
 
@@ -73,8 +73,8 @@ def text_column(table: Table, inputs: Sequence[str], usual: Sequence[str]) -> st
     found = [*inputs[:1], *(lower[name] for name in usual if name in lower), *only]
     if not found:
         raise DataError(
-            f"{table.name}: no telling which column is the input; columns: {', '.join(table.columns)}; "
-            "say so with --text-column"
+            f"{table.name}: it is not clear which column is the input; columns: {', '.join(table.columns)}; "
+            "name it with --text-column"
         )
     return found[0]
 

@@ -16,9 +16,9 @@ def check(directory: Path, *, resume: bool, overwrite: bool) -> None:
     """Raise StateError for a folder in which a run cannot begin, or from which none can go on."""
     try:
         if directory.is_symlink() and not directory.exists():
-            raise StateError(f"{directory} is a link that leads nowhere; --out wants a folder")
+            raise StateError(f"{directory} is a link whose target does not exist; --out must be a folder")
         if directory.exists() and not directory.is_dir():
-            raise StateError(f"{directory} is a file; --out wants a folder")
+            raise StateError(f"{directory} is a file; --out must be a folder")
         names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     except OSError as error:
         raise StateError(f"{directory} cannot be read: {(error.strerror or str(error)).lower()}") from None
@@ -28,9 +28,9 @@ def check(directory: Path, *, resume: bool, overwrite: bool) -> None:
     if resume or all(name == LOCK or _is_leftover(name) for name in names):
         return
     if not begun:
-        raise StateError(f"{directory} is not empty, and holds no run of ours: choose another folder")
+        raise StateError(f"{directory} is not empty, and holds no run of sparsify train: choose another folder")
     if not overwrite:
-        raise StateError(f"{directory} holds a run already: add --resume to go on, or --overwrite to begin anew")
+        raise StateError(f"{directory} holds a run already: add --resume to continue it, or --overwrite to start again")
 
 
 def clear(directory: Path) -> None:

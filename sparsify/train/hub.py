@@ -31,7 +31,9 @@ def load(source: str, split: str) -> dict[str, Any]:
             found = datasets.load_dataset(name, config or None)
     except Exception as error:  # the library raises of every kind
         offline = " (offline: HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        raise DataError(f"{name}: no such file, and no dataset to be had{offline}: {first_line(error)}") from None
+        raise DataError(
+            f"{name}: no such file, and a dataset of that name cannot be loaded{offline}: {first_line(error)}"
+        ) from None
     return {"name": source, **columns_of(_split(source, found, wanted, split))}
 
 

@@ -104,7 +104,7 @@ def encode(settings: Settings, config: Any, model: nn.Module, train: Side, evalu
     try:
         processor = AutoImageProcessor.from_pretrained(settings.model, trust_remote_code=False)
     except Exception as error:  # the library raises of every kind
-        raise PlanError(f"{settings.model}: no image processor to be had: {first_line(error)}") from None
+        raise PlanError(f"{settings.model}: its image processor cannot be loaded: {first_line(error)}") from None
     mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
     first, second = (Images(side, processor, mode) for side in (train, evaluation))
     for images in (first, second):

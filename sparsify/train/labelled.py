@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from sparsify.errors import DataError
 from sparsify.heads import set_regression
-from sparsify.train import metrics
+from sparsify.train import metrics, predictions
 from sparsify.train.columns import Columns, choose, known_names
 from sparsify.train.labels import Labels, labels_of
 from sparsify.train.model import config_for, load
@@ -60,6 +61,7 @@ def prepare(inputs: Inputs, settings: Settings, *, loaded: nn.Module | None = No
         set_regression(config)
     model, notes = load(settings.model, settings.task, config, labels, loaded)
     encoded = inputs.encode(settings, config, model, train, evaluation)
+    hashes = {f"{name}_sha256": _hash(side, labels) for name, side in (("train", train), ("eval", evaluation))}
     return Prepared(
         model=model,
         train=Ordered(encoded.train, settings.rows_per_step, settings.seed, encoded.lengths),
@@ -72,9 +74,10 @@ def prepare(inputs: Inputs, settings: Settings, *, loaded: nn.Module | None = No
             "train_rows": len(train.targets),
             "eval_rows": len(evaluation.targets),
             **({"labels": list(labels.names)} if labels else {}),
-            **{f"{name}_sha256": _hash(side) for name, side in (("train", train), ("eval", evaluation))},
+            **hashes,
         },
         labels=labels,
+        predicted=partial(predictions.of_rows, labels=labels, order=encoded.order, sha256=hashes["eval_sha256"]),
     )
 
 
@@ -106,15 +109,17 @@ def _numbers(table: Table, column: str) -> list[float]:
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise DataError(f"{table.place(row)}: the label {value!r} is no finite number, as a regression needs")
+            raise DataError(f"{table.place(row)}: the label {value!r} is not a finite number, which a regression needs")
         found.append(number)
     if len(set(found)) < 2:
         raise DataError(f"{table.name}: all rows have the label {found[0]:g}; is {column!r} the label?")
     return found
 
 
-def _hash(side: Side) -> str:
-    return fingerprint(zip(side.targets, side.inputs(), strict=True))
+def _hash(side: Side, labels: Labels | None) -> str:
+    """Return the hash of rows and their labels, by name: it does not depend on how a model numbers them."""
+    targets = [labels.names[target] for target in side.targets] if labels else side.targets
+    return fingerprint(zip(targets, side.inputs(), strict=True))
 
 
 def _described(train: Side, evaluation: Side, labels: Labels | None) -> list[str]:

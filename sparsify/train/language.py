@@ -147,7 +147,7 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None, masked: bool
     train, evaluation = (cut(tokenizer, each, most) for each in texts)
     for source, blocks in zip((settings.train, settings.eval), (train, evaluation), strict=True):
         if not blocks:
-            raise DataError(f"{source}: there is less than two tokens of text in it")
+            raise DataError(f"{source}: it holds fewer than two tokens of text")
     if masked:
         sides: list[Blocks] = [Masked(train, tokenizer, settings.seed), Masked(evaluation, tokenizer, 0)]
     else:

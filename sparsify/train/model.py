@@ -57,8 +57,8 @@ def _refuse_misfits(name: str, model: nn.Module, keys: Sequence[str]) -> None:
     wrong = [key for key in keys if body != "." and key.startswith(body)]
     if wrong:
         raise PlanError(
-            f"{name}: {wrong[0]} has another shape in the file of weights than config.json says: they are not of one "
-            "model, and random weights would stand there"
+            f"{name}: {wrong[0]} has another shape in the file of weights than config.json says: they belong to "
+            "different models"
         )
 
 
@@ -76,7 +76,7 @@ def freeze(model: nn.Module, selectors: Sequence[str]) -> int:
         found = _meant(model, selector)
         if not found:
             near = did_you_mean(selector, [*ROLES, *(name for name, _ in model.named_modules() if name)])
-            raise PlanError(f"--freeze {selector}: nothing in the model is called that{near}")
+            raise PlanError(f"--freeze {selector}: nothing in the model has that name{near}")
         for parameter in found:
             frozen += parameter.numel() if parameter.requires_grad else 0
             parameter.requires_grad_(False)

@@ -21,7 +21,7 @@ RANKS = ("RANK", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WOR
 """What torchrun, Accelerate and MPI tell their processes, and what the Trainer would join them by."""
 NEEDED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun and `accelerate launch` tell all of theirs."""
-LOST = "this process has lost the others, one of which has probably ended with an error of its own"
+LOST = "the connection to the other processes is lost; one of them has probably ended with an error"
 PATIENCE = timedelta(hours=2)
 """How long the others wait while the first process reads data or writes the model."""
 

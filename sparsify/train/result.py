@@ -17,6 +17,8 @@ from sparsify.compaction.saving import save_widths
 from sparsify.density import measure
 from sparsify.errors import StateError
 from sparsify.outcome import FORMAT, RECIPE, REPORT
+from sparsify.report.predictions import FILE as PREDICTIONS
+from sparsify.report.predictions import Predictions
 from sparsify.train.settings import Settings
 from sparsify.train.task import Prepared
 
@@ -57,8 +59,13 @@ def report(
     }
 
 
-def write(directory: Path, model: Any, processor: Any, found: dict[str, Any], made: Path) -> None:
-    """Write the folder: everything beside its place, then renamed into it, the report last. Raises StateError."""
+def write(
+    directory: Path, model: Any, processor: Any, found: dict[str, Any], predicted: Predictions | None, made: Path
+) -> None:
+    """Write the folder: everything beside its place, then renamed into it, the report last. Raises StateError.
+
+    `made` is the Trainer's folder, with what the manager wrote.
+    """
     staging = directory / STAGING
     try:
         shutil.rmtree(staging, ignore_errors=True)
@@ -67,6 +74,8 @@ def write(directory: Path, model: Any, processor: Any, found: dict[str, Any], ma
         processor.save_pretrained(staging)
         if (made / RECIPE).is_file():
             shutil.copy(made / RECIPE, staging / RECIPE)
+        if predicted is not None:
+            (staging / PREDICTIONS).write_text(predicted.model_dump_json() + "\n")
         for path in sorted(staging.iterdir()):
             path.chmod(0o666 & ~umask())  # safetensors gives files to their owner alone
             os.replace(path, directory / path.name)

@@ -30,12 +30,14 @@ from sparsify.modifiers.distill.positions import divides_by_items
 from sparsify.outcome import REPORT
 from sparsify.plan import Plan
 from sparsify.recipe import Recipe
+from sparsify.report.predictions import FILE as PREDICTIONS
 from sparsify.train import folder, result, settings
 from sparsify.train.calibration import calibration
 from sparsify.train.display import Display, show
 from sparsify.train.folder import CHECKPOINTS
 from sparsify.train.keeper import OTHERS, Keeper
 from sparsify.train.model import freeze
+from sparsify.train.predictions import Remembering
 from sparsify.train.processes import LOST, is_lost, joined
 from sparsify.train.settings import Record, Settings
 from sparsify.train.task import Prepared
@@ -78,7 +80,7 @@ def run(
         locked = ranks.from_first(reserve)
         console = console if console and ranks.is_first() else Console(quiet=True)
         if not locked:
-            show(console, f"{directory}: this file system has no locks; start no second run there", style="dim")
+            show(console, f"{directory}: this file system has no locks; do not start a second run there", style="dim")
         return _run(asked, recipe, directory, console, resume, allow_changed_recipe)
 
 
@@ -121,7 +123,12 @@ def _run(
 
     checkpoint, changed = ranks.from_first(enter)
     if before:
-        show(console, f"going on from {checkpoint}" if checkpoint else "there is no checkpoint yet: beginning anew")
+        show(
+            console,
+            f"continuing from {checkpoint}"
+            if checkpoint
+            else "there is no checkpoint yet: starting from the beginning",
+        )
     for note in [*prepared.notes, *(plan.notes if plan else ())]:
         show(console, note, style="dim")
     show(console, plan.headline() if plan else f"dense training, {total} steps")
@@ -130,7 +137,8 @@ def _run(
         """Write down that the run goes on otherwise; what it was finished with before is so no longer."""
         if changed and ranks.is_first():
             settings.write(directory, record)
-            (directory / REPORT).unlink(missing_ok=True)
+            for name in (REPORT, PREDICTIONS):
+                (directory / name).unlink(missing_ok=True)
 
     sparsifier = (
         SparsifyCallback(
@@ -183,6 +191,7 @@ def _train(
 
     if sparsifier:
         sparsifier.evaluate = evaluate
+    measure = Remembering(prepared.measure)
     display = Display(console, TASKS[asked.task].metrics, (lambda: sparsifier.manager.sparsity) if sparsifier else None)
     trainer = transformers.Trainer(
         model=prepared.model,
@@ -191,7 +200,7 @@ def _train(
         eval_dataset=prepared.evaluation,
         data_collator=prepared.collate,
         processing_class=prepared.processor,
-        compute_metrics=prepared.measure,
+        compute_metrics=measure,
         preprocess_logits_for_metrics=prepared.thin,
         callbacks=[callback for callback in (sparsifier, keeper, display) if callback],
     )
@@ -220,7 +229,8 @@ def _train(
 
     def write() -> dict[str, Any]:
         report = result.report(asked, prepared, trainer, seconds, metrics, history)
-        result.write(directory, trainer.model, prepared.processor, report, directory / CHECKPOINTS)
+        predicted = prepared.predicted(measure.last) if prepared.predicted else None
+        result.write(directory, trainer.model, prepared.processor, report, predicted, directory / CHECKPOINTS)
         if not asked.keep_checkpoints:
             shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
         return report

@@ -97,7 +97,7 @@ def read(directory: Path) -> Record:
     wanted: dict[str, Any] = {"run": str, "settings": dict, "recipe": (dict, type(None)), "data": dict}
     for key, kind in wanted.items():
         if not isinstance(data, dict) or not isinstance(data.get(key), kind):
-            raise StateError(f"{path} is not a record of a run of ours: {key!r} is missing or wrong")
+            raise StateError(f"{path} is not a record of a run of `sparsify train`: {key!r} is missing or wrong")
     return Record(**{key: data[key] for key in wanted})
 
 
@@ -111,9 +111,10 @@ def changes(directory: Path, before: Record, now: Record, *, allow_changed_recip
     on_request = all(key in ON_REQUEST for key in changed) and (old["recipe"] is None) == (new["recipe"] is None)
     if changed and not (on_request and allow_changed_recipe):
         lines = [f"  {key}: {cut(repr(old.get(key)), 200)} then, {cut(repr(new[key]), 200)} now" for key in changed]
-        instead = "or add --allow-changed-recipe to go on all the same" if on_request else "or another --out"
+        instead = "or add --allow-changed-recipe to continue anyway" if on_request else "or another --out"
         raise StateError(
-            f"{directory} holds a run that was begun otherwise; give the same command, {instead}:\n" + "\n".join(lines)
+            f"{directory} holds a run that was started with other settings; give the same command, {instead}:\n"
+            + "\n".join(lines)
         )
     return changed
 

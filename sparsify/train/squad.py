@@ -125,11 +125,20 @@ def f1(answer: str, truth: str) -> float:
     return 2 * both / (len(mine) + len(theirs))
 
 
+def is_right(answer: str, question: Question) -> bool:
+    """Whether an answer is one of a question's, as the official script compares them."""
+    return any(normal(answer) == normal(truth) for truth in _truths(question))
+
+
+def _truths(question: Question) -> list[str]:
+    """Return the right answers; an empty one where there is none."""
+    return [text for text, _ in question.answers if normal(text)] or [""]
+
+
 def scores(answers: Sequence[str], questions: Sequence[Question]) -> dict[str, float]:
     """Return F1 and exact match, in [0, 1]: the best over each question's answers, the mean over all questions."""
     words, exact = 0.0, 0.0
     for answer, question in zip(answers, questions, strict=True):
-        truths = [text for text, _ in question.answers if normal(text)] or [""]
-        words += max(f1(answer, truth) for truth in truths)
-        exact += max(float(normal(answer) == normal(truth)) for truth in truths)
+        words += max(f1(answer, truth) for truth in _truths(question))
+        exact += is_right(answer, question)
     return {"f1": words / len(questions), "exact_match": exact / len(questions)}

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from sparsify.report.predictions import Predictions
 from sparsify.train.labels import Labels
 from sparsify.train.order import Ordered
 from sparsify.train.settings import Settings
@@ -23,6 +24,8 @@ class Encoded:
     lengths: list[int] | None
     collate: Any
     processor: Any
+    order: list[int] | None = None
+    """The rows of the evaluation data in the order in which they are evaluated; None if that is their own."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Prepared:
 
     thin: Callable[[Any, Any], Any] | None = None
     """From a batch's outputs and labels to what is kept of them for `measure`."""
+
+    predicted: Callable[[Any], Predictions | None] | None = None
+    """From a Trainer's prediction to what was predicted of each row, in the order of the evaluation data; None where
+    that is too much to keep."""
 
     def steps(self, settings: Settings) -> int:
         """Return the optimizer steps of an epoch."""

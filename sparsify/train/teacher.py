@@ -32,7 +32,7 @@ def name_of_binding(recipe: Recipe | None, teacher: str | None) -> str | None:
     known = {*teachers, *names_of_bindings(recipe)}
     others = [name for name, each in recipe.needs().items() if each.required and name not in known]
     if others:
-        raise PlanError(f"the recipe needs {others[0]!r}, which no flag can give: train in a loop of your own")
+        raise PlanError(f"the recipe needs {others[0]!r}, for which sparsify train has no flag: train in your own loop")
     return teachers[0] if teachers else None
 
 

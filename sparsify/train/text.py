@@ -26,8 +26,10 @@ def encode(settings: Settings, config: Any, model: nn.Module, train: Side, evalu
     tokenized = [_tokenize(tokenizer, side, most, datasets) for side in (train, evaluation)]
     lengths = [len(ids) for ids in tokenized[0]["input_ids"]]
     ranks = [len(ids) for ids in tokenized[1]["input_ids"]]
-    sorted_by_length = tokenized[1].select(sorted(range(len(ranks)), key=lambda row: ranks[row]))
-    return Encoded(tokenized[0], sorted_by_length, lengths, DataCollatorWithPadding(tokenizer), tokenizer)
+    order = sorted(range(len(ranks)), key=lambda row: ranks[row])
+    return Encoded(
+        tokenized[0], tokenized[1].select(order), lengths, DataCollatorWithPadding(tokenizer), tokenizer, order
+    )
 
 
 def _tokenize(tokenizer: Any, side: Side, most: int, datasets: Any) -> Any:

@@ -16,7 +16,7 @@ def tokenizer_of(name: str, config: Any) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # the library raises of every kind
-        raise PlanError(f"{name}: no tokenizer to be had: {first_line(error)}") from None
+        raise PlanError(f"{name}: its tokenizer cannot be loaded: {first_line(error)}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(config, "pad_token_id", None) is None:

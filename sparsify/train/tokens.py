@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from sparsify.errors import DataError, did_you_mean
+from sparsify.report.predictions import Predictions
 from sparsify.train import entities, table
 from sparsify.train.columns import text_column
 from sparsify.train.labels import Labels
@@ -49,7 +51,7 @@ def read(settings: Settings, source: str, split: str) -> Sentences:
         tagged = settings.label_column or next((others[name] for name in TAGS if name in others), "tags")
         if tagged not in rows.columns:
             hint = did_you_mean(tagged, rows.columns, most=12)
-            raise DataError(f"{source}: there is no column {tagged!r}{hint}; say so with --label-column")
+            raise DataError(f"{source}: there is no column {tagged!r}{hint}; name it with --label-column")
         found = Sentences(rows, _lists(rows, column), _lists(rows, tagged))
     for row, (words, tags) in enumerate(zip(found.words, found.tags, strict=True)):
         if len(words) != len(tags):
@@ -143,6 +145,20 @@ class Measure:
         guessed, wanted = ([[pair[side] for pair in row] for row in pairs] for side in (0, 1))
         return {**entities.scores(guessed, wanted), "accuracy": right / words}
 
+    def predicted(self, prediction: Any, *, sha256: str) -> Predictions:
+        """Return the tag that each word got, sentence by sentence."""
+        numbers = {name: number for number, name in enumerate(self.names)}
+        rows = zip(logits_of(prediction), prediction.label_ids, strict=True)
+        pairs = [pair for row in rows for pair in self._pairs(*row)]
+        return Predictions(
+            kind="labels",
+            unit="words",
+            sha256=sha256,
+            names=list(self.names),
+            predicted=[numbers[guess] for guess, _ in pairs],
+            right=[int(guess == tag) for guess, tag in pairs],
+        )
+
     def _pairs(self, guesses: Any, labels: Any) -> Iterator[tuple[str, str]]:
         """Yield the guessed and the right tag of every labelled position."""
         for guess, label in zip(guesses.tolist(), labels.tolist(), strict=False):
@@ -164,6 +180,7 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None) -> Prepared:
     most = most_tokens(settings, config)
     (rows, cut), (others, cut_too) = (encode(tokenizer, side, labels, most) for side in (train, evaluation))
     lengths = [len(row["input_ids"]) for row in rows]
+    measure, sha256 = Measure(labels), fingerprint(zip(evaluation.tags, evaluation.words, strict=True))
     shown = ", ".join(labels.names[:6]) + (", …" if len(labels.names) > 6 else "")
     told = [f"{len(rows):,} sentences to train on, {len(others):,} to evaluate on; {len(labels.names)} tags: {shown}"]
     if cut + cut_too:
@@ -174,15 +191,16 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None) -> Prepared:
         evaluation=others,
         collate=DataCollatorForTokenClassification(tokenizer),
         processor=tokenizer,
-        measure=Measure(labels),
+        measure=measure,
         thin=_guesses,
+        predicted=partial(measure.predicted, sha256=sha256),
         notes=[*told, *notes],
         data={
             "train_rows": len(rows),
             "eval_rows": len(others),
             "labels": list(labels.names),
             "train_sha256": fingerprint(zip(train.tags, train.words, strict=True)),
-            "eval_sha256": fingerprint(zip(evaluation.tags, evaluation.words, strict=True)),
+            "eval_sha256": sha256,
         },
         labels=labels,
     )

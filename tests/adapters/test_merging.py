@@ -122,7 +122,7 @@ def test_what_cannot_be_merged_is_refused_before_anything_is() -> None:
     optimizer = adamw(model)
     manager = Manager(recipe()).apply(model, optimizer, total_steps=STEPS)
     step(model, optimizer, manager)
-    with pytest.raises(HookError, match=r"a manager is at work on this model: finalize\(\) or detach\(\) it"):
+    with pytest.raises(HookError, match=r"a manager is still applied to this model: finalize\(\) or detach\(\) it"):
         adapters.merge(model)
     manager.detach()
     for wrong, why in (

@@ -117,9 +117,7 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
 def test_the_plan_says_what_is_saved_where() -> None:
     manager = trained(lora(qwen3()))
     (note,) = manager.plan.notes
-    assert note.startswith(
-        "main/prune: what is changed lies under adapters, and save_pretrained() saves adapters alone"
-    )
+    assert note.startswith("prune: what is changed lies under adapters, and save_pretrained() saves adapters alone")
     assert "output_dir/base" in note
     assert adapters.alters_base(manager.plan, manager.model)
     of_adapters = trained(lora(qwen3()), f"{HALF}, targets: '*lora_A*'")

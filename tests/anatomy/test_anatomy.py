@@ -403,7 +403,7 @@ def test_the_plan_shows_blocks_and_their_groups() -> None:
 
 def test_coarse_groups_are_noted() -> None:
     coarse, afterwards = planned("bert", pattern="head", sparsity="0.4").notes
-    assert coarse == "main/prune: whole groups make 50.00% of the 40.00% asked for"
+    assert coarse == "prune: 40.00% was asked for, but whole groups can only give 50.00%"
     assert planned("bert", pattern="head", sparsity="0.5").notes == (afterwards,)
     assert afterwards.startswith("sparsify compact takes the dead heads out afterwards")
 

@@ -36,7 +36,7 @@ def planned(model: nn.Module, **fields: Any) -> Plan:
 def test_less_than_everything_is_a_note() -> None:
     (note,) = planned(Mixed(64), targets="").notes
     assert note == (
-        f"main/prune: covers 80 % of the {INSIDE + 1024:,} matrix weights; not covered, 1,024: mixing (Mixed, a parameter "
+        f"prune: covers 80 % of the {INSIDE + 1024:,} matrix weights; not covered, 1,024: mixing (Mixed, a parameter "
         "of 2 dimensions)"
     )
 

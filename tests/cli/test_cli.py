@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from sparsify import Recipe, __version__
 from sparsify.cli.app import app
+from sparsify.cli.common import with_flags
 from sparsify.recipe.schema import schema_text
 
 GOOD = 'version: 1\nname: mine\nvariables: {s: 0.5}\nmodifiers:\n  - {type: prune, targets: "bert.encoder", sparsity: "${s}"}\n'
@@ -139,8 +140,9 @@ def test_plan_for_a_task() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["plan", "good.yaml", "--model", "bert"], 1, "the window has no end, and total_steps is not known"),
-        (["plan", "good.yaml", "--model", "brt", "--steps", "9"], 1, "brt: no configuration to be had"),
+        (["plan", "good.yaml", "--model", "bert"], 1, "the window has no end, and --steps is not known"),
+        (["plan", "good.yaml", "--model", "bert", "--epochs", "3"], 1, "--steps-per-epoch is needed with epochs"),
+        (["plan", "good.yaml", "--model", "brt", "--steps", "9"], 1, "brt: its configuration cannot be loaded"),
         (["plan", "good.yaml", "--model", "./brt", "--steps", "9"], 1, "./brt: no such folder (did you mean 'bert'?)"),
         (["plan", "good.yaml", "--model", "good.yaml", "--steps", "9"], 1, "good.yaml is a file; give the folder"),
         (["plan", "good.yaml", "--model", ".", "--steps", "9"], 1, ".: the folder holds no config.json"),
@@ -245,3 +247,14 @@ def test_training_with_transformers_4_is_refused_in_a_sentence(monkeypatch: pyte
     )
     assert found.exit_code == 1
     assert "training needs transformers 5 or later, not 4.57.6" in " ".join(found.output.split())
+
+
+def test_messages_name_flags_and_quote_what_was_written() -> None:
+    assert with_flags("'2 epochs' needs steps_per_epoch") == "'2 epochs' needs --steps-per-epoch"
+    for text in (
+        "unknown key 'total_steps'",
+        "Plan.of(recipe, model, total_steps=…)",
+        "write `total_steps`",
+        "my_total_steps",
+    ):
+        assert with_flags(text) == text

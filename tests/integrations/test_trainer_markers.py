@@ -38,7 +38,7 @@ def test_a_marker_that_is_none_is_one_error(tmp_path: Path, kind: str) -> None:
     text = MARKERS[kind]
     (folder / MARKER).write_bytes(text if isinstance(text, bytes) else text.encode())
     for read in (check, last_whole):
-        with pytest.raises(StateError, match=rf"{MARKER} (is not a marker of ours|cannot be read)"):
+        with pytest.raises(StateError, match=rf"{MARKER} (is not a marker that sparsify wrote|cannot be read)"):
             read(folder if read is check else tmp_path)
 
 

@@ -236,7 +236,7 @@ def test_channels_that_are_targeted_in_part_stay_with_a_note() -> None:
     assert {tensor.bundle for tensor in plan.modifiers[0].tensors} == {"block.0.0"}
     (note,) = plan.notes
     assert note == (
-        "main/prune: stem.0.weight: must die together with channels of block.1.0.weight, which are not targeted; "
+        "prune: stem.0.weight: must die together with channels of block.1.0.weight, which are not targeted; "
         "these channels stay"
     )
 

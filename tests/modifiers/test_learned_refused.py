@@ -81,7 +81,7 @@ def test_a_closure_is_refused(criterion: str, mlp: nn.Module) -> None:
 @pytest.mark.parametrize("criterion", ["soft-movement", "hard-concrete"])
 def test_a_threshold_that_becomes_a_cliff_is_refused(criterion: str, mlp: nn.Module) -> None:
     """nn_pruning went from 1.0 to 0.1 in one step without a word."""
-    with pytest.raises(PlanError, match="the ramp is a cliff"):
+    with pytest.raises(PlanError, match="the sparsity would jump"):
         start(mlp, criterion, sparsity="", penalty="10", window="{begin: 2, end: 10, every: 8}")
 
 
@@ -95,7 +95,7 @@ def test_the_plan_warns_of_a_zero_start_in_a_short_run(mlp: nn.Module) -> None:
     assert "scores that start at constant have 700 steps" in notes("{type: hard-concrete, init: constant}", 1000)
     assert not notes("movement", 1000)
     assert not notes("{type: movement, init: zero}", 100_000)
-    assert "scores cannot travel the" in notes("soft-movement", 100)
+    assert "scores cannot reach their threshold" in notes("soft-movement", 100)
     assert not notes("soft-movement", 2000)
 
 
@@ -105,4 +105,4 @@ def test_the_way_of_scores_is_measured_at_half_their_rate(criterion: str, mlp: n
     for times, noted in ((1.5, True), (1.9, True), (2.1, False)):
         written = f"{{type: {criterion}, learning_rate: {times * need / 100}}}"
         plan = Plan.of(recipe(criterion=written, window="{begin: 10, end: 100}"), mlp, total_steps=120)
-        assert ("scores cannot travel" in " ".join(plan.notes)) == noted
+        assert ("scores cannot reach" in " ".join(plan.notes)) == noted

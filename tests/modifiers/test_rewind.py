@@ -167,7 +167,7 @@ def test_named_parameters_alone(mlp: nn.Module) -> None:
     [
         ("every: 12", r"one round takes 12 steps, and the last rewind comes before: nothing is rewound"),
         ("every: 4, end: 3", r"one round takes 4 steps, and the last rewind comes before: nothing is rewound"),
-        ("every: 3, to: 3", r"the step that is gone back to, 3, lies after the first round's end, 3"),
+        ("every: 3, to: 3", r"the step to go back to, 3, lies after the end of the first round, 3"),
         ("every: 1%", r"'1%' of the stage rounds to no step at all"),
         ("every: 3, targets: nothing", r"'nothing' matches nothing in Sequential"),
         ("every: 3, targets: attention", r"Sequential has no 'attention' .it has: default, task_head."),
@@ -182,7 +182,7 @@ def test_what_cannot_be_rewound(mlp: nn.Module, rewind: str, message: str) -> No
 def test_states_of_other_rounds_are_refused(mlp: nn.Module) -> None:
     training = Training(mlp, recipe()).train(4)
     state: Any = training.manager.state_dict()
-    state["modifiers"]["main/rewind"]["tickets"] = {}
+    state["modifiers"]["rewind"]["tickets"] = {}
     with pytest.raises(StateError, match="expected those of 1 rounds"):
         training.manager.load_state_dict(state)
 

@@ -143,7 +143,7 @@ def test_without_targets_where_nothing_repeats() -> None:
     plan = Plan.of(recipe(targets=""), net, total_steps=100)
     assert [tensor.name for tensor in plan.modifiers[0].tensors] == ["one.weight", "two.weight"]
     assert plan.notes == (
-        "main/prune: nothing repeats in ModuleDict: `default` is every matrix but embeddings and three.weight, the task head",
+        "prune: nothing repeats in ModuleDict: `default` is every matrix but embeddings and three.weight, the task head",
     )
     with pytest.raises(PlanError, match="ReLU has no matrix that can be pruned"):
         Plan.of(recipe(targets=""), nn.ReLU(), total_steps=100)
@@ -231,8 +231,12 @@ def test_the_plan_can_be_printed_with_rich() -> None:
             {"total_steps": 100},
             "the window is empty: it begins and ends at step 5",
         ),
-        ({"window": "{begin: 0, end: 50, every: 50}"}, {"total_steps": 100}, "the ramp is a cliff: in the 50 steps"),
-        ({"window": "{begin: 0, end: 1}"}, {"total_steps": 100}, "the ramp is a cliff: in the 1 steps"),
+        (
+            {"window": "{begin: 0, end: 50, every: 50}"},
+            {"total_steps": 100},
+            "the sparsity would jump: in the 50 steps",
+        ),
+        ({"window": "{begin: 0, end: 1}"}, {"total_steps": 100}, "the sparsity would jump: in the 1 steps"),
         (
             {"window": "{begin: 0, end: 50, every: 0.1%}"},
             {"total_steps": 100},
@@ -340,8 +344,8 @@ def test_two_modifiers_on_one_tensor_at_one_time(mlp: nn.Module) -> None:
     with pytest.raises(PlanError) as error:
         Plan.of(Recipe.parse(text), mlp, total_steps=100)
     assert [p.message for p in error.value.problems] == [
-        "main/prune acts on 0.weight at the same time",
-        "main/prune-2 acts on 2.weight at the same time",
+        "prune acts on 0.weight at the same time",
+        "prune-2 acts on 2.weight at the same time",
     ]
 
 
@@ -370,8 +374,8 @@ def test_tied_weights_are_one_tensor() -> None:
     model["b"].weight = model["a"].weight
     plan = Plan.of(recipe(targets='"b"'), model, total_steps=100)
     assert [tensor.name for tensor in plan.modifiers[0].tensors] == ["a.weight"]
-    assert plan.notes == ("a.weight is tied to b.weight: one tensor, one mask",)
-    with pytest.raises(PlanError, match=r"main/prune acts on a.weight at the same time"):
+    assert plan.notes == ("a.weight is the same tensor as b.weight: both have one mask",)
+    with pytest.raises(PlanError, match=r"prune acts on a.weight at the same time"):
         Plan.of(
             Recipe.parse(
                 "version: 1\nmodifiers:\n"

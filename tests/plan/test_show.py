@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 from torch import nn
 
 from sparsify import Plan
 from sparsify.plan.places import pattern, ranges
-from sparsify.plan.show import Shown
+from sparsify.plan.show import SHARED, Shown
 from tests.loop import recipe
 from tests.models import build
 
@@ -54,8 +57,21 @@ def test_blocks_are_counted_with_their_tensors() -> None:
     (row, total) = rows(build("bert"), targets="attention", pattern="head", scope="global", sparsity="0.5")
     assert row[:3] == ("attention", "0-1", "14 in 2 blocks"), "biases too"
     assert row[3] == "2 in 7 tensors"
-    assert row[-1] == "competes"
+    assert row[-2:] == ("", "")
     assert total[0] == "2 blocks"
+
+
+def test_a_common_budget_is_said_once() -> None:
+    """With one budget for all no row can give a number; a sentence says why, once for each modifier."""
+    plan = Plan.of(recipe(targets="default", scope="global"), build("bert"), total_steps=100)
+    for text in (plan.text(), plan.text(tensors=True)):
+        assert text.count(SHARED) == 1
+        assert "competes" not in text
+    console = Console(width=200, file=io.StringIO())
+    console.print(plan)
+    assert console.file.getvalue().count(SHARED) == 1  # type: ignore[attr-defined]
+    alone = Plan.of(recipe(targets="default", scope="tensor"), build("bert"), total_steps=100)
+    assert SHARED not in alone.text()
 
 
 def test_a_matrix_of_several_roles() -> None:

@@ -16,6 +16,7 @@ from sparsify.report import marks
 from sparsify.report.bars import bars
 from sparsify.report.cards import MOST_ROWS, cards
 from sparsify.report.cells import cells_of
+from sparsify.report.curves import Curves
 from sparsify.report.dots import LEVELS, opacity, png
 from sparsify.report.drawn import MOST_DOWN, MOST_MAPS, Maps, Place, choose
 from sparsify.report.figures import BLUE
@@ -23,7 +24,7 @@ from sparsify.report.folder import read as report
 from sparsify.report.living import Living, Units
 from sparsify.report.maps import MOST_HINTS, SHADES, drawn_maps
 from sparsify.report.page import page
-from sparsify.report.picture import Curves, draw
+from sparsify.report.picture import draw
 from sparsify.report.punched import punched
 from sparsify.report.structure import Structure
 from sparsify.report.widths import widths

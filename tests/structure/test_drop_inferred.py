@@ -122,7 +122,7 @@ def test_a_model_by_hand() -> None:
 def test_what_depends_on_the_number_of_layers_is_found_out(kind: str, why: str) -> None:
     model = Net(kind)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(PlanError, match=f"nobody has declared its family, and {why}"):
+    with pytest.raises(PlanError, match=f"its family is not declared, and {why}"):
         Manager(drop("blocks", [0, 2, 3])).attach(model)
     assert len(model.blocks) == 4
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

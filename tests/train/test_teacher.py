@@ -36,7 +36,7 @@ def dense(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_recipe_is_distilled_from_a_dense_run(place: Path, dense: Path, tmp_path: Path) -> None:
     report = run(settings(place, teacher=str(dense)), Recipe.parse(RECIPE), tmp_path / "run")
-    found = report["modifiers"]["main/distill"]
+    found = report["modifiers"]["distill"]
     assert found["losses"] == report["training"]["steps"]
     assert found["distilled"]["hidden"] > 0
     assert found["teacher"]["type"] == "BertForSequenceClassification"

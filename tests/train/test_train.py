@@ -138,7 +138,7 @@ def test_gates_are_measured_when_they_end(place: Path, tmp_path: Path) -> None:
     assert found["sparsity"] == pytest.approx(0.75, abs=1e-3)
     (first, second) = findings(report)
     assert first[0] == "prune"
-    assert "the masks kept prune 75.00%" in first[1]
+    assert "the final masks prune 75.00%" in first[1]
     assert "accuracy" in second[1]
     assert [entry for entry in report["history"] if "eval_accuracy" in entry][-1]["step"] == report["training"]["steps"]
 
@@ -212,7 +212,7 @@ def test_a_folder_in_use_is_not_overwritten(place: Path, tmp_path: Path) -> None
     other = tmp_path / "mine"
     other.mkdir()
     (other / "thesis.txt").write_text("important")
-    with pytest.raises(StateError, match="holds no run of ours"):
+    with pytest.raises(StateError, match="holds no run of sparsify train"):
         run(settings(place), recipe(), other, overwrite=True)
     assert (other / "thesis.txt").read_text() == "important"
     with pytest.raises(StateError, match="is a file"):

@@ -81,11 +81,11 @@ def test_a_change_that_the_manager_refuses_changes_nothing(
     before = contents(out)
 
     def refuse(self: Manager, state: Any, **_: Any) -> None:
-        raise StateError("no (allow_changed_recipe=True goes on all the same)")
+        raise StateError("no (allow_changed_recipe=True continues anyway)")
 
     with monkeypatch.context() as patch:
         patch.setattr(Manager, "load_state_dict", refuse)
-        with pytest.raises(StateError, match="--allow-changed-recipe goes on all the same"):
+        with pytest.raises(StateError, match="--allow-changed-recipe continues anyway"):
             run(settings(place), recipe(0.9), out, resume=True, allow_changed_recipe=True)
     assert contents(out) == before
     run(settings(place), recipe(), out, resume=True)
@@ -107,7 +107,7 @@ def test_a_run_that_went_on_otherwise_is_resumed_under_what_it_went_on_with(
         patch.setattr(Keeper, "on_step_end", die)
         with pytest.raises(KeyboardInterrupt):
             run(settings(place), recipe(0.9), out, resume=True, allow_changed_recipe=True)
-    with pytest.raises(StateError, match="another recipe .--allow-changed-recipe goes on all the same"):
+    with pytest.raises(StateError, match="another recipe .--allow-changed-recipe continues anyway"):
         run(settings(place), recipe(0.9), out, resume=True)
     run(settings(place), recipe(0.9), out, resume=True, allow_changed_recipe=True)
 

@@ -138,7 +138,7 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
 
 def test_a_hub_name_without_a_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DataError, match="no dataset to be had"):
+    with pytest.raises(DataError, match="a dataset of that name cannot be loaded"):
         read("no-such-owner/no-such-dataset")
 
 
@@ -146,7 +146,7 @@ COLUMNS: dict[str, tuple[str, dict[str, Any], str]] = {
     "label": (
         "text,kind\na,b\nc,d\n",
         {},
-        r"which column is the label; columns: text, kind; say so with --label-column",
+        r"which column is the label; columns: text, kind; name it with --label-column",
     ),
     "input": ("label,remark\n1,b\n0,d\n", {}, r"which column is the input; columns: label, remark"),
     "unknown": ("label,text\n1,b\n0,d\n", {"inputs": ("txt",)}, r"there is no column 'txt' \(did you mean 'text'\?\)"),

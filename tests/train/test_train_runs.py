@@ -97,7 +97,7 @@ def test_a_file_system_without_locks_is_named(
 ) -> None:
     monkeypatch.setattr(FolderLock, "_take", lambda self: False)
     run(settings(place, epochs=1), None, tmp_path / "out", console=Console(width=200))
-    assert "this file system has no locks; start no second run there" in capsys.readouterr().out
+    assert "this file system has no locks; do not start a second run there" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------- whose checkpoints these are

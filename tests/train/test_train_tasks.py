@@ -268,7 +268,7 @@ def test_f1_of_entities_is_not_that_of_words() -> None:
 
 
 WRONG: list[tuple[str, str, str, str]] = [
-    ("text-regression", ".csv", "score,sentence\n1,fine\nhigh,dull\n", r"train.csv:3: the label 'high' is no finite number"),
+    ("text-regression", ".csv", "score,sentence\n1,fine\nhigh,dull\n", r"train.csv:3: the label 'high' is not a finite number"),
     ("text-regression", ".csv", "score,sentence\n1,fine\n1,dull\n", r"all rows have the label 1"),
     ("token-classification", ".conll", "fine B-X\nalone\n", r"train.conll:2: a line has a word and its tag, got 'alone'"),
     ("token-classification", ".jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}\n', r"train.jsonl:1: 2 words, but 1 tags"),

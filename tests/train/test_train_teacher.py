@@ -30,7 +30,7 @@ def recipe(cache: str = ", cache: {}") -> Recipe:
 
 
 def counts(folder: Path) -> Any:
-    return json.loads((folder / REPORT).read_text())["modifiers"]["main/distill"]["cache"]
+    return json.loads((folder / REPORT).read_text())["modifiers"]["distill"]["cache"]
 
 
 def test_a_cache_serves_the_next_run(place: Path, tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ class Answers:
     def _read_one(self, path: Path) -> None:
         tensors, metadata = _contents(path)
         if metadata.get("format") != FORMAT:
-            raise StateError(f"{path} is no cache of a teacher's answers of ours: remove it, or choose another folder")
+            what = "is not a cache of a teacher's answers that sparsify wrote"
+            raise StateError(f"{path} {what}: remove it, or choose another folder")
         if metadata.get("teacher") != self.checksum:
             raise StateError(f"{path} is of another teacher than its name says: remove it, or choose another folder")
         parts: dict[str, dict[str, Tensor]] = {}

@@ -33,7 +33,7 @@ def plan_of(spec: DistillFields, context: PlanContext) -> DistillPlan | None:
         return None
     epoch = context.span.steps_per_epoch
     if spec.cache is not None and epoch and window.end - window.begin <= epoch:
-        context.notes.append(f"{context.key}: within one epoch no sample comes back: the cache serves later runs alone")
+        context.notes.append(f"{context.key}: in one epoch no sample is seen twice, so the cache only helps later runs")
     return DistillPlan(
         key=context.key,
         type=spec.type,

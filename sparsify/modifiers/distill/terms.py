@@ -44,7 +44,7 @@ class LogitsTerm(Term):
         if self.beta is not None and self.loss != "jsd":
             raise fail_at("LogitsTerm", ("beta",), f"only `jsd` has a beta; the loss is {self.loss}", self.beta)
         if self.temperature != 1.0 and self.loss not in ("kl", "jsd"):
-            message = f"{self.loss} compares logits, which no temperature softens"
+            message = f"{self.loss} compares logits, so it takes no temperature"
             raise fail_at("LogitsTerm", ("temperature",), message, self.temperature)
         return self
 
@@ -63,7 +63,7 @@ class LayerTerm(Term):
         pairs = self.layers or ()
         for index, pair in enumerate(pairs):
             if pair in pairs[:index]:
-                raise fail_at("LayerTerm", ("layers", index), f"the pair {list(pair)} stands there twice", pair)
+                raise fail_at("LayerTerm", ("layers", index), f"the pair {list(pair)} is given twice", pair)
         return self
 
 
@@ -79,7 +79,7 @@ class HiddenTerm(LayerTerm):
     """Summed over pairs of layers. `squarehead`: ‖s − t‖² ÷ (‖t‖² + ε), so that each layer counts alike."""
 
     learning_rate: Positive = 1e-3
-    """Of projections (Adam), where widths differ."""
+    """The learning rate of the projections (Adam), where widths differ."""
 
 
 class AttentionTerm(LayerTerm):

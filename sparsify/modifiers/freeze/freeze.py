@@ -26,7 +26,7 @@ EVERYTHING = ("*",)
 
 
 class Freeze(Targeted):
-    """Stops training some parameters, bit by bit, for the whole stage or a part of it.
+    """Keeps some parameters exactly as they are, for the whole stage or a part of it.
 
     Their gradients are dropped before the optimizer steps, so that neither weight decay nor momentum moves them.
     Gradients still flow through them, and `requires_grad` stays as it is. Masks act on them as on any other weight.
@@ -41,10 +41,10 @@ class Freeze(Targeted):
     and is then everything in them."""
 
     exclude: Selectors | None = None
-    """What goes on being trained, though `targets` match it."""
+    """What is still trained although `targets` match it."""
 
     layers: Layers | None = None
-    """Only what lies in these layers, counted from 0: `3`, `0-5`, or a list; where the model has layers."""
+    """Only weights in these layers, counted from 0: `3`, `0-5`, or a list; for models that have layers."""
 
     begin: Duration = Field(default=Duration(0), json_schema_extra={"default": "0 steps"})
     """When it begins, counted from the beginning of the stage."""

@@ -45,7 +45,7 @@ class FreezeRun(Run):
             if versions.get(weight.name, weight.parameter._version) != weight.parameter._version:
                 raise HookError(
                     f"{self.key}: {weight.name} is frozen, and was written to between on_before_optimizer_step() and "
-                    "on_step_end() all the same: an optimizer that moves parameters without gradients cannot be served"
+                    "on_step_end() all the same: an optimizer that moves parameters without gradients is not supported"
                 )
 
     def rollback(self) -> None:

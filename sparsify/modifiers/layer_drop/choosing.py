@@ -96,7 +96,7 @@ def _measured(
         if (earlier.stack, earlier.layers, len(earlier.kept)) != (layers[0].stack, total, keep.count):
             context.problem(
                 f"the saved training kept {earlier} of {earlier.stack}; this model has {total} layers in "
-                f"{layers[0].stack}, of which {keep.count} shall stay: make the model as it was",
+                f"{layers[0].stack}, of which {keep.count} are to stay: build the model as it was",
                 "keep",
             )
             return None

@@ -24,7 +24,7 @@ class LearningRate(Modifier):
     """Sets the learning rate of every step of its window: warm-up, a curve, restarts.
 
     `from` and `to` are multiples of the learning rate that each parameter group began with. The optimizer has them only
-    while it steps: your scheduler never sees them, and rules again after the window.
+    while it steps: your scheduler never sees them, and sets the rates again after the window.
     Sources: Loshchilov & Hutter, "SGDR" (2017); Kurtic & Alistarh, "GMP★" (2022), for restarts while pruning.
     """
 
@@ -48,13 +48,13 @@ class LearningRate(Modifier):
     """The multiple at the end of the window, and before every restart; 0 unless written."""
 
     cycles: Annotated[int, Field(ge=1, le=10**6), integral] = 1
-    """How often the curve is walked, in equal parts of what the warm-up leaves of the window."""
+    """How often the curve is repeated, in equal parts of the window after the warm-up."""
 
     begin: Duration = Field(default=Duration(0), json_schema_extra={"default": "0 steps"})
     """When it begins, counted from the beginning of the stage."""
 
     end: PositiveDuration | None = None
-    """When it ends, and your own learning rate rules again; by default with the stage."""
+    """When it ends, and your own learning rate is used again; by default with the stage."""
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

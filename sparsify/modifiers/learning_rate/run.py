@@ -71,8 +71,8 @@ class LearningRateRun(Run):
         if self.plan.rate is None or first > 0:
             return None
         return (
-            f"{self.key}: the first parameter group has a learning rate of {first:g}, so that the others have no ratio "
-            "to it: leave `rate` out, or give it one"
+            f"{self.key}: the first parameter group has a learning rate of {first:g}, so there is no ratio of the "
+            "others to it: leave `rate` out, or give that group a positive learning rate"
         )
 
     def prepare(self, step: int) -> None:

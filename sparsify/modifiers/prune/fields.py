@@ -26,10 +26,11 @@ class PruneFields(Sparsifying):
     """Which weights live or die together."""
 
     scope: Scope = TensorScope()
-    """Who competes with whom."""
+    """Which groups compete for the same budget."""
 
     sparsity: Ramp | None = None
-    """How much, over the window. Left out for criteria that keep the zeros that are there, and with a `penalty.to`."""
+    """How much is zero, over the window. Left out for criteria that keep the zeros that are there, and with a
+    `penalty.to`."""
 
     window: Window = Window()
     """When."""

@@ -45,10 +45,10 @@ def sentences_of(found: Mapping[str, Any]) -> list[str]:
     strengths = sorted((found.get("lambda") or {}).values())
     ends = " to ".join(f"{strength:.3g}" for strength in dict.fromkeys((*strengths[:1], *strengths[-1:])))
     shown = f" (λ {ends})" if strengths else ""
-    lines = [f"the threshold alone pruned {before:.2%}{shown}; the masks kept prune {after:.2%}"]
+    lines = [f"the threshold alone pruned {before:.2%}{shown}; the final masks prune {after:.2%}"]
     metrics = found.get("metrics")
     if metrics:
         then, now = metrics["at_threshold"], metrics["after"]
         changes = (f"{name} {value:.4f} → {now[name]:.4f}" for name, value in then.items() if name in now)
-        lines.append(f"what that did: {', '.join(changes)}")
+        lines.append(f"metrics before and after: {', '.join(changes)}")
     return lines

@@ -116,8 +116,9 @@ def _window(prune: PruneFields, context: PlanContext) -> StepWindow | None:
         context.problem(f"the window is empty: it begins and ends at step {window.begin}", "window")
     elif window.count() < 3 and (prune.sparsity is None or prune.sparsity.from_ != prune.sparsity.to):
         message = (
-            f"the ramp is a cliff: in the {window.end - window.begin} steps of the window there is no update "
-            f"between its ends (every {window.every}); update more often, or write `curve: constant`"
+            f"the sparsity would jump: in the {window.end - window.begin} steps of the window there is no update "
+            f"between its first and its last (one every {window.every} steps); write `every: 1` (`--set every=1` "
+            "where the recipe has that variable), train for more steps, or write `curve: constant`"
         )
         context.problem(message, "window", "every")
     return window
@@ -137,7 +138,7 @@ def _strength(prune: PruneFields, context: PlanContext, window: StepWindow | Non
     first = own.begin if begin is not None else window.begin
     last = own.end if end is not None else window.end
     if last <= first and level.from_ != level.to:
-        context.problem(f"the penalty's ramp is a cliff: it begins at step {first} and ends at step {last}", "penalty")
+        context.problem(f"the penalty would jump: its ramp begins at step {first} and ends at step {last}", "penalty")
     return Strength(StepWindow(first, max(first, last), 1), level)
 
 
@@ -173,7 +174,7 @@ def _note_start(prune: PruneFields, context: PlanContext, window: StepWindow) ->
     if isinstance(criterion, Learned) and criterion.init != "magnitude" and steps < LONG:
         context.notes.append(
             f"{context.key}: scores that start at {criterion.init} have {steps} steps to learn, and Adam moves all of "
-            f"them alike at first; in a run this short `init: magnitude` is better"
+            f"them by the same amount at first; in a run this short write `init: magnitude` in the criterion"
         )
 
 
@@ -187,8 +188,9 @@ def _note_reach(prune: PruneFields, context: PlanContext, window: StepWindow) ->
     if criterion.learning_rate * steps / 2 < need:  # half, for the user's learning rate falls and ramps begin late
         rate = 2 * need / max(steps, 1)
         context.notes.append(
-            f"{context.key}: in {steps} steps at a learning rate of {criterion.learning_rate:g} scores cannot travel "
-            f"the {need:.1f} to their threshold; `learning_rate: {rate:.2g}` would let them"
+            f"{context.key}: the criterion's learning rate of {criterion.learning_rate:g} (not that of your optimizer) "
+            f"is too low: in {steps} steps scores cannot reach their threshold, {need:.1f} away; write `learning_rate: "
+            f"{rate:.2g}` in the criterion"
         )
 
 
@@ -204,4 +206,6 @@ def _note_coarseness(context: PlanContext, target: float | None, nonzeros: int |
     if target is not None and nonzeros is not None and elements:
         reached = 1 - nonzeros / elements
         if reached > target + COARSE:
-            context.notes.append(f"{context.key}: whole groups make {reached:.2%} of the {target:.2%} asked for")
+            context.notes.append(
+                f"{context.key}: {target:.2%} was asked for, but whole groups can only give {reached:.2%}"
+            )

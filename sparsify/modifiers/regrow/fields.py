@@ -61,8 +61,8 @@ class RegrowFields(Sparsifying):
     """How much is zero. A bare number holds from the beginning of the window on; `{from, to, curve}` rises."""
 
     grow: Literal["gradient", "random", "everything"] = "gradient"
-    """What comes back at an update, in place of the smallest weights: where the dense gradient is largest (RigL), by
-    lot (SET), or, for a part of every period, `everything` (AC/DC)."""
+    """What comes back at an update, in place of the smallest weights: where the dense gradient is largest (RigL), at
+    random (SET), or, for a part of every period, `everything` (AC/DC)."""
 
     fraction: Exchanged = Exchanged(from_=0.3, to=0.0)
     """How much of what is there is exchanged at an update. A bare number α falls to 0: α/2·(1 + cos πp)."""
@@ -74,13 +74,13 @@ class RegrowFields(Sparsifying):
     """How sparsity is distributed, and who is exchanged for whom: within a tensor, but `global` for all together."""
 
     start: Literal["magnitude", "random"] = "magnitude"
-    """What the first mask keeps: the largest weights, or some by lot (as published, for training from scratch)."""
+    """What the first mask keeps: the largest weights, or random ones (as published, for training from scratch)."""
 
     existing: Literal["stay", "grow"] = "stay"
     """What earlier modifiers have pruned: it stays pruned, or may grow back."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1), integral] = 0
-    """Another seed, another lot."""
+    """The seed of what is chosen at random."""
 
     window: Window
     """The first mask is made at its beginning, and the last at its end; an exchange every `every`."""

@@ -28,7 +28,7 @@ from sparsify.substitutes import Substitute as Stand
 
 
 class Substitute(Modifier):
-    """Turns norms into NoNorm (y = w·x + b) and activations into ReLU, bit by bit over a window.
+    """Turns norms into NoNorm (y = w·x + b) and activations into ReLU, gradually over a window.
 
     The new function's share λ rises from 0 to 1: an activation is (1 − λ)·f(x) + λ·max(x, 0); a norm's mean and
     variance go from the token's to constants, which go into its weight and bias at the end. It stands in the first

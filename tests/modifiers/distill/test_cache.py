@@ -269,7 +269,7 @@ def test_the_plan_says_when_nothing_comes_back() -> None:
         manager = Manager(recipe("logits: {}, cache: {}")).apply(
             student, optimizer, steps_per_epoch=3, epochs=epochs, teacher=bert(seed=1)
         )
-        assert any("within one epoch no sample comes back" in note for note in manager.plan.notes) == said
+        assert any("in one epoch no sample is seen twice" in note for note in manager.plan.notes) == said
 
 
 def test_a_teacher_whose_logits_are_not_finite() -> None:
@@ -373,7 +373,7 @@ def test_a_folder_that_cannot_be_written_to_ends_no_training(tmp_path: Path) -> 
         ("empty", r"cannot be read"),
         ("a folder", r"cannot be read"),
         ("another teacher", r"is of another teacher than its name says"),
-        ("no metadata", r"is no cache of a teacher's answers of ours"),
+        ("no metadata", r"is not a cache of a teacher's answers that sparsify wrote"),
         ("nan", r"rows-3\.logits: holds values that are not finite"),
         ("a wrong dtype", r"rows-3\.logits: expected 4×3 of float32, got 4×3 of float16"),
         ("beyond", r"rows-3\.begins: values beyond the 4 that there are"),
@@ -503,7 +503,7 @@ def test_states_that_are_wrong(change: dict[str, Any], message: str) -> None:
     student, manager, optimizer = begun(False, "classification", None)
     step(manager, student, optimizer, batch())
     state = copy.deepcopy(manager.state_dict())
-    state["modifiers"]["main/distill"]["cache"].update(change)
+    state["modifiers"]["distill"]["cache"].update(change)
     with pytest.raises(StateError, match=message):
         manager.load_state_dict(state)
     assert len(manager._runs[0].cache.answers) == 4

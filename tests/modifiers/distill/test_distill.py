@@ -283,8 +283,7 @@ def test_a_projection_is_learned_beside_the_model(scale: float) -> None:
     body = "hidden: {learning_rate: 1e-2}"
     manager = Manager(recipe(body)).apply(student, optimizer, total_steps=4, scaler=scaler, teacher=teacher)
     before = {
-        name: each["matrices"]
-        for name, each in manager.state_dict()["modifiers"]["main/distill"]["projections"].items()
+        name: each["matrices"] for name, each in manager.state_dict()["modifiers"]["distill"]["projections"].items()
     }
     values = []
     for _ in range(4):
@@ -298,7 +297,7 @@ def test_a_projection_is_learned_beside_the_model(scale: float) -> None:
         scaler.update()
         manager.on_step_end()
         values.append(float(loss.detach()))
-    after = manager.state_dict()["modifiers"]["main/distill"]["projections"]["hidden"]
+    after = manager.state_dict()["modifiers"]["distill"]["projections"]["hidden"]
     assert values[-1] < values[0]
     for name, matrix in after["matrices"].items():
         assert matrix.shape == (24, 16)
@@ -552,10 +551,7 @@ def test_a_resumed_training_ends_with_the_same_bits(own: bool, stop: int) -> Non
         step(second, other, again, batch(number))
     for name, value in student.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
-    assert (
-        manager.state_dict()["modifiers"]["main/distill"]["sums"]
-        == second.state_dict()["modifiers"]["main/distill"]["sums"]
-    )
+    assert manager.state_dict()["modifiers"]["distill"]["sums"] == second.state_dict()["modifiers"]["distill"]["sums"]
 
 
 def test_another_teacher_is_refused_on_resume() -> None:
@@ -631,7 +627,7 @@ def test_the_plan_shows_it() -> None:
             recipe("logits: {temperature: 2}, hidden: {weight: 0.5}, hardness: 0.9, end: 50%"), bert(), total_steps=8
         )
     )
-    assert "main/distill: teacher teacher, logits kl at temperature 2, weight 1, hidden mse, weight 0.5" in text
+    assert "distill: teacher teacher, logits kl at temperature 2, weight 1, hidden mse, weight 0.5" in text
     assert "hardness 0.9; steps 0 to 4" in text
 
 

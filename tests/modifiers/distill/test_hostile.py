@@ -156,7 +156,7 @@ def test_nothing_is_kept_alive(cache: str, end: str) -> None:
     gc.collect()
     assert alive() is None
     if end == "finalize":
-        assert manager.state_dict()["modifiers"]["main/distill"]["losses"] == 2
+        assert manager.state_dict()["modifiers"]["distill"]["losses"] == 2
 
 
 def test_a_copy_of_the_model_stays_in_the_state() -> None:
@@ -165,7 +165,7 @@ def test_a_copy_of_the_model_stays_in_the_state() -> None:
     manager, optimizer = apply(student, "logits: {}, teacher: self", steps=1)
     step(manager, student, optimizer, batch())
     manager.finalize()
-    kept = manager.state_dict()["modifiers"]["main/distill"]["weights"]
+    kept = manager.state_dict()["modifiers"]["distill"]["weights"]
     assert all(torch.equal(first[name], kept[name]) for name in first)
 
 
@@ -313,7 +313,7 @@ def test_an_evaluation_between_two_micro_batches_changes_nothing(criterion: str)
             manager.on_before_optimizer_step()
             optimizer.step()
             manager.on_step_end()
-        projections = manager.state_dict()["modifiers"]["main/distill"]["projections"]["hidden"]["matrices"]
+        projections = manager.state_dict()["modifiers"]["distill"]["projections"]["hidden"]["matrices"]
         manager.finalize()
         return [*(parameter.detach().clone() for parameter in student.parameters()), *projections.values()]
 

@@ -320,7 +320,7 @@ def test_a_wrong_state(wrong: Any, message: str, mlp: nn.Module) -> None:
     optimizer = Watched(groups(mlp))
     manager = Manager(recipe_of(OURS)).apply(mlp, optimizer, total_steps=STEPS)
     state = manager.state_dict()
-    state["modifiers"]["main/learning_rate"]["initial"] = wrong
+    state["modifiers"]["learning_rate"]["initial"] = wrong
     with pytest.raises(StateError, match=message):
         manager.load_state_dict(state)
 

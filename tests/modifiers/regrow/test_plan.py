@@ -134,6 +134,6 @@ def test_a_wrong_state(key: str, value: Any, message: str, mlp: nn.Module) -> No
     manager = Manager(Recipe.parse(regrow(BASE))).apply(mlp, optimizer, total_steps=12)
     train(mlp, optimizer, manager, range(4))
     state = manager.state_dict()
-    state["modifiers"]["main/regrow"][key] = value
+    state["modifiers"]["regrow"][key] = value
     with pytest.raises(StateError, match=message):
         manager.load_state_dict(state)

@@ -32,7 +32,7 @@ def test_a_resume_ends_with_the_same_bits(name: str, stop: int) -> None:
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_what_is_measured_is_an_average_of_tokens(name: str) -> None:
     run = Training(name).train(BEGIN)
-    path = run.manager.plan.changes["main/substitute"].norms[-1]  # type: ignore[attr-defined]
+    path = run.manager.plan.changes["substitute"].norms[-1]  # type: ignore[attr-defined]
     inputs: list[torch.Tensor] = []
     module = run.model.get_submodule(path)
     module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0].detach()))

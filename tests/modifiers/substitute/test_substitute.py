@@ -120,7 +120,7 @@ def test_the_report_says_it(tmp_path: Any) -> None:
 
     run = Training().train()
     run.manager.finalize(tmp_path)
-    found = json.loads((tmp_path / "report.json").read_text())["modifiers"]["main/substitute"]
+    found = json.loads((tmp_path / "report.json").read_text())["modifiers"]["substitute"]
     assert (found["norms"], found["activations"], found["share"]) == (5, 2, 1.0)
     sentences = Modifier.members()["substitute"].findings(found)  # type: ignore[attr-defined]
     assert sentences[0].startswith("5 norms and 2 activations are substituted, by 100%; stock from_pretrained fails")
