@@ -39,9 +39,10 @@ types: $(STAMP) ## Check types (mypy, strict).
 contracts: $(STAMP) ## Check that imports go one way.
 	$(BIN)/lint-imports --no-cache
 
-schema: $(STAMP) ## Write schemas/recipe.v1.json and docs/recipe-reference.md anew.
+schema: $(STAMP) ## Write schemas/recipe.v1.json, docs/recipe-reference.md and the recipes on method pages anew.
 	$(BIN)/sparsify schema --out schemas/recipe.v1.json
 	$(BIN)/sparsify schema --markdown --out docs/recipe-reference.md
+	$(BIN)/python benchmarks/method_pages.py
 
 docs: $(STAMP) ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -66,7 +66,23 @@ def compact(
     at_least: int = 0,
     tolerance: float = TOLERANCE,
 ) -> nn.Module:
-    """Return a smaller copy of a model without its dead heads, neurons, channels and layers; see `compacted`."""
+    """Return a smaller copy of a model without its dead heads, neurons, channels and layers; see `compacted`.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> import sparsify
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2)).eval()
+        >>> with torch.no_grad():  # what a recipe with coupled channels leaves behind
+        ...     _ = model[0].weight[4:].zero_()
+        ...     _ = model[0].bias[4:].zero_()
+        >>> images = torch.randn(1, 3, 8, 8)
+        >>> small = sparsify.compact(model, example_inputs=images)
+        >>> small[0].out_channels, small[3].in_features
+        (4, 144)
+        >>> torch.allclose(small(images), model(images), atol=1e-6)
+        True
+    """
     return compacted(
         model, example_inputs=example_inputs, equal=equal, align=align, at_least=at_least, tolerance=tolerance
     ).model

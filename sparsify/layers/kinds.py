@@ -88,6 +88,11 @@ def all_weights(model: nn.Module, *, embeddings: bool = False) -> list[Weight]:
     """Return every prunable weight of a model, in the model's order; a tied one once, experts each for itself.
 
     With `embeddings`, their tables too; one tied to an output layer is that layer's.
+
+    Examples:
+        >>> weights = all_weights(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 2)))
+        >>> [(weight.name, weight.geometry.rows, weight.geometry.taps, weight.geometry.columns) for weight in weights]
+        [('0.weight', 8, 9, 3), ('1.weight', 2, 1, 8)]
     """
     every = [weight for name, module in model.named_modules() for weight in weights(name, module)]
     first: dict[int, str] = {}

@@ -42,6 +42,12 @@ def to_semi_structured(
     state stay, `to_dense` takes it back. `choices`, what was returned before, are made again without a trial.
 
     Raises KernelError on a CPU, while a manager is at work, and for choices that this model cannot follow.
+
+    Examples:
+        >>> import torch, sparsify
+        >>> sparsify.to_semi_structured(torch.nn.Sequential(torch.nn.Linear(64, 64)))
+        Traceback (most recent call last):
+        sparsify.errors.KernelError: the model is on the CPU, and torch's 2:4 kernels are for CUDA alone. ...
     """
     base = unwrap(model)
     layers = list(linears(base))

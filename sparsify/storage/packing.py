@@ -86,6 +86,16 @@ def pack(
     Without `values` every tensor comes back bit for bit. With int8 or int4 linear weights (and with `embeddings` tables
     of embeddings) become integers with a scale for each `group` of numbers that are not zero; vectors, and what is not
     finite, stay as they are. Tensors of a state dict that share their memory are stored once. Raises StateError.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> from sparsify.storage import PackedFile, pack
+        >>> weight = torch.zeros(256, 256)
+        >>> weight[0] = 1.0
+        >>> file = tempfile.mkdtemp() + "/small.packed"
+        >>> _ = pack({"layer.weight": weight}, file)
+        >>> torch.equal(PackedFile(file).tensor("layer.weight"), weight)
+        True
     """
     settings = Settings(values, group, embeddings, level)
     found = source_of(source)

@@ -21,6 +21,14 @@ def unpack(path: str | Path, out: str | Path, *, max_bytes: int | None = None) -
 
     `out` is a folder that is not there yet, or is empty; or, where weights alone were packed, the file of safetensors
     (ending so). Either everything is written or nothing. Raises StateError; see PackedFile for `max_bytes`.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> from sparsify.storage import pack, unpack
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = pack({"layer.weight": torch.zeros(8, 8)}, folder + "/small.packed")
+        >>> [path.name for path in unpack(folder + "/small.packed", folder + "/again.safetensors")]
+        ['again.safetensors']
     """
     packed, out = PackedFile(path, max_bytes=max_bytes), Path(out)
     if out.suffix == ".safetensors":
