@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 # One process a core, each with one thread; a file stays in one process, for what its tests share is made once.
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: help setup demo test test-slow lint types contracts schema docs bench clean
+.PHONY: help setup demo test test-slow test-versions lint types contracts schema docs bench clean
 
 help: ## Show the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(STAMP) ## Create the virtual environment and install everything.
 
@@ -28,6 +28,9 @@ test: $(STAMP) ## Run the default test suite.
 
 test-slow: $(STAMP) ## Run the long tests too.
 	SPARSIFY_EVERY_EXAMPLE=1 $(PYTEST) -m "slow or not slow"
+
+test-versions: $(STAMP) ## Run tests with the oldest and newest Python, torch and transformers (network, 15 GB of disk).
+	$(BIN)/python -m tests.versions
 
 lint: $(STAMP) ## Check style and formatting.
 	$(BIN)/ruff check .
