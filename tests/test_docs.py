@@ -17,6 +17,7 @@ from sparsify.cli.app import app
 from sparsify.criteria import Criterion
 from sparsify.patterns import Pattern
 from tests import tiny
+from tests.serving.served import classifier
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -35,6 +36,8 @@ def test_the_blocks_of_a_page(
     for root in (Criterion, Pattern):  # what an example defines is gone after it
         monkeypatch.setattr(root, "_members", dict(root.members()))
     monkeypatch.setattr(architecture, "_known", {family.name: family for family in architecture.architectures()})
+    if page.name == "serve.md":
+        classifier(tmp_path / "runs" / "sparse")
     text = page.read_text(encoding="utf-8")
     namespace: dict[str, object] = {"__name__": "page"}
     for match in BLOCK.finditer(text):
