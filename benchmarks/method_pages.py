@@ -24,7 +24,7 @@ FROM_SPARSE = ("lock", "sparse-transfer")
 """Recipes for models that are sparse already."""
 
 CAPTION = (
-    "One short training, made by `benchmarks/method_runs.py` and drawn by `benchmarks/method_pictures.py`: {network} on "
+    "One short training, made by `benchmarks/method_runs.py`, drawn by `benchmarks/method_pictures.py`: {network} on "
     "1,347 digits, five epochs from a model that was trained densely for ten, seed 0. It shows *what* the method does; "
     "how well it does stands under **Measured**."
 )

@@ -48,7 +48,7 @@ def picture(run: Mapping[str, Any]) -> str:
         values = [(step, 100 * value) for step, value in enumerate(run["sparsity"], 1)]
         label, most = "targeted weights under a mask, %", 100.0
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="11">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
         _text(10, 20, _title(run), size=14),
         *_layer(masks),

@@ -78,7 +78,7 @@ class Plan:
             >>> wrong = Recipe.parse("{version: 1, modifiers: [{type: prune, targets: 'encoder.*', sparsity: 0.5}]}")
             >>> Plan.of(wrong, model, total_steps=100)
             Traceback (most recent call last):
-            sparsify.errors.PlanError: <recipe>:1:40: modifiers[0].targets[0]: 'encoder.*' matches nothing in Sequential ...
+            sparsify.errors.PlanError: ...: 'encoder.*' matches nothing in Sequential (one of: 0, 2)
         """
         model = unwrap(model)
         recipe = recipe.resolve()
