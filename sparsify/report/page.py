@@ -17,16 +17,17 @@ _PAGE = """<!doctype html>
   :root {{ --ground: #14181d; --ink: #e3e7ec; --faint: #9aa4af; --line: #343b44;
     --field: #232a32; --card: #4f8fd8; --hole: #14181d; }}
 }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
   color: var(--ink); background: var(--ground); }}
 h1 {{ overflow-wrap: anywhere; }}
 table {{ border-collapse: collapse; }}
 th, td {{ padding: .3rem 1rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }}
 th {{ vertical-align: bottom; }}
-td {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}
-th:first-child, td:first-child {{ text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }}
+td {{ overflow-wrap: break-word; }}
+td.number {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}
+th:first-child, td:first-child {{ text-align: left; overflow-wrap: anywhere; min-width: 7rem; }}
 .words {{ text-align: left; }}
-td.words {{ color: var(--faint); white-space: normal; min-width: 15rem; }}
+td.words {{ color: var(--faint); min-width: 11rem; }}
 svg {{ width: 100%; height: auto; }}
 .plot svg {{ min-width: 30rem; max-width: 50rem; }}
 @media (max-width: 40rem) {{
@@ -59,6 +60,9 @@ pre {{ background: var(--field); padding: 1rem; overflow-x: auto; font-size: 13p
 """
 
 
+SHORT = 20
+"""Characters of a number with its unit; what is longer is words."""
+
 FOLDING = (3, 4, 5)
 """Columns of tables whose last one, of words, stands in a line of its own where the page is narrow."""
 
@@ -84,7 +88,7 @@ def page(
 ) -> str:
     """Return the page as HTML text. `tables`, and `details` below the picture, are (header, rows),
     `sections` (heading, text as it stands), `figures` drawings of ours under a heading. The last column of a table is
-    for words if a cell of it has a space in it. Everything is escaped but `svg` (see `figures.for_page`) and the
+    for words if a cell of it is long. Everything is escaped but `svg` (see `figures.for_page`) and the
     drawings, which are made of escaped text.
     """
     return _PAGE.format(
@@ -106,13 +110,15 @@ def _section(section: Section) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table; where it is wider than the page it is scrolled by itself."""
-    words = any(" " in row[-1] for row in rows)
+    words = any(len(row[-1]) > SHORT for row in rows)
     folds = ' class="folds"' if words and len(rows[0]) in FOLDING else ""
     lines = ([_cells("th", header, words)] if any(header) else []) + [_cells("td", row, words) for row in rows]
     return f'<div class="wide"><table{folds}>\n' + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table></div>"
 
 
 def _cells(tag: str, row: Sequence[str], words: bool) -> str:
-    *others, last = row
-    kind = ' class="words"' if words else ""
-    return "".join(f"<{tag}>{html(cell)}</{tag}>" for cell in others) + f"<{tag}{kind}>{html(last)}</{tag}>"
+    kinds = ["number" if cell[:1].isdigit() else "" for cell in row]
+    if words:
+        kinds[-1] = "words"
+    cells = zip(row, kinds, strict=True)
+    return "".join(f"<{tag}{f' class={kind!r}' if kind else ''}>{html(cell)}</{tag}>" for cell, kind in cells)

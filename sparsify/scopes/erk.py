@@ -9,10 +9,10 @@ from sparsify.scopes.base import Arena, BundleFacts, Pooled
 
 
 class ErkScope(Pooled):
-    """Erdős–Rényi-kernel: density ∝ (sum of the dimensions) ÷ (their product), the whole as sparse as asked.
+    """Erdős–Rényi-kernel: density ∝ (sum of the dimensions) ÷ (their product), scaled to the sparsity asked for.
 
     Small tensors stay denser than large ones. Where a density would leave its bounds (1, the floor, the
-    ceiling, what the pattern allows) it is put there and the rest scaled anew.
+    ceiling, what the pattern allows) it is set to that bound, and the rest is scaled again.
     Source: Evci et al., "Rigging the Lottery: Making All Tickets Winners" (2020), §3.
     """
 

@@ -6,7 +6,7 @@ from sparsify.scopes.base import Pooled
 
 
 class GlobalScope(Pooled):
-    """All tensors are one arena (or one a role, or a layer): some end denser than the target, some sparser."""
+    """All tensors (or those of a role or layer) share one budget: some end denser than the target, some sparser."""
 
     type: Literal["global"] = "global"
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({"floor": 0.2, "ceiling": 0.9}, {"within": "layer"})

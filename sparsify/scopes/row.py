@@ -7,7 +7,7 @@ from sparsify.scopes.base import Arena, BundleFacts, Scope
 
 
 class RowScope(Scope):
-    """Each row of groups is an arena: no output starves.
+    """Each row of groups has its own budget: every output keeps inputs.
 
     Source: Sun et al., "A Simple and Effective Pruning Approach for Large Language Models" (2024), §3: they
     compare per output.

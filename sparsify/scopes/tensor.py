@@ -7,7 +7,7 @@ from sparsify.scopes.base import Arena, BundleFacts, Scope
 
 
 class TensorScope(Scope):
-    """Each tensor is an arena (uniform sparsity); with heads and neurons, each block."""
+    """Each tensor has its own budget (uniform sparsity); with heads and neurons, each block."""
 
     type: Literal["tensor"] = "tensor"
 

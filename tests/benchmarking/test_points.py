@@ -77,6 +77,15 @@ def test_panels_of_runs_with_a_model_in_common() -> None:
     assert speed.points == (("dense", 1.0, 0.9), ("half", 1.5, 0.8), ("tiny", 4.0, 0.85))
     assert speed.title == "torch, batch 1 × 8 tokens"
     assert "as fast" in speed.axis
+    assert size.reference == speed.reference == 0.9, "the model that all are compared with"
+
+
+def test_baselines_that_differ_give_no_line() -> None:
+    better = result([model("dense", 9_000_000, accuracy=0.95), HALF])
+    size, _ = panels([result([DENSE, HALF]), better], "accuracy")
+    assert size.reference is None
+    size, _ = panels([result([HALF, TINY], against=None)], "accuracy")
+    assert size.reference is None
 
 
 def test_one_name_for_two_models_is_told_apart() -> None:

@@ -70,6 +70,9 @@ def test_the_page_is_self_contained(shown: tuple[Path, str]) -> None:
     folder, _ = shown
     page = (folder / "index.html").read_text()
     assert "<svg" in page
+    assert "learning rate starts again" in page, "why accuracy falls before anything is pruned"
+    assert "attention.query" in page, "zeros by role and layer"
+    assert "dense model: " in page
     assert not re.search(r"""(src|href)=["'](?!#)""", page.replace('xlink:href="#', "").replace('href="#', ""))
 
 

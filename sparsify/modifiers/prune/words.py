@@ -8,34 +8,36 @@ from sparsify.criteria.learned import Learned
 from sparsify.modifiers.prune.fields import PruneFields
 from sparsify.spec import gist
 
-DEFAULT = "every linear and convolutional weight inside the layers (embeddings, pooler and task head are spared)"
+DEFAULT = "every linear and convolutional weight inside the layers (not embeddings, pooler and task head)"
 
 
 def sentences(prune: PruneFields) -> list[str]:
     """Return what it does, a sentence or two for each question that it answers."""
     lines = [f"Prunes {_targets(prune)}."]
     lines.append(f"What a weight is worth: {prune.criterion.label()} ({gist(prune.criterion)})")
-    lines.append(f"What lives or dies together: {prune.pattern.label()} ({gist(prune.pattern)})")
-    lines.append(f"Who competes: {prune.scope.label()} ({gist(prune.scope)})")
+    lines.append(f"Pruned together: {prune.pattern.label()} ({gist(prune.pattern)})")
+    lines.append(f"Budget: {prune.scope.label()} ({gist(prune.scope)})")
     lines.append(f"How much: {_amount(prune)}")
     lines.append(f"When: {_when(prune)}")
     lines += _learning(prune.criterion) if isinstance(prune.criterion, Learned) else []
     if prune.dense:
-        lines.append("Until the window ends the model is dense, and pulled towards a sparse copy; then it becomes it.")
+        lines.append(
+            "Until the window ends the model is dense and pulled towards a sparse copy, which it then becomes."
+        )
         return lines
-    lines.append("Pruned weights are exactly zero outside the optimizer's step; their gradients are dropped in it.")
+    lines.append("Pruned weights are exactly zero outside of optimizer.step(), and their gradients are dropped.")
     if prune.latent:
-        lines.append("They are kept aside, and may come back until the window ends.")
+        lines.append("Their values are kept aside, so that they may come back until the window ends.")
     if prune.biases:
         lines.append("A bias is pruned where all the weights of its row are.")
     return lines
 
 
 def _learning(criterion: Learned) -> list[str]:
-    clock = "follows yours" if criterion.follow else "stays as it is"
+    clock = "rises and falls with your learning rate" if criterion.follow else "stays constant"
     return [
-        f"Its scores start at {criterion.init} and learn by {criterion.optimizer} at {criterion.learning_rate:g}, "
-        f"which {clock}, from the beginning of the stage to the end of the window."
+        f"Its scores start at {criterion.init} and are trained by {criterion.optimizer} with their own learning rate, "
+        f"{criterion.learning_rate:g}, which {clock}, from the beginning of the stage to the end of the window."
     ]
 
 

@@ -38,8 +38,8 @@ class Regrow(RegrowFields):
             gist(self),
             f"How much is zero: {amount} of the targeted weights, {ramp.curve.label()}."
             if ramp.from_ != ramp.to
-            else f"How much is zero: {amount} of the targeted weights, all through.",
-            f"Who shares a budget: {self.scope.label()} ({gist(self.scope)})",
+            else f"How much is zero: {amount} of the targeted weights, during the whole window.",
+            f"Budget: {self.scope.label()} ({gist(self.scope)})",
             f"When: from {window.begin} of the stage to {window.end or 'its end'}; the masks stay afterwards.",
         ]
         if self.grow == "everything":
