@@ -32,10 +32,13 @@ class Empty:
     def __init__(self, folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
         self.folder = folder
+        self.lent = folder / "lent"
+        self.lent.mkdir()
 
     def run(self, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         """Run a command of this environment, and see that it succeeds."""
         variables = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        variables["PYTHONPATH"] = str(self.lent)  # before its own: ensurepip may bring an old setuptools
         variables |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
         command = [str(self.folder / "bin" / words[0]), *words[1:]]
         done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=cwd)
@@ -44,16 +47,12 @@ class Empty:
 
     def lend(self, *requirements: str) -> None:
         """Let it see what these need, and what those need in turn, out of this environment; nothing else."""
-        lent = self.folder / "lent"
-        lent.mkdir()
         for name in closure(requirements):
             files = distribution(name).files or []
             for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
                 source = Path(str(distribution(name).locate_file(top)))
-                if not (lent / top).exists():
-                    (lent / top).symlink_to(source)
-        (site,) = self.folder.glob("lib/python*/site-packages")
-        (site / "lent.pth").write_text(f"{lent}\n")
+                if not (self.lent / top).exists():
+                    (self.lent / top).symlink_to(source)
 
 
 def closure(requirements: tuple[str, ...]) -> set[str]:
