@@ -19,16 +19,26 @@ from sparsify.errors import SparsifyError
 from sparsify.recipe import Recipe
 from sparsify.report.findings import findings
 
-IMAGE = "image-classification"
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 NEEDS = ("accelerate", "datasets", "sklearn", "transformers")
 INSTALL = "pip install 'sparsify-torch[train]'"
 STOPPED = 130
 LENGTHS = {"question-answering": 384, "causal-lm": 512, "masked-lm": 512}
 """Task → `--max-length`, where that is not 128."""
-METRICS = ("accuracy", "exact_match", "f1", "perplexity", "spearman", "mse")
+METRICS = ("accuracy", "exact_match", "f1", "f1_macro", "perplexity", "spearman", "mse")
+"""Those of the last line."""
 PARTS = ("accuracy", "exact_match")
 """Shown as percentages."""
+READS: dict[str, dict[str, int]] = {
+    "text-classification": {"--label-column": 1, "--text-column": 2},
+    "text-regression": {"--label-column": 1, "--text-column": 2},
+    "image-classification": {"--label-column": 1, "--image-column": 1},
+    "token-classification": {"--label-column": 1, "--text-column": 1},
+    "question-answering": {},
+    "causal-lm": {"--text-column": 1},
+    "masked-lm": {"--text-column": 1},
+}
+"""Task → flag → how many columns it names."""
 MOST = 10**9
 """Of whatever is counted or measured by a flag; nothing sensible is more."""
 
@@ -123,6 +133,9 @@ def train(
     best: Annotated[
         bool, typer.Option("--best", help="End with the best evaluation at the target sparsity, not with the last.")
     ] = False,
+    metric: Annotated[
+        str | None, _text("--metric", "NAME", "What --best goes by, and is shown first; by default the task's first.")
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where that is safe (autocast).")] = False,
     log_to: Annotated[
         list[str] | None, _text("--log-to", "LOGGER", "tensorboard, wandb, mlflow, …; repeatable.")
@@ -154,6 +167,7 @@ def train(
         raise typer.BadParameter("either --resume or --overwrite", param_hint="--resume")
     if allow_changed_recipe and not resume:
         raise typer.BadParameter("a new run has no recipe to change from: use it with --resume", param_hint="--resume")
+    inputs = _inputs(task, label_column, text_column or [], image_column)
     loaded = Recipe.load(recipe, **parse_sets(sets)) if recipe is not None else None
     wanted = (*NEEDS, *(("safetensors", "zstandard") if packed else ()))
     missing = [name for name in wanted if find_spec(name) is None]
@@ -167,7 +181,6 @@ def train(
     from sparsify.train.run import run
     from sparsify.train.settings import Settings
 
-    columns = text_column if task != IMAGE else [image_column] if image_column else None
     if stride is not None and task != "question-answering":
         raise typer.BadParameter("--stride is for --task question-answering")
     asked = Settings(
@@ -188,10 +201,11 @@ def train(
         seed=seed,
         freeze=tuple(freeze or ()),
         label_column=label_column,
-        input_columns=tuple(columns or ()),
+        input_columns=inputs,
         eval_every=eval_every,
         save_every=save_every,
         best=best,
+        metric=metric,
         bf16=bf16,
         log_to=tuple(log_to or ()),
         keep_checkpoints=keep_checkpoints,
@@ -223,9 +237,32 @@ def train(
             console.print(line)
 
 
+def _inputs(task: str, label: str | None, texts: list[str], image: str | None) -> tuple[str, ...]:
+    """Return the input columns. A flag that the task does not read is wrong usage."""
+    given = {
+        "--label-column": [label] if label else [],
+        "--text-column": texts,
+        "--image-column": [image] if image else [],
+    }
+    for flag, names in given.items():
+        most = READS[task].get(flag, 0)
+        if len(names) > most:
+            reason = f"is given {len(names)} times, at most {most} are read" if most else f"is not for {task}"
+            if task == "question-answering":
+                reason += ": its columns are question, context and answers"
+            raise typer.BadParameter(reason, param_hint=flag)
+        if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+            raise typer.BadParameter(f"{twice!r} is given twice", param_hint=flag)
+    inputs = (*texts, *given["--image-column"])
+    if label is not None and label in inputs:
+        raise typer.BadParameter(f"{label!r} is an input, too", param_hint="--label-column")
+    return inputs
+
+
 def _summary(report: dict[str, Any], directory: Path) -> str:
     metrics, density, seconds = report["training"]["metrics"], report["density"], report["training"]["seconds"]
-    found = {name: metrics[name] for name in METRICS if name in metrics}
+    asked = report["training"]["settings"]["metric"]
+    found = {name: metrics[name] for name in dict.fromkeys((*filter(None, [asked]), *METRICS)) if name in metrics}
     shown = [f"{name} {value:.2%}" if name in PARTS else f"{name} {value:.4f}" for name, value in found.items()]
     lines = [f"{', '.join(shown)}; {seconds:.0f} s of training"]
     if report["recipe"]:

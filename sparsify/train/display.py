@@ -70,7 +70,7 @@ class Display(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         """Print a line."""
         found = {key.removeprefix("eval_"): value for key, value in (metrics or {}).items()}
-        text = ", ".join(f"{key} {found[key]:.4f}" for key in (*self.metrics, "loss") if key in found)
+        text = ", ".join(f"{key} {found[key]:.4f}" for key in dict.fromkeys((*self.metrics, "loss")) if key in found)
         show(self.console, f"step {state.global_step:>6}, epoch {state.epoch or 0:5.2f}: {text}; {self._shown()}")
 
     def stop(self) -> None:

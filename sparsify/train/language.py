@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from sparsify.errors import DataError, PlanError
 from sparsify.heads import LOOKS_AHEAD
-from sparsify.train import metrics, table
+from sparsify.train import metrics, reading, table
 from sparsify.train.columns import TEXTS, text_column
 from sparsify.train.metrics import IGNORED
 from sparsify.train.model import config_for, load
@@ -30,13 +29,12 @@ def documents(settings: Settings, source: str, split: str) -> list[str]:
 
     In a text file they are divided by blank lines; without any, each line is one. Raises DataError.
     """
-    if Path(source).suffix.lower() == ".txt":
-        text = table.text_of(source)
-        parts = [part.strip("\n") for part in text.replace("\r\n", "\n").split("\n\n")]
-        found = [part for part in parts if part.strip()]
-        found = found if len(found) > 1 else [line for line in text.splitlines() if line.strip()]
+    if reading.kind_of(source) == ".txt":
+        text = reading.text_of(source).replace("\r\n", "\n").replace("\r", "\n")
+        found = [part.strip("\n") for part in text.split("\n\n") if part.strip()]
+        found = found if len(found) > 1 else [line for line in text.split("\n") if line.strip()]
         for number, part in enumerate(found, 1):
-            table.check_letters(part, f"{source}: document {number}")
+            reading.check_text(part, f"{source}: document {number}")
     else:
         rows = table.read(source, split, [name.casefold() for name in (*settings.input_columns, *TEXTS)])
         name = text_column(rows, settings.input_columns, TEXTS)
@@ -189,5 +187,5 @@ def _looks_ahead(model: nn.Module, config: Any) -> bool:
 
 
 MEASURED = ("perplexity", "accuracy")
-CAUSAL = Task("causal-lm", partial(prepare, masked=False), MEASURED, higher_is_better=False)
-MASKED = Task("masked-lm", partial(prepare, masked=True), MEASURED, higher_is_better=False)
+CAUSAL = Task("causal-lm", partial(prepare, masked=False), MEASURED)
+MASKED = Task("masked-lm", partial(prepare, masked=True), MEASURED)

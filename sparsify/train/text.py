@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from sparsify.train import table
+from sparsify.train import metrics, table
 from sparsify.train.columns import TEXTS
 from sparsify.train.labelled import Inputs, Side, prepare
 from sparsify.train.settings import Settings
@@ -45,5 +45,5 @@ def _tokenize(tokenizer: Any, side: Side, most: int, datasets: Any) -> Any:
 
 
 INPUTS = Inputs(TEXTS, "--text-column", table.read, encode)
-CLASSIFICATION = Task("text-classification", partial(prepare, INPUTS), ("accuracy", "f1", "matthews"))
+CLASSIFICATION = Task("text-classification", partial(prepare, INPUTS), metrics.CLASSIFICATION)
 REGRESSION = Task("text-regression", partial(prepare, INPUTS), ("spearman", "pearson", "mse"))
