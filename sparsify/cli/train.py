@@ -13,8 +13,9 @@ import typer
 
 from sparsify import ranks
 from sparsify.cli.afterwards import after
-from sparsify.cli.common import MOST_SEEDS, TASKS, Sets, finite, guarded, one_of, parse_sets
-from sparsify.cli.console import out, say
+from sparsify.cli.common import MOST_SEEDS, STOPPED, TASKS, Sets, finite, guarded, one_of, parse_sets
+from sparsify.cli.completing import Complete, recipes, words
+from sparsify.cli.console import aside, is_quiet, out, say
 from sparsify.errors import SparsifyError
 from sparsify.recipe import Recipe
 from sparsify.report.findings import findings
@@ -22,11 +23,11 @@ from sparsify.report.findings import findings
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 NEEDS = ("accelerate", "datasets", "sklearn", "transformers")
 INSTALL = "pip install 'sparsify-torch[train]'"
-STOPPED = 130
 LENGTHS = {"question-answering": 384, "causal-lm": 512, "masked-lm": 512}
 """Task → `--max-length`, where that is not 128."""
 METRICS = ("accuracy", "exact_match", "f1", "f1_macro", "perplexity", "spearman", "mse")
 """Those of the last line."""
+EVERY = (*METRICS, "f1_weighted", "f1_binary", "matthews", "precision", "recall", "pearson", "loss")
 PARTS = ("accuracy", "exact_match")
 """Shown as percentages."""
 READS: dict[str, dict[str, int]] = {
@@ -51,8 +52,8 @@ def _positive(value: float) -> float:
     return value
 
 
-def _text(flag: str, metavar: str, text: str) -> Any:
-    return typer.Option(flag, metavar=metavar, help=text)
+def _text(flag: str, metavar: str, text: str, complete: Complete | None = None) -> Any:
+    return typer.Option(flag, metavar=metavar, help=text, autocompletion=complete)
 
 
 def _number(flag: str, text: str, least: float = 1, most: float = MOST, metavar: str | None = None) -> Any:
@@ -63,11 +64,26 @@ def _number_or_none(value: float | None) -> float | None:
     return None if value is None else finite(value)
 
 
-Task = Annotated[str, typer.Option("--task", metavar="TASK", callback=one_of(*TASKS), help=f"{', '.join(TASKS)}.")]
+Task = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        callback=one_of(*TASKS),
+        help=f"{', '.join(TASKS)}.",
+        autocompletion=words(*TASKS),
+    ),
+]
 Rate = Annotated[float, typer.Option("--lr", callback=_positive, help="Highest learning rate (AdamW).")]
 Epochs = Annotated[float, typer.Option("--epochs", callback=_positive, help="Passes over the training data.")]
 Curve = Annotated[
-    str, typer.Option("--schedule", callback=one_of(*SCHEDULES), help=f"Of the learning rate: {', '.join(SCHEDULES)}.")
+    str,
+    typer.Option(
+        "--schedule",
+        callback=one_of(*SCHEDULES),
+        help=f"Of the learning rate: {', '.join(SCHEDULES)}.",
+        autocompletion=words(*SCHEDULES),
+    ),
 ]
 
 
@@ -79,7 +95,7 @@ def train(
     eval_data: Annotated[str, _text("--eval", "FILE_OR_DATASET", "Likewise, to evaluate on.")],
     out_dir: Annotated[Path, _text("--out", "DIR", "Where to write model, recipe and report.")],
     recipe: Annotated[
-        str | None, _text("--recipe", "RECIPE", "By path or name; without one, training is dense.")
+        str | None, _text("--recipe", "RECIPE", "By path or name; without one, training is dense.", recipes)
     ] = None,
     sets: Sets = None,
     teacher: Annotated[
@@ -134,11 +150,17 @@ def train(
         bool, typer.Option("--best", help="End with the best evaluation at the target sparsity, not with the last.")
     ] = False,
     metric: Annotated[
-        str | None, _text("--metric", "NAME", "What --best goes by, and is shown first; by default the task's first.")
+        str | None,
+        _text(
+            "--metric", "NAME", "What --best goes by, and is shown first; by default the task's first.", words(*EVERY)
+        ),
     ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where that is safe (autocast).")] = False,
     log_to: Annotated[
-        list[str] | None, _text("--log-to", "LOGGER", "tensorboard, wandb, mlflow, …; repeatable.")
+        list[str] | None,
+        _text(
+            "--log-to", "LOGGER", "tensorboard, wandb, mlflow, …; repeatable.", words("tensorboard", "wandb", "mlflow")
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint in --out.")] = False,
     allow_changed_recipe: Annotated[
@@ -213,7 +235,6 @@ def train(
         teacher_cache=teacher_cache,
         calibration=calibration,
     )
-    console = out()
     try:
         report = run(
             asked,
@@ -222,7 +243,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             allow_changed_recipe=allow_changed_recipe,
-            console=console,
+            console=aside(),
         )
     except Stopped as stopped:
         if ranks.launched_as():
@@ -232,6 +253,7 @@ def train(
         say(f"stopped after step {stopped.step}; everything is saved. Go on with:\n  {command}", err=True)
         raise typer.Exit(STOPPED) from None
     if not ranks.launched_as():
+        console = out()
         console.print(_summary(report, out_dir))
         for line in after(out_dir, small=small, packed=packed):
             console.print(line)
@@ -269,5 +291,5 @@ def _summary(report: dict[str, Any], directory: Path) -> str:
         targeted, model = density["targeted"]["sparsity"], density["model"]["sparsity"]
         lines.append(f"zeros: {targeted:.2%} of the targeted weights, {model:.2%} of the model")
     lines += [f"{name}: {sentence}" for name, sentence in findings(report)]
-    lines.append(f"Written to {directory}/. Next: sparsify report {directory}")
+    lines.append(f"Written to {directory}/" + ("" if is_quiet() else f". Next: sparsify report {directory}"))
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsify.errors import DataError, PlanError
 from sparsify.heads import LOOKS_AHEAD
+from sparsify.progress import each
 from sparsify.train import metrics, reading, table
 from sparsify.train.columns import TEXTS, text_column
 from sparsify.train.metrics import IGNORED
@@ -92,7 +93,8 @@ class Masked(Blocks):
 def packed(tokenizer: Any, texts: Sequence[str], most: int) -> list[list[int]]:
     """Return the tokens of all documents one after the other, the end token between them, in blocks of `most`."""
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    ids = [token for text in texts for token in (*tokenizer(text)["input_ids"], *end)]
+    documents = each("cutting documents into tokens", texts, len)
+    ids = [token for text in documents for token in (*tokenizer(text)["input_ids"], *end)]
     blocks = [ids[start : start + most] for start in range(0, len(ids), most)]
     return [block for block in blocks if len(block) > 1]  # one token alone predicts nothing
 
@@ -103,7 +105,7 @@ def windows(tokenizer: Any, texts: Sequence[str], most: int) -> list[list[int]]:
     room = most - extra
     first, last = _around(tokenizer, extra)
     made = []
-    for text in texts:
+    for text in each("cutting documents into tokens", texts, len):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         made += [[*first, *ids[start : start + room], *last] for start in range(0, len(ids), room)]
     return made
@@ -142,7 +144,7 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None, masked: bool
     if not masked and _looks_ahead(model, config):
         raise PlanError(LOOKS_AHEAD.format(name=settings.model, kind=config.model_type))
     cut, most = windows if masked else packed, most_tokens(settings, config)
-    train, evaluation = (cut(tokenizer, each, most) for each in texts)
+    train, evaluation = (cut(tokenizer, some, most) for some in texts)
     for source, blocks in zip((settings.train, settings.eval), (train, evaluation), strict=True):
         if not blocks:
             raise DataError(f"{source}: there is less than two tokens of text in it")
@@ -167,7 +169,7 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None, masked: bool
         data={
             "train_rows": len(train),
             "eval_rows": len(evaluation),
-            **{f"{name}_sha256": fingerprint(each) for name, each in zip(("train", "eval"), texts, strict=True)},
+            **{f"{name}_sha256": fingerprint(some) for name, some in zip(("train", "eval"), texts, strict=True)},
         },
     )
 

@@ -29,6 +29,7 @@ from sparsify.lock import only_run_in
 from sparsify.modifiers.distill.positions import divides_by_items
 from sparsify.outcome import REPORT
 from sparsify.plan import Plan
+from sparsify.progress import task
 from sparsify.recipe import Recipe
 from sparsify.train import folder, result, settings
 from sparsify.train.calibration import calibration
@@ -217,7 +218,8 @@ def _train(
         display.stop()
     trainer.remove_callback(display)
     history = list(trainer.state.log_history)
-    metrics = trainer.evaluate()
+    with task("evaluating"):
+        metrics = trainer.evaluate()
     seconds = trained.metrics["train_runtime"]
 
     def write() -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsify.errors import DataError, did_you_mean
 from sparsify.escaping import quoted
+from sparsify.progress import each
 from sparsify.train import conll, doubts, entities, reading, table
 from sparsify.train.columns import no_column, text_column
 from sparsify.train.labels import Labels, text_of
@@ -92,7 +93,8 @@ def encode(tokenizer: Any, sentences: Sentences, labels: Labels, most: int) -> t
     """Return the rows of a data set, and notes on what of it is not seen. Raises DataError for an unknown tag."""
     numbers = {name: number for number, name in enumerate(labels.names)}
     made, cut, lost = [], 0, []
-    for row, (words, tags) in enumerate(zip(sentences.words, sentences.tags, strict=True)):
+    rows = each("cutting words into tokens", list(zip(sentences.words, sentences.tags, strict=True)))
+    for row, (words, tags) in enumerate(rows):
         encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=most)
         wanted, before = [], None
         for word in encoded.word_ids():
