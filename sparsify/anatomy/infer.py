@@ -16,6 +16,7 @@ from sparsify.anatomy.building import below, join
 from sparsify.anatomy.repeated import Element
 from sparsify.anatomy.trial import RefutedError, Trial
 from sparsify.anatomy.twin import Twin, UnverifiedError
+from sparsify.progress import each
 
 Paths = TypeVar("Paths", AttentionPaths, FeedForwardPaths)
 
@@ -34,7 +35,7 @@ class Inference:
     def families(self, found: Sequence[Element], declared: Collection[str]) -> Iterator[Architecture]:
         """Yield the family of every element, in order. What lies in other elements, or `declared` layers, is theirs."""
         inside = [*declared, *(name for _, name, _ in found)]
-        for _, name, module in found:
+        for _, name, module in each("reading layers", found):
             inner = [other for other in inside if other != name and below(other, name)]
             key = (type(module), _signature(name, module, inner))
             with _lock:

@@ -14,7 +14,7 @@ from sparsify.anatomy.read import inferred
 from sparsify.anatomy.told import source, told
 from sparsify.checkpoint import write_text
 from sparsify.cli.common import AsJson, ForTask, guarded, print_json, write_picture
-from sparsify.cli.console import out, styled
+from sparsify.cli.console import aside, out, styled
 from sparsify.errors import PlanError
 from sparsify.escaping import one_line
 from sparsify.pretrained import planned
@@ -53,7 +53,7 @@ def anatomy(
     console = out()
     console.print(f"targets: default {covered}")
     for note in notes:
-        console.print(styled(("note: ", "yellow"), note))
+        aside().print(styled(("note: ", "yellow"), note))
     for written in (family, png):
         if written is not None:
             console.print(f"Written to {one_line(str(written))}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsify.cli.common import AsJson, finite, guarded, print_json
-from sparsify.cli.console import say
+from sparsify.cli.console import note, say
 
 if TYPE_CHECKING:
     from sparsify.compaction import Compacted, Width
@@ -57,10 +57,10 @@ def compact(
         say(f"layers: {len(found.layers)} gone ({', '.join(found.layers)})")
     if found.channels:
         say(f"channels: {found.channels:,} gone")
-    for note in found.notes[:MOST_NOTES]:
-        say(f"note: {note}")
+    for each in found.notes[:MOST_NOTES]:
+        note(f"note: {each}")
     if len(found.notes) > MOST_NOTES:
-        say(f"note: … and {len(found.notes) - MOST_NOTES} more (--json has all)")
+        note(f"note: … and {len(found.notes) - MOST_NOTES} more (--json has all)")
     say(loads(found, out))
 
 

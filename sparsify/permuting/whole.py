@@ -17,6 +17,7 @@ from sparsify.layers import unwrap
 from sparsify.layers.outline import remade
 from sparsify.permuting.found import Kept, Permuted
 from sparsify.permuting.measuring import kept_of, measured
+from sparsify.progress import each
 from sparsify.structure import orders
 from sparsify.structure.orders import Block
 from sparsify.structure.permute import search
@@ -141,7 +142,7 @@ def _searched(blocks: list[Block], n: int, m: int, seed: int, deadline: float) -
     found: Orders = {block.name: orders.identity(block) for block in blocks}
     left = float(sum(_work(columns) for _, _, columns in free))
     in_time = True
-    for block, place, columns in free:
+    for block, place, columns in each("searching", free, lambda one: _work(one[2])):
         now = time.monotonic()
         share = max((deadline - now) * _work(columns) / left, LEAST_SECONDS)
         best = search(columns, n, m, seed=seed, deadline=min(now + share, deadline))

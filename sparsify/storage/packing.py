@@ -16,6 +16,7 @@ from torch import Tensor
 from sparsify._version import __version__
 from sparsify.checkpoint import write_whole
 from sparsify.errors import StateError
+from sparsify.progress import counted
 from sparsify.recipe.problems import problems_of
 from sparsify.storage import container
 from sparsify.storage.coding import Coded, encode
@@ -145,7 +146,9 @@ def _header(found: Source, writing: _Writing) -> Header:
 
 def _write_tensors(found: Source, groups: Groups, settings: Settings, writing: _Writing) -> None:
     places: dict[tuple[object, ...], int] = {}
-    for file, name, tensor in found.tensors():
+    sizes = sum(path.stat().st_size for path in found.files)  # of a state dict, whose tensors are in memory, 0
+    tensors = counted("packing", found.tensors(), sizes or None, lambda each: each[2].nbytes)
+    for file, name, tensor in tensors:
         identity = _identity(tensor) if found.memory else None
         if identity is not None and identity in places:
             writing.tensors.append(Named(name=name, file=file, stored=places[identity]))

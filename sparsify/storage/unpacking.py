@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from sparsify.checkpoint import umask, write_whole
 from sparsify.errors import StateError
+from sparsify.progress import each
 from sparsify.storage.header import Named, Weights
 from sparsify.storage.packed import PackedFile
 from sparsify.storage.planes import bits_of
@@ -70,7 +71,7 @@ def _write_weights(file: IO[bytes], packed: PackedFile, number: int) -> None:
     """Write a file of safetensors, a tensor at a time."""
     tensors = [named for named in packed.header.tensors if named.file == number]
     file.write(_header(packed, packed.header.weights[number], tensors))
-    for named in tensors:
+    for named in each("unpacking", tensors, lambda named: packed.info(named.name).dense_bytes):
         file.write(bits_of(packed.tensor(named.name)).data)
 
 
