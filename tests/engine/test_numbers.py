@@ -15,7 +15,8 @@ from sparsify.engine import library, pack, sparse_linear, unpack
 from sparsify.engine.operator import ACTIVATIONS
 from sparsify.engine.packed import HEIGHTS
 
-EACH = [number for number in (1, 2, 3) if number <= library.INSTRUCTIONS[library.instructions()]]
+BEST = 0 if library.missing() else library.INSTRUCTIONS[library.instructions()]
+EACH = list(range(1, BEST + 1))
 EPSILON = torch.finfo(torch.float32).eps
 
 
