@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sparsify.engine.library import instructions, missing
     from sparsify.engine.operator import sparse_linear
     from sparsify.engine.packed import pack, unpack
+    from sparsify.engine.saved import load, save_choices
     from sparsify.engine.whole import accelerate, restore
 
 _PUBLIC = {
@@ -23,16 +24,18 @@ _PUBLIC = {
     "SparseLinear": "layer",
     "accelerate": "whole",
     "instructions": "library",
+    "load": "saved",
     "missing": "library",
     "pack": "packed",
     "restore": "whole",
+    "save_choices": "saved",
     "sparse_linear": "operator",
     "unpack": "packed",
 }
 
 __all__ = [
-    "Choice", "Chosen", "SparseLinear", "accelerate", "instructions", "missing", "pack", "restore", "sparse_linear",
-    "unpack",
+    "Choice", "Chosen", "SparseLinear", "accelerate", "instructions", "load", "missing", "pack", "restore",
+    "save_choices", "sparse_linear", "unpack",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from sparsify.anatomy.outputs import tensors
 from sparsify.applied import at_work
 from sparsify.engine import fusing
 from sparsify.engine.chosen import DENSE, KERNELS, Choice, Chosen
-from sparsify.engine.layer import to_dense, to_sparse
+from sparsify.engine.layer import Sparse, to_dense, to_sparse
 from sparsify.engine.library import instructions
 from sparsify.engine.operator import ACTIVATIONS
 from sparsify.engine.packed import pack
@@ -37,6 +37,7 @@ def accelerate(
     tokens: int = TOKENS,
     margin: float = MARGIN,
     choices: Chosen | Mapping[str, Any] | None = None,
+    keep_dense: bool = True,
 ) -> Chosen:
     """Let the sparse engine multiply by the weights of linear layers where that is faster than torch; for inference.
 
@@ -45,7 +46,9 @@ def accelerate(
     arguments, or a mapping by name), and is changed where one is faster by `margin`. With a `sample`, activations right
     behind such layers are taken by the kernels, and the whole model is compared with itself: where its outputs differ
     everything is as it was. Layers are changed in place: parameters, names and the keys of a state stay; `restore`
-    takes it back. `choices`, what was returned before, are made again without a trial.
+    takes it back. `choices`, what was returned before, are made again without a trial. Without `keep_dense` the dense
+    weights of sparse layers are let go: their memory is free, a state has them all the same (made of the packed ones),
+    and every zero that comes back is +0.0.
 
     Raises KernelError where the engine does not work, while a manager is at work, where the outputs differ, and for
     choices that this model cannot follow.
@@ -62,7 +65,7 @@ def accelerate(
     else:
         found = _tried(base, layers, reasons, sample, tokens, margin)
     try:
-        _make(base, layers, found)
+        _make(base, layers, found, keep_dense)
         if sample is not None and any(choice.sparse for choice in found):
             _compare(before, run_on(base, sample, "with sparse layers the model fails, and has its dense ones again"))
     except BaseException:
@@ -92,7 +95,8 @@ def _check(model: nn.Module, layers: list[Layer], tokens: int, margin: float) ->
         )
     if not layers:
         raise KernelError(f"{type(model).__name__} has no linear layer, and the engine multiplies for no other")
-    if any(parameter.is_meta for parameter in model.parameters()):
+    packed = {id(module.weight) for module in model.modules() if isinstance(module, Sparse)}
+    if any(parameter.is_meta and id(parameter) not in packed for parameter in model.parameters()):
         raise KernelError(f"{type(model).__name__} has no weights (they are on the meta device)")
     if type(tokens) is not int or tokens < 1:
         raise KernelError(f"tokens is {tokens}: a trial needs 1 or more")
@@ -160,7 +164,7 @@ def _followed(
     return list(given.layers)
 
 
-def _make(model: nn.Module, layers: list[Layer], found: list[Choice]) -> None:
+def _make(model: nn.Module, layers: list[Layer], found: list[Choice], keep_dense: bool) -> None:
     mine, modules = {layer.name: layer for layer in layers}, dict(model.named_modules())
     ready: list[tuple[Layer, Tensor, Choice]] = []
     for choice in found:
@@ -168,7 +172,7 @@ def _make(model: nn.Module, layers: list[Layer], found: list[Choice]) -> None:
             layer = mine[choice.layer]
             ready.append((layer, pack(layer.weight.contiguous(), KERNELS[choice.kernel]), choice))
     for layer, packed, choice in ready:
-        to_sparse(layer.module, packed, layer.sparse_class, choice.activation)
+        to_sparse(layer.module, packed, layer.sparse_class, choice.activation, keep_dense)
         if choice.fused:
             fusing.take(modules[choice.fused])
 

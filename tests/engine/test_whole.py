@@ -22,7 +22,7 @@ TOKENS = torch.arange(24).view(2, 12)
 def prune(weight: Tensor, zeros: float = 0.9) -> None:
     """Set the smallest weights to zero."""
     with torch.no_grad():
-        weight.mul_(weight.abs() > weight.abs().flatten().quantile(zeros))
+        weight.mul_(weight.abs() > weight.abs().float().flatten().quantile(zeros))
 
 
 class Block(nn.Module):
@@ -47,12 +47,12 @@ class Net(nn.Module):
         self.tied.weight = self.table.weight
         self.apart = nn.utils.parametrizations.weight_norm(nn.Linear(64, 64))
         self.attention = nn.MultiheadAttention(64, 2)
-        self.half = nn.Linear(64, 64).bfloat16()
+        self.bfloat = nn.Linear(64, 64).bfloat16()
         self.never = nn.Linear(64, 64)
         for block in (self.first, self.second):
             prune(block.up.weight)
             prune(block.down.weight)
-        for layer in (self.never, self.half, self.attention.out_proj):
+        for layer in (self.never, self.bfloat, self.attention.out_proj):
             prune(layer.weight.data)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def test_every_layer_is_sparse_or_has_its_reason(faster: dict[str, float]) -> No
         "tied": "tied: it is table.weight too",
         "apart": "its weight is computed from others (parametrized)",
         "attention.out_proj": "a NonDynamicallyQuantizableLinear uses its weight in its own way",
-        "half": "its weight is bfloat16: the engine takes float32",
+        "bfloat": "its weight is bfloat16: the engine takes float32",
         "never": "the model does not call it on the sample",
     }
     assert isinstance(model.first.up, SparseLinear)
@@ -216,7 +216,7 @@ def test_choices_are_data_and_are_made_again_without_a_trial(monkeypatch: pytest
         (lambda data: data["layers"][0].update(kernel="3x1"), "has kernel '3x1' .one of: dense, unstructured"),
         (lambda data: data["layers"][0].update(fused="table"), r"have table as gelu, which it is not here"),
         (lambda data: data["layers"][0].update(fused=""), "with activation 'gelu' of ''"),
-        (lambda data: data.update(engine="other"), "choices are what"),
+        (lambda data: data.update(engine="other"), "choices of the engine are what"),
         (lambda data: data["layers"].append(3), "a layer of choices has a name"),
     ],
 )
@@ -332,3 +332,61 @@ def test_models_of_transformers(faster: Any) -> None:
             assert torch.allclose(model(**sample)[0], before, atol=1e-5)
             engine.restore(model)
             assert torch.equal(model(**sample)[0], before)
+
+
+def test_dense_weights_may_be_let_go(faster: Any) -> None:
+    model, dense = Net(), Net()
+    chosen = engine.accelerate(model, sample=TOKENS, keep_dense=False)
+    assert model.first.up.weight.is_meta
+    assert torch.allclose(output(model), output(dense), atol=1e-5)
+    state = model.state_dict()
+    assert list(state) == list(dense.state_dict())
+    assert all(torch.equal(value, state[name]) for name, value in dense.state_dict().items())
+    with pytest.raises(KernelError, match=r"first\.up\.weight is packed, and nothing can be loaded into it"):
+        model.load_state_dict(state)
+    assert engine.accelerate(model, sample=TOKENS).sparse == (), "what is sparse stays as it is"
+    assert engine.restore(model) == chosen.sparse
+    assert torch.equal(output(model), output(dense))
+    assert model.first.up.weight.requires_grad
+
+
+def test_choices_are_saved_with_a_model_and_load_with_it(tmp_path: Any, faster: Any, monkeypatch: Any) -> None:
+    transformers = pytest.importorskip("transformers")
+    storage = pytest.importorskip("sparsify.storage")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=99, bos_token_id=1, eos_token_id=2)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    for name, parameter in model.named_parameters():
+        if ".h." in name and parameter.dim() == 2:
+            prune(parameter.data)
+    folder, sample = tmp_path / "model", {"input_ids": torch.arange(40).view(2, 20)}
+    model.save_pretrained(folder)
+    chosen = engine.accelerate(model, sample=sample)
+    engine.save_choices(folder, chosen)
+    storage.pack(folder, tmp_path / "model.packed")
+    monkeypatch.setattr(whole, "tried", None)
+    with torch.inference_mode():
+        wanted = model(**sample).logits
+        for place in (folder, tmp_path / "model.packed"):
+            loaded = engine.load(place)
+            assert loaded.transformer.h[0].mlp.c_fc.weight.is_meta
+            assert torch.equal(loaded(**sample).logits, wanted)
+            loaded.save_pretrained(tmp_path / "again")
+            assert torch.equal(pretrained_logits(tmp_path / "again", sample), wanted_dense(model, sample))
+    (folder / "sparsify_engine.json").write_text("{}")
+    with pytest.raises(KernelError, match="choices of the engine are what"):
+        engine.load(folder)
+
+
+def pretrained_logits(folder: Any, sample: dict[str, Tensor]) -> Tensor:
+    from sparsify import pretrained
+
+    logits: Tensor = pretrained.load(folder)(**sample).logits
+    return logits
+
+
+def wanted_dense(model: Any, sample: dict[str, Tensor]) -> Tensor:
+    dense = copy.deepcopy(model)
+    engine.restore(dense)
+    logits: Tensor = dense(**sample).logits
+    return logits
