@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ENGINE := sparsify/engine/native
 STAMP := $(VENV)/.installed
 # One process a core, each with one thread; a file stays in one process, for what its tests share is made once.
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: help setup demo test test-slow test-versions lint types contracts schema docs bench clean
+.PHONY: help setup engine engine-test demo test test-slow test-versions lint types contracts schema docs bench clean
 
 help: ## Show the targets.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,13 +21,22 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $(STAMP)
 
+engine: $(ENGINE)/.built ## Compile the sparse engine's library, where there is a C++ compiler.
+
+$(ENGINE)/.built: $(STAMP) $(wildcard $(ENGINE)/*.cpp $(ENGINE)/*.h $(ENGINE)/*.inl)
+	$(BIN)/python -m sparsify.engine.build --optional
+	touch $@
+
+engine-test: ## Run the engine by itself under the sanitizers.
+	.ci/engine
+
 demo: $(STAMP) ## Prune a small vision transformer on real images (about two minutes).
 	HF_HUB_OFFLINE=1 $(BIN)/sparsify demo
 
-test: $(STAMP) ## Run the default test suite.
+test: $(STAMP) engine ## Run the default test suite.
 	$(PYTEST)
 
-test-slow: $(STAMP) ## Run the long tests too.
+test-slow: $(STAMP) engine ## Run the long tests too.
 	SPARSIFY_EVERY_EXAMPLE=1 $(PYTEST) -m "slow or not slow"
 
 test-versions: $(STAMP) ## Run tests with the oldest and newest Python, torch and transformers (network, 15 GB of disk).

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sparsify.benchmarking.results import Result
     from sparsify.report.picture import Picture
 
-NAMES = ("torch", "torch-compile", "onnxruntime")
+NAMES = ("torch", "torch-compile", "onnxruntime", "sparse")
 NEEDS = ("safetensors", "transformers", "zstandard")
 FEWEST, MOST = 6, 10**6
 

@@ -79,7 +79,7 @@ def test_a_label_that_the_evaluation_lacks_is_said(place: Path, tmp_path: Path) 
 @pytest.mark.parametrize(("value", "said"), [("true", "True"), ('"1_0"', "'1_0'"), ("[1]", r"\[1\]"), ("null", "None")])
 def test_what_only_python_takes_for_a_number_is_none(place: Path, tmp_path: Path, value: str, said: str) -> None:
     lines = f'{{"text": "a", "label": 0.5}}\n{{"text": "b", "label": {value}}}\n'
-    with pytest.raises(DataError, match=rf"a\.jsonl:2: the label {said} is no finite number"):
+    with pytest.raises(DataError, match=rf"a\.jsonl:2: the label {said} is not a finite number"):
         prepared(place, tmp_path / "a.jsonl", lines, task="text-regression")
 
 
