@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from sparsify.anatomy.parts import Anatomy
 from sparsify.anatomy.words import EMBEDDINGS, HEADS, called, is_adapter
-from sparsify.layers import Weight, layouts, merged
+from sparsify.layers import TABLES, Weight, adapters, layouts, merged
 
 SHOWN = 3
 OUTSIDE = ("embeddings", "task_head", "router")
-TABLES = re.compile(r"\w*(bias|token|table|pos|scale|gamma|A_log|latents|queries|prompt|mask)\w*", re.IGNORECASE)
+NO_MATRICES = re.compile(r"\w*(bias|token|table|pos|scale|gamma|A_log|latents|queries|prompt|mask)\w*", re.IGNORECASE)
 """Names of parameters that have several dimensions and are no matrices: tables and scales."""
 
 
@@ -73,7 +73,7 @@ def coverage(model: nn.Module, anatomy: Anatomy | None, weights: Iterable[Weight
     chosen: dict[int, int] = {}
     for weight in merged(weights):
         chosen[id(weight.parameter)] = chosen.get(id(weight.parameter), 0) + weight.geometry.elements
-    outside = {id(weight.parameter) for role in OUTSIDE for weight in _role(anatomy, role)}
+    outside = {id(weight.parameter) for role in OUTSIDE for weight in _role(anatomy, role)} | adapters(model).keys()
     covered = total = frozen = 0
     missed: dict[tuple[str, str], int] = {}
     seen: set[int] = set()
@@ -100,14 +100,14 @@ def _role(anatomy: Anatomy | None, role: str) -> tuple[Weight, ...]:
 
 def _counts(owner: str, module: nn.Module, attribute: str, parameter: Tensor) -> bool:
     """Whether a parameter is a matrix that a recipe might be thought to act on."""
-    if parameter.dim() < 2 or isinstance(module, nn.Embedding) or sum(side > 1 for side in parameter.shape) < 2:
+    if parameter.dim() < 2 or isinstance(module, TABLES) or sum(side > 1 for side in parameter.shape) < 2:
         return False
-    if is_adapter(owner):
+    name = f"{owner}.{attribute}"
+    if is_adapter(name):
         return False
     if attribute in layouts(module):
         return True
-    name = f"{owner}.{attribute}"
-    return not (called(name, EMBEDDINGS) or called(name, HEADS) or TABLES.fullmatch(attribute))
+    return not (called(name, EMBEDDINGS) or called(name, HEADS) or NO_MATRICES.fullmatch(attribute))
 
 
 def _kind(owner: str, module: nn.Module, attribute: str, parameter: Tensor) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify.anatomy.samples import Call, of_modules, samples
+from sparsify.anatomy.samples import Call, needed, of_modules, samples
 from sparsify.errors import named_line
 from sparsify.layers.outline import bare
 
@@ -103,15 +102,13 @@ class Twin:
         Raises UnverifiedError where neither is found out.
         """
         block = self.model.get_submodule(name)
-        needed = [
-            parameter.name
-            for parameter in inspect.signature(block.forward).parameters.values()
-            if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        ]
+        names = needed(block)
         for args, named in of_modules(block, sides=SMALL):
+            if isinstance(block, nn.MultiheadAttention):
+                args *= 3
             yield args, named
-            if len(needed) > 1:
-                yield args, dict.fromkeys(needed[1:])
+            if len(names) > 1:
+                yield args, dict.fromkeys(names[1:])
         yield from self._in_layer(block, layer if layer != name else "")
         yield from self._caught(name, block)
 
@@ -123,9 +120,13 @@ class Twin:
                 self._calls[layer] = next(self._caught(layer, self.model.get_submodule(layer)), None)
             except UnverifiedError:
                 self._calls[layer] = None
-        if (known := self._calls.get(layer)) is not None:
+        if not layer:
+            return
+        around, known = self.model.get_submodule(layer), self._calls.get(layer)
+        # where the model cannot be run, hidden states may be all that the layer takes
+        for call in of_modules(around, sides=SMALL) if known is None else [known]:
             with suppress(Exception):  # whatever a model that we do not know says; the whole model is run next
-                yield self._catch(block, self.model.get_submodule(layer), *known)
+                yield self._catch(block, around, *call)
 
     def _caught(self, name: str, block: nn.Module) -> Iterator[Call]:
         """Yield the arguments with which parts of the model call a block."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from sparsify.anatomy.parts import Anatomy
 from sparsify.anatomy.words import HEADS, called, is_adapter
-from sparsify.layers import Weight, all_weights
+from sparsify.layers import TABLES, Weight, adapters, all_weights
 
 
 def unlayered(model: nn.Module) -> Anatomy | None:
@@ -15,8 +15,13 @@ def unlayered(model: nn.Module) -> Anatomy | None:
     Tables are embeddings. The task head is the last matrix of everything that is called a head (`head`, `classifier`,
     …), else the last of all, in the order of definition; a model of one matrix has none. The rest is `default`.
     """
-    weights = [weight for weight in all_weights(model, embeddings=True) if not is_adapter(weight.parameter_name)]
-    tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    beside = adapters(model)
+    weights = [
+        weight
+        for weight in all_weights(model, embeddings=True)
+        if not is_adapter(weight.parameter_name) and id(weight.parameter) not in beside
+    ]
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, TABLES)}
     rest = [weight for weight in weights if weight.layout != "embedding" and id(weight.parameter) not in tables]
     tied = [weight for weight in weights if weight.layout != "embedding" and id(weight.parameter) in tables]
     heads = tuple(_heads(rest)) if not tied else tuple(tied)
