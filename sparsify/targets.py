@@ -14,6 +14,7 @@ from torch import nn
 
 from sparsify.anatomy import ROLES, Anatomy, routers
 from sparsify.anatomy.parts import DEFAULT, Layer
+from sparsify.anatomy.unlayered import nothing
 from sparsify.errors import did_you_mean
 from sparsify.layers import TABLES, Weight, adapters, all_weights, raw, shared_rows, unprunable
 from sparsify.selectors import layer_indices, matcher, names_a_parameter, names_itself
@@ -171,10 +172,9 @@ class Targets:
     # ------------------------------------------------------------------ why nothing was found
 
     def _no_role(self, role: str) -> str:
-        kind = type(self.model).__name__
         if self.anatomy is None:
-            return f"{kind} has no matrix that can be pruned"
-        return f"{kind} has no {role!r} (it has: {', '.join(self.anatomy.roles())})"
+            return nothing(self.model)
+        return f"{type(self.model).__name__} has no {role!r} (it has: {', '.join(self.anatomy.roles())})"
 
     def _nothing(self, selector: str) -> str:
         """Say why a selector found no weight, with the nearest that would."""

@@ -38,6 +38,19 @@ def unlayered(model: nn.Module) -> Anatomy | None:
     )
 
 
+def nothing(model: nn.Module) -> str:
+    """Say that a model has no matrix in a layer that is known, and how those that it has can be meant."""
+    kind = type(model).__name__
+    found = [name for name, parameter in model.named_parameters() if parameter.dim() == 2]
+    if not found:
+        return f"{kind} has no matrix that can be pruned"
+    shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    return (
+        f"{kind} has no matrix in a layer of a known class: name parameters in `targets` ({shown}), or make their "
+        "class known by sparsify.register_layer"
+    )
+
+
 def _heads(weights: list[Weight]) -> list[Weight]:
     """Return the last matrix of every head, in the order of definition."""
     if len(weights) < 2:

@@ -192,3 +192,34 @@ def test_inputs_that_cannot_be_guessed_leave_their_reason() -> None:
     model = Model([Picky(), Picky()])
     assert doubts(model) == (["", ""], ["", ""]), "blocks run alone, whatever their layer wants"
     assert torch.get_default_dtype() == torch.float32
+
+
+class Raw(nn.Module):
+    """A layer of a graph network as it is often written: a matrix of its own."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(rows, columns))
+
+
+def test_matrices_of_unknown_classes_can_be_named() -> None:
+    model = nn.Sequential(Raw(8, 4), Raw(4, 8))
+    with pytest.raises(
+        PlanError, match=r"name parameters in `targets` \(0.kernel, 1.kernel\), or make their class known"
+    ):
+        Plan.of(recipe(targets=""), model, total_steps=99)
+    assert Plan.of(recipe(targets="0.kernel"), model, total_steps=99)
+    with pytest.raises(PlanError, match="covers .* register_layer makes classes of layers known"):
+        Plan.of(recipe(targets=""), nn.Sequential(Raw(8, 4), nn.Linear(4, 2), nn.Linear(2, 2)), total_steps=99)
+
+
+def normed(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(inputs, outputs)), nn.ReLU())
+
+
+def test_what_computes_weights_is_told_with_what_to_do() -> None:
+    model = nn.Sequential(normed(8, 16), normed(16, 16), nn.Linear(16, 4), nn.Linear(4, 2))
+    with pytest.raises(
+        PlanError, match=r"covers 14 % .*\*\.\* \(is computed by parametrizations .* remove_parametrizations"
+    ):
+        Plan.of(recipe(targets=""), model, total_steps=99)
