@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsify.anatomy.samples import Call, needed, of_modules, samples
 from sparsify.errors import named_line
-from sparsify.layers.outline import bare
+from sparsify.layers.outline import bare, redrawn
 
 POOL = (1 << 24) - 3
 """The most random numbers that are drawn: 64 MB. A prime, so that where they are repeated no two rows are alike."""
@@ -41,20 +41,16 @@ class Twin:
 
     def __init__(self, model: nn.Module) -> None:
         largest = max((parameter.numel() for parameter in model.parameters()), default=0)
-        self.model = bare(model)
         self.generator = torch.Generator().manual_seed(0)
         self._calls: dict[str, Call | None] = {}
         """How the model calls the layer whose blocks are tried; None where that is not known."""
 
         self.pool = torch.rand(min(largest, POOL), generator=self.generator).sub_(0.5)
         pool = self.pool * 0.3
-        for module in self.model.modules():
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    module._parameters[name] = nn.Parameter(_drawn(pool, parameter.shape), requires_grad=False)
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    module._buffers[name] = _like(buffer)
+        self.model = redrawn(
+            bare(model),
+            lambda _, value: _drawn(pool, value.shape) if isinstance(value, nn.Parameter) else _like(value),
+        )
 
     @contextmanager
     def own_weights(self, name: str) -> Iterator[None]:
