@@ -14,9 +14,9 @@ from typing import get_args
 from torch import nn
 
 from sparsify.anatomy.architecture import AttentionPaths, FeedForwardPaths, Packing
-from sparsify.anatomy.building import common, join, number_at
+from sparsify.anatomy.building import below, common, join, number_at
 from sparsify.anatomy.words import is_adapter
-from sparsify.layers import Weight, layouts, weights
+from sparsify.layers import Weight, in_use, layouts, weights
 
 TRIPLES = (
     ("q_proj", "k_proj", "v_proj"),
@@ -208,7 +208,8 @@ def loose(layer: nn.Module, taken: set[str]) -> Iterator[tuple[str, str]]:
                 taken |= set(parts)
     for path, module in layer.named_modules():
         held = any(weight.layout not in ("conv", "embedding") for weight in weights("", module))
-        if not held or not path or path in taken or is_adapter(path, in_layer=True):
+        known = any(path == part or below(path, part) for part in taken)
+        if not held or not path or known or is_adapter(path, in_layer=True):
             continue
         parts = path.split(".")
         role = ""
@@ -235,14 +236,21 @@ def _near(one: str, other: str) -> bool:
 
 
 def _matrices(layer: nn.Module) -> dict[str, Weight]:
-    """Return the linear layers of a layer by path, without adapters."""
-    return {
-        path: weight
-        for path, module in layer.named_modules()
-        if not is_adapter(path, in_layer=True)
-        for weight in weights("", module)
-        if weight.layout in ("linear", "transposed") and set(layouts(module)) == {"weight"} and not weight.stack
-    }
+    """Return the linear layers of a layer by path, without adapters; what an adapter wraps has the wrapper's path."""
+    found: dict[str, Weight] = {}
+    wrappers: list[str] = []
+    for path, module in layer.named_modules():
+        if is_adapter(path, in_layer=True) or any(below(path, wrapper) for wrapper in wrappers):
+            continue
+        held = module
+        while within := in_use(held):
+            held = held.get_submodule(within)
+        if held is not module:
+            wrappers.append(path)
+        for weight in weights("", held):
+            if weight.layout in ("linear", "transposed") and set(layouts(held)) == {"weight"} and not weight.stack:
+                found[path] = weight
+    return found
 
 
 def _outputs(path: str, found: dict[str, Weight], columns: int | None, without: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsify.anatomy.samples import Call, needed, of_modules, samples
 from sparsify.errors import named_line
+from sparsify.layers import adapters
 from sparsify.layers.outline import bare, redrawn
 
 POOL = (1 << 24) - 3
@@ -63,19 +64,25 @@ class Twin:
         if 4 * count > LARGEST:
             raise UnverifiedError(f"it has {count:,} weights, too many to try")
         shared = [(module, dict(module._parameters)) for module in block.modules()]
-        self._draw(block)
+        self._draw(name, block)
         try:
             yield
         finally:
             for module, parameters in shared:
                 module._parameters.update(parameters)
 
-    def _draw(self, block: nn.Module) -> None:
-        for module in block.modules():
+    def _draw(self, block_name: str, block: nn.Module) -> None:
+        """Draw the weights of a block; those of adapters are zero, for they stay where what is under them dies."""
+        beside = set(adapters(self.model).values())
+        for path, module in block.named_modules():
+            parts = f"{block_name}.{path}".removesuffix(".").split(".")
+            silent = any(".".join(parts[:depth]) in beside for depth in range(1, len(parts) + 1))
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     value = self._own(parameter.shape)
-                    if parameter.dim() > 1:
+                    if silent:
+                        value.zero_()
+                    elif parameter.dim() > 1:
                         value *= math.sqrt(12 / max(math.prod(parameter.shape[1:]), 1))
                     elif name == "weight":
                         value += 1

@@ -223,3 +223,15 @@ def test_what_computes_weights_is_told_with_what_to_do() -> None:
         PlanError, match=r"covers 14 % .*\*\.\* \(is computed by parametrizations .* remove_parametrizations"
     ):
         Plan.of(recipe(targets=""), model, total_steps=99)
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")
+def test_a_model_by_hand_is_seen_through_peft_s_adapters() -> None:
+    """Roles, heads and neurons are those without adapters; what these add is not looked at."""
+    peft = pytest.importorskip("peft")
+    model = Model([Block(), Block()])
+    wanted = {role: len(names(model, role)) for role in anatomy_of(model).roles()}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["qkv", "fc1", "fc2"], r=2))
+    assert {role: len(names(adapted, role)) for role in anatomy_of(adapted).roles()} == wanted
+    assert doubts(adapted) == (["", ""], ["", ""])
+    assert not any("lora" in name for name in names(adapted, "default"))
