@@ -12,6 +12,7 @@ from sparsify.anatomy.coverage import coverage
 from sparsify.anatomy.parts import DEFAULT
 from sparsify.anatomy.read import inferred
 from sparsify.anatomy.told import source, told
+from sparsify.anatomy.unlayered import nothing
 from sparsify.checkpoint import write_text
 from sparsify.cli.common import AsJson, ForTask, guarded, print_json, write_picture
 from sparsify.cli.console import aside, out, styled
@@ -35,7 +36,7 @@ def anatomy(
     shape, notes = planned(model, task)
     found = read(shape)
     if found is None:
-        raise PlanError(f"{model}: {type(shape).__name__} has no matrix that can be pruned")
+        raise PlanError(f"{model}: {nothing(shape)}")
     kinds = inferred(shape) if family is not None else []
     if family is not None and not kinds:
         why = f"its families are declared ({', '.join(found.families)})" if found.layers else "it has no layers"

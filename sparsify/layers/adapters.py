@@ -26,6 +26,9 @@ def adapters(model: nn.Module) -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for name, module in model.named_modules():
+        if is_adapted(module) and (prompts := module._modules.get("prompt_encoder")) is not None:
+            path = f"{name}.prompt_encoder" if name else "prompt_encoder"
+            found |= {id(parameter): path for parameter in prompts.parameters()}
         if "base_layer" not in module._modules or all(cls.__name__ != TUNED for cls in type(module).__mro__):
             continue
         under = {id(parameter) for parameter in module._modules["base_layer"].parameters()}

@@ -14,6 +14,9 @@ from sparsify.layers.unprunable import made, opaque, packed
 from sparsify.layers.weight import FORWARD, TRANSPOSED, Weight
 
 LINEAR = Storage("linear")
+TABLES = (nn.Embedding, nn.EmbeddingBag)
+"""Modules whose weight is a table with a row for each token."""
+
 RELATIVE = {
     "XLNetRelativeAttention": {**dict.fromkeys("qkvr", Storage("transposed")), "o": LINEAR},
     "FunnelRelMultiheadAttention": {"r_kernel": Storage("transposed")},
@@ -33,7 +36,7 @@ def layouts(module: nn.Module) -> dict[str, Storage]:
         return {"weight": Storage("conv")}
     if isinstance(module, TRANSPOSED):
         return {"weight": Storage("deconv", module.groups, flat=True) if module.groups > 1 else Storage("deconv")}
-    if isinstance(module, nn.Embedding):
+    if isinstance(module, TABLES):
         return {"weight": Storage("embedding")}
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return dict.fromkeys(_recurrent(module), LINEAR)
