@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsify.layers.adapters import base_of
 from sparsify.layers.fresh import new_parameters
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.distill.fields import SELF, DistillFields, DistillTerm
@@ -82,5 +83,5 @@ def _problems(spec: DistillFields, context: PlanContext) -> Iterator[tuple[tuple
 
 def _is_regression(model: nn.Module) -> bool:
     config: Any = getattr(model, "config", None)
-    head = type(model).__name__.endswith("ForSequenceClassification")
+    head = type(base_of(model)).__name__.endswith(("ForSequenceClassification", "ForImageClassification"))
     return head and (getattr(config, "num_labels", None) == 1 or getattr(config, "problem_type", None) == "regression")
