@@ -80,8 +80,8 @@ def _in_decoder(pair: LayerPair, inputs: Inputs) -> bool:
 def _found(hidden: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in hidden:
         raise HookError(
-            f"the layer {name} was not run in this forward, so that it cannot be distilled: where layers are skipped at "
-            "random (`layerdrop`), set that to 0"
+            f"the layer {name} was not run in this forward: it cannot be distilled; where layers are skipped at random "
+            "(`layerdrop`), set that to 0"
         )
     return hidden[name]
 
