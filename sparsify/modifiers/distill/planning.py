@@ -64,8 +64,8 @@ def _problems(spec: DistillFields, context: PlanContext) -> Iterator[tuple[tuple
         yield (
             ("teacher",),
             (
-                f"the model itself cannot be the teacher: {new[0]} is new, with random weights; train it first, or "
-                "give the teacher as a binding"
+                f"the model itself cannot be the teacher: {new[0]} is new, with random weights: train it first, "
+                "save it, and load it again; or give the teacher (a copy of the trained model) as a binding"
             ),
         )
     for each in spec.named():

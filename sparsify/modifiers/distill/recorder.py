@@ -131,11 +131,12 @@ class Recorder:
 
 
 def tensors_of(outputs: Any) -> Iterator[Tensor]:
-    """Yield the tensors with elements that a model returns, in a mapping, a tuple, or by itself."""
-    parts = outputs.values() if isinstance(outputs, Mapping) else outputs if isinstance(outputs, (tuple, list)) else ()
-    for part in (outputs, *parts):
-        if isinstance(part, Tensor) and part.numel():
-            yield part
+    """Yield the tensors by which the outputs of a forward are known: what is given on to other forwards is not."""
+    if isinstance(outputs, Mapping):
+        parts = [value for name, value in outputs.items() if "logits" in name or name in ("loss", "last_hidden_state")]
+    else:
+        parts = list(outputs[:2]) if isinstance(outputs, (tuple, list)) else [outputs]
+    return (part for part in parts if isinstance(part, Tensor) and part.numel())
 
 
 def attention_map(output: Any) -> Tensor | None:
