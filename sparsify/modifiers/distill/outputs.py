@@ -110,7 +110,10 @@ def _one(
         )
     valid = counted(name, student.shape, inputs, shifted=shifted)
     if name not in SPANS:
-        return mean_over(_each(term, student, teacher, apart), valid)
+        if valid is not None:  # of a masked language model most positions do not count
+            student, teacher = student[valid], teacher[valid]
+        each = _each(term, student, teacher, apart)
+        return each.sum() / max(each.numel(), 1)
     if valid is not None:
         student, teacher = (logits.float().masked_fill(~valid, -torch.inf) for logits in (student, teacher))
     return mean_over(_each(term, student, teacher, False), None)

@@ -101,6 +101,8 @@ class Teacher:
         self._names, self._by_name = _accepted(base_of(model)), _is_of_transformers(model)
         self._student = inspect.signature(student.forward)
         self._keeps_labels = is_encoder_decoder(model)
+        floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+        self._dtype = next(floating, None)
 
     def release(self) -> None:
         """Let go of the model; it is not asked again."""
@@ -126,6 +128,8 @@ class Teacher:
         positional, named = self._fitting(arguments)
         if rows is not None and len(rows) < batch:
             positional, named = _rows_of(positional, rows, batch), _rows_of(named, rows, batch)
+        if self._dtype is not None:  # images and sounds come in the student's, which may be another
+            positional, named = _in_dtype(positional, self._dtype), _in_dtype(named, self._dtype)
         self.recorder.clear()
         self.model(*positional, **named)
         seen = self.recorder.take()
@@ -172,6 +176,17 @@ def _accepted(model: nn.Module) -> set[str] | None:
     parameters = inspect.signature(model.forward).parameters
     open_ended = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     return None if open_ended and not _is_of_transformers(model) else set(parameters)
+
+
+def _in_dtype(value: Any, dtype: torch.dtype) -> Any:
+    """Return an argument with its floating-point tensors in another dtype."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {key: _in_dtype(each, dtype) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_in_dtype(each, dtype) for each in value)
+    return value
 
 
 def _rows_of(value: Any, rows: Tensor, batch: int) -> Any:

@@ -454,3 +454,36 @@ def test_a_teacher_under_an_adapter_reads_which_sentence_is_the_second() -> None
         found.append((manager.on_loss(outputs.loss, outputs) - outputs.loss).detach())
         manager.detach()
     assert torch.allclose(*found, rtol=1e-3)
+
+
+class NotANumberInPadding(nn.Module):
+    """As attention over nothing but padding may give it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+        logits = self.weight * input_ids[..., None] / 40
+        return logits.masked_fill(attention_mask[..., None] == 0, torch.nan)
+
+
+def test_what_a_teacher_says_of_padding_reaches_no_gradient() -> None:
+    student, inputs = bert("TokenClassification"), batch()
+    inputs["labels"] = (inputs["input_ids"] % 3).masked_fill(inputs["attention_mask"] == 0, -100)
+    manager, optimizer = apply(student, "logits: {temperature: 2}", teacher=NotANumberInPadding())
+    assert step(manager, student, optimizer, inputs).isfinite()
+    assert all(bool(parameter.isfinite().all()) for parameter in student.parameters())
+    manager.on_step_begin()
+    nothing = {**inputs, "labels": torch.full_like(inputs["labels"], -100)}
+    outputs = student(**nothing)
+    assert float((manager.on_loss(outputs.logits.sum(), outputs, nothing) - outputs.logits.sum()).detach()) == 0.0
+
+
+@pytest.mark.parametrize(("student", "teacher"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_a_teacher_of_another_dtype_sees_images_in_its_own(student: str, teacher: str) -> None:
+    one, two = (nn.Sequential(nn.Conv2d(3, 2, 2), nn.Flatten()).to(getattr(torch, each)) for each in (student, teacher))
+    manager, _ = apply(one, "logits: {loss: mse}", teacher=two)
+    manager.on_step_begin()
+    outputs = one(torch.rand(2, 3, 4, 4, dtype=getattr(torch, student)))
+    assert bool(manager.on_loss(outputs.sum(), outputs) > outputs.sum())
