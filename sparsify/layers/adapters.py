@@ -39,6 +39,13 @@ def adapters(model: nn.Module) -> dict[int, str]:
     return found
 
 
+def base_of(model: nn.Module) -> nn.Module:
+    """Return the model under a wrapper with adapters (`PeftModel`), whose class says what it computes; else itself."""
+    base = getattr(model, "get_base_model", None)
+    found = base() if hasattr(model, "peft_config") and callable(base) else model
+    return found if isinstance(found, nn.Module) else model
+
+
 def under(module: nn.Module) -> str | None:
     """Return the name of the child that holds the original of an adapted module; None where nothing is adapted."""
     children = module._modules

@@ -26,7 +26,7 @@ from sparsify.integrations.common.checkpoints import (
 )
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
 from sparsify.lock import only_run_in
-from sparsify.modifiers.distill.positions import divides_by_items
+from sparsify.modifiers.distill.items import divides_by_items
 from sparsify.outcome import REPORT
 from sparsify.plan import Plan
 from sparsify.progress import task
