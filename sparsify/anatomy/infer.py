@@ -46,7 +46,8 @@ class Inference:
             with _lock:
                 family = self._mine.get(key) or _found.get(key) or self._infer(name, module, inner)
             self._mine[key] = family
-            if not any(paths.doubt.startswith(UNKNOWN) for paths in (*family.attentions, *family.feed_forwards)):
+            blocks: list[AttentionPaths | FeedForwardPaths] = [*family.attentions, *family.feed_forwards]
+            if not any(paths.doubt.startswith(UNKNOWN) for paths in blocks):
                 _found[key] = family
             yield family
 

@@ -96,6 +96,7 @@ def _take_out(model: nn.Module, name: str, kept: Tensor) -> None:
         for store in (module._parameters, module._buffers):
             for key, old in store.items():
                 if old is not None:
-                    stacks = old.detach().unflatten(0, (count, -1)).index_select(0, left.to(old.device)).flatten(0, 1)
-                    store[key] = nn.Parameter(stacks, old.requires_grad) if key in module._parameters else stacks
+                    stacks = old.detach().view(count, -1, *old.shape[1:])
+                    stacks = stacks.index_select(0, left.to(old.device)).flatten(0, 1)
+                    store[key] = nn.Parameter(stacks, old.requires_grad) if key in module._parameters else stacks  # type: ignore[assignment]
     follow(told.modules(), COUNTS, count, len(left))

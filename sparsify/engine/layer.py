@@ -77,7 +77,7 @@ class Sparse(nn.Module):
         return y.to(wanted)
 
 
-class SparseLinear(Sparse, nn.Linear):
+class SparseLinear(Sparse, nn.Linear):  # type: ignore[misc]
     """An `nn.Linear` whose product is the engine's."""
 
     def extra_repr(self) -> str:
@@ -120,7 +120,7 @@ def to_dense(module: nn.Module) -> bool:
         module.__dict__.pop(name, None)
     module._buffers.pop(PACKED, None)
     module._non_persistent_buffers_set.discard(PACKED)
-    module.__class__ = dense
+    module.__class__ = dense  # type: ignore[assignment]
     if isinstance(module.weight, nn.Parameter):
         module.weight.requires_grad_(trained)
         vars(module.weight).pop(NOTED, None)
