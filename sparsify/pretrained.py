@@ -97,6 +97,17 @@ def from_folder(directory: str | Path, **named: Any) -> nn.Module:
     return model
 
 
+def tokenizer(name: str | Path) -> Any:
+    """Return the tokenizer of a folder or a hub name. Raises PlanError where there is none."""
+    try:
+        found: Any = library().AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+    except Exception as error:  # the library raises of every kind
+        raise PlanError(f"{name}: its tokenizer cannot be loaded: {first_line(error)}") from None
+    if len(found) <= len(found.all_special_tokens):  # so the library makes one where no file is there
+        raise PlanError(f"{name}: there is no tokenizer beside the model: save it there, with save_pretrained")
+    return found
+
+
 def saved_names(model: nn.Module) -> dict[str, str]:
     """Return name in a saved file → name in the model, where transformers writes weights under older names."""
     parameters = dict(model.named_parameters(remove_duplicate=False))

@@ -48,12 +48,7 @@ def pipeline(task: str | None, path: str | Path, *, engine: str = "sparse", **op
         if engine == "sparse":
             choices = read_json(folder / saved.FILE) if (folder / saved.FILE).exists() else None
             accelerate(model.float(), sample=None if choices else _sample(model), choices=choices)
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
-        except Exception as error:  # the library raises of every kind
-            raise PlanError(f"{path}: no tokenizer can be read: {first_line(error)}") from None
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # so it is made where no file is there
-            raise PlanError(f"{path}: there is no tokenizer: save it beside the model")
+        tokenizer = pretrained.tokenizer(folder)
         try:
             return transformers.pipeline(named, model=model, tokenizer=tokenizer, **options)
         except Exception as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import nn
 
+from sparsify import pretrained
 from sparsify.errors import PlanError
 from sparsify.recipe import Recipe
 from sparsify.train.calibration import names_of_bindings
@@ -60,11 +62,12 @@ def load_teacher(name: str, task: str, labels: Labels | None, processor: Any) ->
 
 def check_reader(name: str, processor: Any, channels: int) -> None:
     """Raise PlanError for a teacher with another tokenizer, or image processor: its inputs are the student's."""
-    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers import AutoImageProcessor
 
     texts = hasattr(processor, "get_vocab")
     try:
-        own: Any = (AutoTokenizer if texts else AutoImageProcessor).from_pretrained(name, trust_remote_code=False)
+        read = pretrained.tokenizer if texts else partial(AutoImageProcessor.from_pretrained, trust_remote_code=False)
+        own: Any = read(name)
     except Exception:  # a folder without one: the model has been checked by its size
         return
     if texts and (own.get_vocab() != processor.get_vocab() or not _read_alike(own, processor)):

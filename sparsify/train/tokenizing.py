@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from sparsify.errors import PlanError, first_line
+from sparsify import pretrained
+from sparsify.errors import PlanError
 from sparsify.pretrained import positions
 from sparsify.train.settings import Settings
 
 
 def tokenizer_of(name: str, config: Any) -> Any:
     """Return the tokenizer of a model; one that cannot pad pads with its end. Raises PlanError where there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # the library raises of every kind
-        raise PlanError(f"{name}: its tokenizer cannot be loaded: {first_line(error)}") from None
+    tokenizer = pretrained.tokenizer(name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(config, "pad_token_id", None) is None:

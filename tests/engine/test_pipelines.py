@@ -66,5 +66,5 @@ def test_a_task_that_does_not_fit(folder: Path, tmp_path: Path):
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):
         (bare / name).write_bytes((folder / name).read_bytes())
-    with pytest.raises(PlanError, match="there is no tokenizer: save it beside the model"):
+    with pytest.raises(PlanError, match="there is no tokenizer beside the model"):
         engine.pipeline(None, bare, engine="torch")

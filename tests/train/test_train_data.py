@@ -18,6 +18,7 @@ from sparsify.train.columns import IMAGES, TEXTS, choose, known_names
 from sparsify.train.labels import labels_of
 from sparsify.train.order import Ordered, bucketed
 from sparsify.train.table import Table
+from tests.commands import said
 from tests.tiny import rows
 
 ROWS = rows(20, seed=0)
@@ -394,3 +395,15 @@ def test_an_image_that_is_a_pipe_is_not_waited_for(tmp_path: Path, kind: str) ->
     os.mkfifo(path) if kind == "pipe" else path.symlink_to(path)
     with pytest.raises(DataError, match=r"cats/1\.png: no image that can be read"):
         image.read(str(tmp_path), "train", [])
+
+
+def test_a_model_without_a_tokenizer_is_refused(place: Path, tmp_path: Path) -> None:
+    """Transformers makes an empty tokenizer then, for which every word is unknown."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((place / "model" / name).read_bytes())
+    found = said(place, tmp_path / "out", "--model", str(bare))
+    assert found.exit_code == 1
+    assert f"{bare}: there is no tokenizer beside the model" in found.stderr
+    assert not (tmp_path / "out").exists()
