@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from torch import nn
 
+from sparsify import break_even
 from sparsify.anatomy import read
 from sparsify.checkpoint import write_text
 from sparsify.cli.common import MOST_STEPS, ForTask, finite, guarded
@@ -67,7 +68,8 @@ def new(
     write_text(path, text)
     loaded = Recipe.load(path)
     say(f"Written to {path}: {loaded.summary}")
-    for each in [*([advice.but] if advice.but else []), *notes]:
+    told = [break_even.sentence()] if hardware == "sparse-engine" else []
+    for each in [*([advice.but] if advice.but else []), *told, *notes]:
         note(f"note: {each}")
     head = f" --task {task}" if task else ""
     note(f"Next: sparsify explain {path}, sparsify plan {path} --model {model}{head} --steps {steps}")

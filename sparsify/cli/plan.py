@@ -11,10 +11,10 @@ import typer
 
 from sparsify.cli import completing
 from sparsify.cli.common import MOST_STEPS, AsJson, ForTask, Labels, Sets, check_labels, guarded, parse_sets, print_json
-from sparsify.cli.console import out
+from sparsify.cli.console import note, out
 from sparsify.errors import PlanError, Problem
 from sparsify.heads import headless
-from sparsify.plan import Plan
+from sparsify.plan import Plan, engine
 from sparsify.pretrained import planned
 from sparsify.recipe import Recipe
 
@@ -79,6 +79,8 @@ def plan(
     else:
         for part in made.parts(tensors=tensors):
             out().print(part)
+        if (told := engine.words(made)) is not None:
+            note(told)
 
 
 def _example(shape: str | None) -> torch.Tensor | None:

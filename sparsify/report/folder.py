@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsify import break_even
 from sparsify.anatomy import read as anatomy
 from sparsify.density import Count, total
 from sparsify.errors import SparsifyError, first_line
@@ -103,6 +104,9 @@ class FolderReport:
         rows += self.structure.facts()
         if self.plan is not None and self.plan.coverage is not None:
             rows.append(("covered", str(self.plan.coverage).removeprefix("covers ")))
+        linear = self.census.conventions.get("encoder linear") or self.census.conventions.get("linear")
+        if linear is not None and linear.sparsity >= break_even.LEAST:
+            rows.append(("sparse engine", break_even.sentence(linear.sparsity)))
         rows.append(("weights on disk", f"{self.size.raw:,} bytes"))
         times = self.size.raw / max(self.size.zstd, 1)
         rows.append(("compressed", f"{self.size.zstd:,} bytes (zstd, level {self.size.level}; {times:.2f}× smaller)"))
