@@ -63,6 +63,9 @@ def prepare(inputs: Inputs, settings: Settings, *, loaded: nn.Module | None = No
     if numbers:
         set_regression(config)
     model, notes = load(settings.model, settings.task, config, labels, loaded)
+    hashes = [_hash(side) for side in (train, evaluation)]
+    if hashes[0] == hashes[1]:
+        notes = [*notes, "the data to evaluate on are those to train on: metrics say nothing of other data"]
     encoded = inputs.encode(settings, config, model, train, evaluation)
     return Prepared(
         model=model,
@@ -77,7 +80,8 @@ def prepare(inputs: Inputs, settings: Settings, *, loaded: nn.Module | None = No
             "train_rows": len(train.targets),
             "eval_rows": len(evaluation.targets),
             **({"labels": list(labels.names)} if labels else {}),
-            **{f"{name}_sha256": _hash(side) for name, side in (("train", train), ("eval", evaluation))},
+            "train_sha256": hashes[0],
+            "eval_sha256": hashes[1],
         },
         labels=labels,
     )

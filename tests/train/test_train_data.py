@@ -138,6 +138,9 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
         read(tmp_path / "trian.tsv")
     with pytest.raises(DataError, match="no such file or folder"):
         read("./nowhere/at/all")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: there is no dataset in this folder"):
+        read(tmp_path / "empty")
 
 
 def test_a_hub_name_without_a_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

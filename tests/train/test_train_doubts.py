@@ -74,6 +74,9 @@ def test_a_label_that_the_evaluation_lacks_is_said(place: Path, tmp_path: Path) 
     other.write_text("text,label\nfine,1\nlovely,1\n")
     found = prepared(place, tmp_path / "a.csv", f"text,label\n{plain()}", eval=str(other))
     assert f"{other}: no row has the label '0'" in found.notes
+    assert not any("are those to train on" in note for note in found.notes)
+    same = prepared(place, tmp_path / "a.csv", f"text,label\n{plain()}")
+    assert "the data to evaluate on are those to train on: metrics say nothing of other data" in same.notes
 
 
 @pytest.mark.parametrize(("value", "said"), [("true", "True"), ('"1_0"', "'1_0'"), ("[1]", r"\[1\]"), ("null", "None")])
