@@ -65,6 +65,8 @@ def test_labels_that_look_alike_and_numbers_with_fractions() -> None:
     )
     assert "text-regression learns numbers" in doubts.about_labels(["0.2", "0.4", "0.2", "0.4"], str)[0]
     assert doubts.about_labels(["inf", "2", "inf", "2"], str) == []
+    ids = [str(max(number, 1)) for number in range(30)]
+    assert doubts.about_labels(ids, str) == ["29 different labels in 30 rows: are they labels? (--label-column)"]
     assert doubts.once(Counter("aaaaabbbbbc")) == ["c"]
     assert doubts.once(Counter("abc")) == [], "where every label is rare none is odd"
 
