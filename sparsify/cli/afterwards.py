@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from sparsify.cli.console import is_quiet
+
 COMPACT, PACKED = "compact", "model.packed"
 """Names within the folder of a run."""
 
@@ -20,7 +22,7 @@ def after(directory: Path, *, small: bool, packed: bool) -> Iterator[str]:
         found = compact_folder(directory, source)
         before, now = found.parameters
         yield f"compact: {before:,} → {now:,} parameters ({before / now:.2f}× smaller); {loads(found, source)}"
-        yield from (f"note: {note}" for note in found.notes[:3])
+        yield from (f"note: {note}" for note in found.notes[:3] if not is_quiet())
     if packed:
         from sparsify.storage import pack
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsify import ranks
+from sparsify.anatomy import ROLES
 from sparsify.cli.afterwards import after
 from sparsify.cli.common import MOST_SEEDS, STOPPED, TASKS, Sets, finite, guarded, one_of, parse_sets
 from sparsify.cli.completing import Complete, recipes, words
@@ -130,7 +131,12 @@ def train(
     seed: Annotated[int, _number("--seed", "For new weights, order of the data, dropout.", 0, MOST_SEEDS)] = 0,
     freeze: Annotated[
         list[str] | None,
-        _text("--freeze", "SELECTOR", "Leave as it is: embeddings, a role, or modules by name; repeatable."),
+        _text(
+            "--freeze",
+            "SELECTOR",
+            "Leave as it is: embeddings, a role, or modules by name; repeatable.",
+            words(*sorted({"embeddings", *ROLES})),
+        ),
     ] = None,
     label_column: Annotated[
         str | None, _text("--label-column", "NAME", "Where the label is; without a header, columns are 0, 1, …")

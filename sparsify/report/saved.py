@@ -20,6 +20,7 @@ from torch import Tensor
 from sparsify.checkpoint import load
 from sparsify.errors import StateError, first_line
 from sparsify.files import check_regular
+from sparsify.progress import counted
 from sparsify.storage.found import in_folder
 
 
@@ -56,6 +57,10 @@ class Saved:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, tensor), one after the other. Raises StateError for a file that is damaged."""
+        sizes = None if self.packed else sum(file.stat().st_size for file in self.files if file.is_file())
+        yield from counted(f"reading {self.path.name}", self._tensors(), sizes, lambda each: each[1].nbytes)
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         import safetensors
 
         if self.packed:

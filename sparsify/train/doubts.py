@@ -14,6 +14,8 @@ from sparsify.train.table import Table
 
 SHOWN = 3
 """Places that a note names."""
+FEW = 20
+"""Classes up to which it is usual that half of the rows have a label of their own."""
 USUAL = 5
 """Rows that half of the labels have, where a label with one row is odd."""
 
@@ -22,7 +24,7 @@ Place = Callable[[int], str]
 
 
 def about_labels(labels: Sequence[str], place: Place, what: str = "label") -> list[str]:
-    """Return notes on labels (one for each row) that occur once, look alike, or are numbers with fractions."""
+    """Return notes on labels (one for each row): odd ones, ones that look alike, fractions, nearly as many as rows."""
     counts = Counter(labels)
     first: dict[str, int] = {}
     for row, label in enumerate(labels):
@@ -33,6 +35,8 @@ def about_labels(labels: Sequence[str], place: Place, what: str = "label") -> li
         return some + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
     notes = []
+    if len(counts) > max(FEW, len(labels) // 2) and what == "label":
+        notes.append(f"{len(counts):,} different labels in {len(labels):,} rows: are they labels? (--label-column)")
     if single := once(counts):
         verb = "occurs" if len(single) == 1 else "occur"
         notes.append(f"odd {what}{'s' * (len(single) != 1)}: {shown(single)} {verb} only once")

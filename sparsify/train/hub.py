@@ -30,6 +30,8 @@ def load(source: str, split: str) -> dict[str, Any]:
         else:
             found = datasets.load_dataset(name, config or None)
     except Exception as error:  # the library raises of every kind
+        if os.path.isdir(name):
+            raise DataError(f"{name}: there is no dataset in this folder: {first_line(error)}") from None
         offline = " (offline: HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
         raise DataError(
             f"{name}: no such file, and a dataset of that name cannot be loaded{offline}: {first_line(error)}"

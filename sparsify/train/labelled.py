@@ -65,6 +65,8 @@ def prepare(inputs: Inputs, settings: Settings, *, loaded: nn.Module | None = No
     model, notes = load(settings.model, settings.task, config, labels, loaded)
     encoded = inputs.encode(settings, config, model, train, evaluation)
     hashes = {f"{name}_sha256": _hash(side, labels) for name, side in (("train", train), ("eval", evaluation))}
+    if hashes["train_sha256"] == hashes["eval_sha256"]:
+        notes = [*notes, "the data to evaluate on are those to train on: metrics say nothing of other data"]
     return Prepared(
         model=model,
         train=Ordered(encoded.train, settings.rows_per_step, settings.seed, encoded.lengths),

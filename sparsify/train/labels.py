@@ -13,8 +13,6 @@ from sparsify.train.table import Table
 
 MOST = 10_000
 """Classes above which a column is taken for something else than labels."""
-FEW = 20
-"""Classes up to which a small data set may have more classes than half of its rows."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Labels:
 def labels_of(table: Table, column: str, model: Mapping[int, str]) -> Labels:
     """Return the labels of the training data, numbered as `model` (its `id2label`) does if it knows the same ones.
 
-    Raises DataError for a column that can hardly be the label: one value in all rows, or nearly as many as rows.
+    Raises DataError for a column that can hardly be the label: one value in all rows, or another one in each.
     """
     values = set(table.classes[column]) if column in table.classes else set(texts_of(table, column))
     known = tuple(model[number] for number in sorted(model))
@@ -46,8 +44,7 @@ def labels_of(table: Table, column: str, model: Mapping[int, str]) -> Labels:
         return Labels(known)
     if len(values) < 2:
         raise DataError(f"{table.name}: all rows have the label {next(iter(values))!r}; is {column!r} the label?")
-    all_differ = len(values) == len(table) > 2
-    if len(values) > MOST or all_differ or (len(values) > max(FEW, len(table) // 2) and column not in table.classes):
+    if len(values) > MOST or len(values) == len(table) > 2:
         raise DataError(
             f"{table.name}: {len(values)} different labels in {len(table)} rows: "
             f"is {column!r} the label? (--label-column)"

@@ -86,7 +86,7 @@ def completed(line: str, shell: str = "bash") -> list[str]:
         [sys.executable, "-c", code], capture_output=True, text=True, env={**ENVIRONMENT, **environment}
     )
     assert done.stderr == ""
-    return done.stdout.split("\n")
+    return done.stdout.split()
 
 
 def test_the_protocol_of_the_shells() -> None:

@@ -134,7 +134,7 @@ def test_gates_are_measured_when_they_end(place: Path, tmp_path: Path) -> None:
     report = run(settings(place), Recipe.parse(text), tmp_path / "run")
     (found,) = report["modifiers"].values()
     assert set(found["metrics"]) == {"at_threshold", "after"}
-    assert set(found["metrics"]["after"]) == {"loss", "accuracy", "f1", "matthews"}
+    assert set(found["metrics"]["after"]) == {"loss", "accuracy", "f1_macro", "f1_weighted", "f1_binary", "matthews"}
     assert found["sparsity"] == pytest.approx(0.75, abs=1e-3)
     (first, second) = findings(report)
     assert first[0] == "prune"

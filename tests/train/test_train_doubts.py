@@ -65,6 +65,8 @@ def test_labels_that_look_alike_and_numbers_with_fractions() -> None:
     )
     assert "text-regression learns numbers" in doubts.about_labels(["0.2", "0.4", "0.2", "0.4"], str)[0]
     assert doubts.about_labels(["inf", "2", "inf", "2"], str) == []
+    ids = [str(max(number, 1)) for number in range(30)]
+    assert doubts.about_labels(ids, str) == ["29 different labels in 30 rows: are they labels? (--label-column)"]
     assert doubts.once(Counter("aaaaabbbbbc")) == ["c"]
     assert doubts.once(Counter("abc")) == [], "where every label is rare none is odd"
 
@@ -74,6 +76,9 @@ def test_a_label_that_the_evaluation_lacks_is_said(place: Path, tmp_path: Path) 
     other.write_text("text,label\nfine,1\nlovely,1\n")
     found = prepared(place, tmp_path / "a.csv", f"text,label\n{plain()}", eval=str(other))
     assert f"{other}: no row has the label '0'" in found.notes
+    assert not any("are those to train on" in note for note in found.notes)
+    same = prepared(place, tmp_path / "a.csv", f"text,label\n{plain()}")
+    assert "the data to evaluate on are those to train on: metrics say nothing of other data" in same.notes
 
 
 @pytest.mark.parametrize(("value", "said"), [("true", "True"), ('"1_0"', "'1_0'"), ("[1]", r"\[1\]"), ("null", "None")])
