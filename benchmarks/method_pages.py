@@ -29,6 +29,9 @@ CAPTION = (
     "how well it does stands under **Measured**."
 )
 
+TOO_SHORT = ("soft-movement", "soft-movement-distilled")
+"""Recipes whose threshold does not get far in so few steps."""
+
 
 def recipe_text(name: str) -> str | None:
     """Return a built-in recipe as a page shows it, without what is for machines; None where there is none."""
@@ -59,7 +62,10 @@ def part(name: str) -> str:
     lines += ["## The command", "", "```bash", line, "```", "", _told(name, line), ""]
     network = "a small ResNet" if name == "channels-coupled" else "the demo's small ViT"
     lines += ["## A picture", "", f"[![{_alt(name)}](pictures/{name}.svg)](pictures/{name}.svg)", ""]
-    return "\n".join([*lines, CAPTION.format(network=network), "", END, ""])
+    caption = CAPTION.format(network=network)
+    if name in TOO_SHORT:
+        caption += " 105 steps are too few for a learned threshold: most weights go at once, at the end of the window."
+    return "\n".join([*lines, caption, "", END, ""])
 
 
 def _told(name: str, line: str) -> str:
