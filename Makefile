@@ -2,14 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ENGINE := sparsify/engine/native
 STAMP := $(VENV)/.installed
 # One process a core, each with one thread; a file stays in one process, for what its tests share is made once.
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: help setup demo test test-slow lint types contracts schema docs bench clean
+.PHONY: help setup engine engine-test demo test test-slow test-versions lint types contracts schema docs bench clean
 
 help: ## Show the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(STAMP) ## Create the virtual environment and install everything.
 
@@ -20,14 +21,26 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $(STAMP)
 
+engine: $(ENGINE)/.built ## Compile the sparse engine's library, where there is a C++ compiler.
+
+$(ENGINE)/.built: $(STAMP) $(wildcard $(ENGINE)/*.cpp $(ENGINE)/*.h $(ENGINE)/*.inl)
+	$(BIN)/python -m sparsify.engine.build --optional
+	touch $@
+
+engine-test: ## Run the engine by itself under the sanitizers.
+	.ci/engine
+
 demo: $(STAMP) ## Prune a small vision transformer on real images (about two minutes).
 	HF_HUB_OFFLINE=1 $(BIN)/sparsify demo
 
-test: $(STAMP) ## Run the default test suite.
+test: $(STAMP) engine ## Run the default test suite.
 	$(PYTEST)
 
-test-slow: $(STAMP) ## Run the long tests too.
+test-slow: $(STAMP) engine ## Run the long tests too.
 	SPARSIFY_EVERY_EXAMPLE=1 $(PYTEST) -m "slow or not slow"
+
+test-versions: $(STAMP) ## Run tests with the oldest and newest Python, torch and transformers (network, 15 GB of disk).
+	$(BIN)/python -m tests.versions
 
 lint: $(STAMP) ## Check style and formatting.
 	$(BIN)/ruff check .
@@ -39,9 +52,10 @@ types: $(STAMP) ## Check types (mypy, strict).
 contracts: $(STAMP) ## Check that imports go one way.
 	$(BIN)/lint-imports --no-cache
 
-schema: $(STAMP) ## Write schemas/recipe.v1.json and docs/recipe-reference.md anew.
+schema: $(STAMP) ## Write schemas/recipe.v1.json, docs/recipe-reference.md and the recipes on method pages anew.
 	$(BIN)/sparsify schema --out schemas/recipe.v1.json
 	$(BIN)/sparsify schema --markdown --out docs/recipe-reference.md
+	$(BIN)/python benchmarks/method_pages.py
 
 docs: $(STAMP) ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

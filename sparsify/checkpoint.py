@@ -82,12 +82,27 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def save(path: str | Path, **parts: Any) -> Path:
-    """Write a checkpoint of state dicts and plain data. Raises StateError if it cannot be written."""
+    """Write a checkpoint of state dicts and plain data. Raises StateError if it cannot be written.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from sparsify import checkpoint
+        >>> path = checkpoint.save(tempfile.mkdtemp() + "/last.pt", model={"weight": torch.ones(2)}, step=7)
+        >>> checkpoint.load(path)
+        {'model': {'weight': tensor([1., 1.])}, 'step': 7}
+    """
     return write_whole(path, lambda file: torch.save(parts, file))
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint, without running any code in it. Raises StateError for a missing or damaged file."""
+    """Read a checkpoint, without running any code in it. Raises StateError for a missing or damaged file.
+
+    Examples:
+        >>> load("nowhere.pt")
+        Traceback (most recent call last):
+        sparsify.errors.StateError: nowhere.pt: no such checkpoint
+    """
     try:
         check_regular(path)
         with warnings.catch_warnings():

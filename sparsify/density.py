@@ -14,7 +14,12 @@ from sparsify.masking import count_zeros
 
 @dataclass(frozen=True)
 class Count:
-    """Elements and non-zero elements."""
+    """Elements and non-zero elements.
+
+    Examples:
+        >>> Count(elements=8, nonzeros=2).sparsity
+        0.75
+    """
 
     elements: int
     nonzeros: int
@@ -63,6 +68,18 @@ def measure(model: nn.Module, targeted: Iterable[Weight] = ()) -> Density:
     """Count the zeros of a model, and of what is targeted in it or in a model of the same names.
 
     Raises StateError for a targeted weight that the model lacks.
+
+    Examples:
+        >>> import torch
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2))
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight.fill_(1.0)[0].zero_()  # the first of two outputs
+        ...     _ = model[0].bias.fill_(1.0)
+        >>> density = measure(model)
+        >>> density.layers
+        Count(elements=8, nonzeros=4)
+        >>> density.model.density
+        0.6
     """
     model = unwrap(model)
     named = Named(model)

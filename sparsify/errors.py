@@ -45,7 +45,16 @@ class Problem:
 
 
 class SparsifyError(Exception):
-    """Base of all errors raised on purpose; its text is fit to be shown to a user, whatever it quotes."""
+    """Base of all errors raised on purpose; its text is fit to be shown to a user, whatever it quotes.
+
+    Examples:
+        >>> from sparsify import Recipe, SparsifyError
+        >>> try:
+        ...     Recipe.load("gpm")
+        ... except SparsifyError as error:
+        ...     print(type(error).__name__)
+        RecipeError
+    """
 
     def __init__(self, text: str = "") -> None:
         super().__init__(escaping.message(str(text)))
@@ -63,7 +72,17 @@ class _ProblemsError(SparsifyError):
 
 
 class RecipeError(_ProblemsError):
-    """A recipe that cannot be read or is not valid; `.problems` lists everything found."""
+    """A recipe that cannot be read or is not valid; `.problems` lists everything found.
+
+    Examples:
+        >>> from sparsify import Recipe, RecipeError
+        >>> try:
+        ...     Recipe.parse("{version: 1, modifiers: [{type: prun, sparsity: 0.5}]}", "mine.yaml")
+        ... except RecipeError as error:
+        ...     for problem in error.problems:
+        ...         print(problem.mark.line, problem.path, problem.message)
+        1 modifiers[0].type unknown modifier 'prun' (did you mean 'prune'?)
+    """
 
 
 class PlanError(_ProblemsError):

@@ -18,7 +18,12 @@ from sparsify.substitutes import saved_class
 
 __all__ = ["config_of", "first_line", "load", "planned", "positions", "saved_names", "skeleton"]
 
-FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer")
+FROM_PADDING = (
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert",
+    "longformer", "data2vec-text", "ibert", "mpnet", "luke", "mluke",
+    "lilt", "markuplm", "layoutlmv3", "esm", "altclip_text_model", "clap_text_model",
+    "bridgetower_text_model",
+)  # fmt: skip
 """Kinds of models whose first position comes after that of the padding token."""
 
 

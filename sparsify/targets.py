@@ -14,8 +14,9 @@ from torch import nn
 
 from sparsify.anatomy import ROLES, Anatomy, routers
 from sparsify.anatomy.parts import DEFAULT, Layer
+from sparsify.anatomy.unlayered import nothing
 from sparsify.errors import did_you_mean
-from sparsify.layers import Weight, adapters, all_weights, raw, shared_rows, unprunable
+from sparsify.layers import TABLES, Weight, adapters, all_weights, raw, shared_rows, unprunable
 from sparsify.selectors import layer_indices, matcher, names_a_parameter, names_itself
 
 
@@ -33,7 +34,7 @@ class Targets:
 
     def __init__(self, model: nn.Module, anatomy: Anatomy | None = None, role: str = DEFAULT) -> None:
         self.model, self.anatomy, self.role = model, anatomy, role
-        self.tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        self.tables = {id(module.weight) for module in model.modules() if isinstance(module, TABLES)}
         """Tables of embeddings, also those that are an output layer's weight."""
         self.routers = {id(weight.parameter) for weight in routers(model)}
         self.adapters = adapters(model)
@@ -127,7 +128,7 @@ class Targets:
             kind = selector.startswith("type:")
             itself = owner in roots or (not kind and hit(name, module))
             if id(parameter) in self.tables:
-                meant = itself and names_itself(selector) and (isinstance(module, nn.Embedding) or not kind)
+                meant = itself and names_itself(selector) and (isinstance(module, TABLES) or not kind)
             elif id(parameter) in self.adapters:
                 meant = _names_adapter(hit, name, module, self.adapters[id(parameter)])
             elif id(parameter) in self.routers:
@@ -171,10 +172,9 @@ class Targets:
     # ------------------------------------------------------------------ why nothing was found
 
     def _no_role(self, role: str) -> str:
-        kind = type(self.model).__name__
         if self.anatomy is None:
-            return f"{kind} has no matrix that can be pruned"
-        return f"{kind} has no {role!r} (it has: {', '.join(self.anatomy.roles())})"
+            return nothing(self.model)
+        return f"{type(self.model).__name__} has no {role!r} (it has: {', '.join(self.anatomy.roles())})"
 
     def _nothing(self, selector: str) -> str:
         """Say why a selector found no weight, with the nearest that would."""
@@ -190,7 +190,7 @@ class Targets:
         inside = tuple(f"{name}." for name in self.adapters.values())
         if any(f"{name}.".startswith(inside) and hit(name, module) for name, module in modules.items()):
             return f"{selector!r} matches only adapters, which must be named (`*.lora_A.*`)"
-        if any(isinstance(module, nn.Embedding) for module in kinds.values()):
+        if any(isinstance(module, TABLES) for module in kinds.values()):
             return f"{selector!r} matches only embeddings, which must be named (`embeddings`, `type:Embedding`)"
         if kinds:
             shown = ", ".join(sorted(kinds)[:5])

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsify import absent_experts
+from sparsify.absent_experts import Kept
 from sparsify.errors import StateError, did_you_mean
 from sparsify.files import read_json
 from sparsify.state_reader import StateReader
 
 FILE = "sparsify_widths.json"
-FORMAT = 1
+FORMAT = 2
 MARK = "_sparsify_widths"
 """The attribute of a model that was loaded with widths of its own."""
 
@@ -38,8 +40,11 @@ class Widths:
     attributes: Mapping[str, Mapping[str, Number]] = field(default_factory=dict)
     """Numbers (or tuples of whole ones) by module and attribute."""
 
+    experts: Mapping[str, Kept] = field(default_factory=dict)
+    """Which experts are left, by the module that is told their numbers, where some are gone."""
+
     def __bool__(self) -> bool:
-        return bool(self.tensors or self.attributes)
+        return bool(self.tensors or self.attributes or self.experts)
 
     @classmethod
     def between(cls, found: nn.Module, wanted: nn.Module) -> Widths | None:
@@ -49,6 +54,8 @@ class Widths:
             return None
         tensors: dict[str, tuple[int, ...]] = {}
         attributes: dict[str, dict[str, Number]] = {}
+        if any(absent_experts.kept(module) for module in other.values()):
+            return None
         for name, mine in one.items():
             theirs = other[name]
             shapes, wanted_shapes = dict(_shapes(name, mine)), dict(_shapes(name, theirs))
@@ -60,7 +67,7 @@ class Widths:
                 old: Any = vars(theirs).get(key)
                 if not key.startswith("_") and _is_number(value) and type(value) is type(old) and value != old:
                     attributes.setdefault(name, {})[key] = value
-        return cls(tensors, attributes)
+        return cls(tensors, attributes, _experts(one))
 
     @classmethod
     def of(cls, model: nn.Module) -> Widths:
@@ -74,7 +81,7 @@ class Widths:
             }
             if numbers:
                 attributes[name] = numbers
-        return cls(tensors, attributes)
+        return cls(tensors, attributes, _experts(dict(model.named_modules(remove_duplicate=False))))
 
     def without(self, other: Widths) -> Widths:
         """Return these, without the attributes that others have too, whatever their values."""
@@ -82,7 +89,7 @@ class Widths:
             path: {name: value for name, value in numbers.items() if name not in other.attributes.get(path, {})}
             for path, numbers in self.attributes.items()
         }
-        return Widths(self.tensors, {path: numbers for path, numbers in kept.items() if numbers})
+        return Widths(self.tensors, {path: numbers for path, numbers in kept.items() if numbers}, self.experts)
 
     def put(self, model: nn.Module) -> None:
         """Give a model these widths, in place; its weights are new and hold anything. Raises StateError."""
@@ -94,6 +101,11 @@ class Widths:
                 if not _is_number(vars(module).get(name)) or type(vars(module)[name]) is not type(value):
                     raise StateError(f"{FILE}: {path}.{name} is no number that the model keeps")
                 setattr(module, name, value)
+        for path, left in self.experts.items():
+            try:
+                absent_experts.leave(_known(modules, path, prefix), left.of, left.numbers)
+            except ValueError as error:
+                raise StateError(f"{FILE}: {path}: {error}") from None
         done: dict[int, Any] = {}
         for key, shape in self.tensors.items():
             path, _, name = key.rpartition(".")
@@ -118,6 +130,7 @@ class Widths:
                 path: {name: list(value) if isinstance(value, tuple) else value for name, value in numbers.items()}
                 for path, numbers in self.attributes.items()
             },
+            "experts": {path: {"of": left.of, "kept": list(left.numbers)} for path, left in self.experts.items()},
         }
         return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
@@ -127,7 +140,7 @@ def read(folder: str | Path) -> Widths | None:
     path = Path(folder) / FILE
     if not path.is_file():
         return None
-    state = StateReader(read_json(path), str(path)).exactly(("format", "tensors", "attributes"))
+    state = StateReader(read_json(path), str(path)).exactly(("format", "tensors", "attributes", "experts"))
     if state.any("format") != FORMAT:
         raise state.fail("format", f"this version reads {FORMAT}, and the file has {state.any('format')!r}")
     tensors = {name: _sizes(state.part("tensors"), name) for name in state.part("tensors")}
@@ -135,7 +148,11 @@ def read(folder: str | Path) -> Widths | None:
     for name in state.part("attributes"):
         part = state.part("attributes").part(name)
         attributes[name] = {key: _number(part, key) for key in part}
-    return Widths(tensors, attributes)
+    experts = {}
+    for name in state.part("experts"):
+        part = state.part("experts").part(name)
+        experts[name] = Kept(part.integer("of"), _sizes(part, "kept"))
+    return Widths(tensors, attributes, experts)
 
 
 def _number(state: StateReader, key: str) -> Number:
@@ -180,6 +197,11 @@ def _known(modules: Mapping[str, nn.Module], path: str, prefix: str) -> nn.Modul
         if name in modules:
             return modules[name]
     raise StateError(f"{FILE}: the model has no module {path!r}{did_you_mean(path, modules)}")
+
+
+def _experts(modules: Mapping[str, nn.Module]) -> dict[str, Kept]:
+    found = {name: absent_experts.kept(module) for name, module in modules.items()}
+    return {name: left for name, left in found.items() if left is not None}
 
 
 def _kind(module: nn.Module) -> tuple[str, str]:

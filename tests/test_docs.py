@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from sparsify.cli.app import app
 from sparsify.criteria import Criterion
 from sparsify.patterns import Pattern
 from tests import tiny
+from tests.serving.served import classifier
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -34,6 +36,8 @@ def test_the_blocks_of_a_page(
     for root in (Criterion, Pattern):  # what an example defines is gone after it
         monkeypatch.setattr(root, "_members", dict(root.members()))
     monkeypatch.setattr(architecture, "_known", {family.name: family for family in architecture.architectures()})
+    if page.name == "serve.md":
+        classifier(tmp_path / "runs" / "sparse")
     text = page.read_text(encoding="utf-8")
     namespace: dict[str, object] = {"__name__": "page"}
     for match in BLOCK.finditer(text):
@@ -49,13 +53,27 @@ def test_the_blocks_of_a_page(
         assert "90.00% of the targeted weights are zero" in capsys.readouterr().out
 
 
+def furnish(folder: Path) -> None:
+    """Write the model and the data that the commands of the pages name."""
+    tiny.text_model(folder / "path" / "or" / "name")
+    tiny.tsv(folder / "train.tsv", 700, seed=1)
+    tiny.tsv(folder / "dev.tsv", 40, seed=2)
+
+
+def commands_of(name: str) -> list[list[str]]:
+    """Return the commands of a page, in words."""
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    lines = [line for language, block in BLOCK.findall(text) if language == "bash" for line in block.splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("sparsify ")]
+    assert commands, name
+    return commands
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with everything that the commands of the pages name."""
     folder = tmp_path_factory.mktemp("pages")
-    tiny.text_model(folder / "path" / "or" / "name")
-    tiny.tsv(folder / "train.tsv", 700, seed=1)
-    tiny.tsv(folder / "dev.tsv", 40, seed=2)
+    furnish(folder)
     plan = ["plan", "gmp", "--model", str(folder / "path/or/name"), "--steps", "200", "--json"]
     for name, sparsity in (("before", "0.5"), ("after", "0.8")):
         done = CliRunner().invoke(app, [*plan, "--set", f"sparsity={sparsity}"])
@@ -66,10 +84,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_commands_of_the_pages(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
     for name in ("train", "report", "storage", "export"):  # in this order: the later use what the first makes
-        text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
-        lines = [line for language, block in BLOCK.findall(text) if language == "bash" for line in block.splitlines()]
-        commands = [shlex.split(line) for line in lines if line.startswith("sparsify ")]
-        assert commands, name
+        commands = commands_of(name)
         if name == "report":
             for copy in ("a", "b"):
                 shutil.copytree("runs/sparse", f"runs/{copy}", dirs_exist_ok=True)
@@ -78,6 +93,17 @@ def test_the_commands_of_the_pages(workplace: Path, monkeypatch: pytest.MonkeyPa
                 command[command.index("40")] = "2"  # epochs: enough to see that it runs
             done = CliRunner().invoke(app, command[1:])
             assert done.exit_code == 0, f"{' '.join(command)}\n{done.output}"
+
+
+def test_the_quick_start_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path)
+    for command in commands_of("start/command-line"):
+        done = CliRunner().invoke(app, command[1:])
+        assert done.exit_code == 0, f"{' '.join(command)}\n{done.output}"
+    assert Path("sparse.packed").stat().st_size < Path("runs/dense/model.safetensors").stat().st_size
+    report = json.loads(Path("runs/sparse/report.json").read_text())
+    assert round(report["density"]["targeted"]["sparsity"], 2) == 0.8
 
 
 def test_commands_in_the_documentation_exist() -> None:

@@ -84,12 +84,13 @@ class Fixed:
 class Architecture:
     """A family of architectures, recognised by the class names of its layers.
 
-    `embeddings` are classes, or names, of modules that belong to the embeddings beside `nn.Embedding`. `others`
-    are (role, path with `*`) of convolutions. `stacked` says that layers are counted in each container, not through
-    the whole model. `depths` are (part of a stack's name, fields of the configuration that hold its number of layers);
-    a stack of another name has `num_hidden_layers`. `shared` says why layers are not there one by one, where they are
-    not. `fixed` are the layers that cannot be removed. `fits` are alternatives, each of them paths that a layer must
-    have: a class that only bears the same name is not of the family. `inferred` says that nobody has declared it.
+    `embeddings` are classes, or names, of modules that belong to the embeddings beside `nn.Embedding`. `others` are
+    (role, path with `*`): of convolutions `conv` and `shortcut`, of matrices what they belong to (`attention`, `ffn`)
+    where no heads or neurons are known. `stacked` says that layers are counted in each container, not through the whole
+    model. `depths` are (part of a stack's name, fields of the configuration that hold its number of layers); a stack of
+    another name has `num_hidden_layers`. `shared` says why layers are not there one by one, where they are not. `fixed`
+    are the layers that cannot be removed. `fits` are alternatives, each of them paths that a layer must have: a class
+    that only bears the same name is not of the family. `inferred` says that nobody has declared it.
     """
 
     name: str

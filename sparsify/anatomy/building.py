@@ -17,6 +17,9 @@ from sparsify.anatomy.parts import Attention, FeedForward, Layer
 from sparsify.anatomy.words import is_adapter
 from sparsify.layers import Weight, in_use, weights
 
+CONVS = ("conv", "shortcut")
+"""Roles of convolutions alone."""
+
 ORIGIN = "_sparsify_origin"
 """The attribute of a layer in which its number from before any layer was dropped is kept."""
 
@@ -28,8 +31,8 @@ def build(family: Architecture, name: str, stack: str, index: int, module: nn.Mo
     )
     blocks = tuple(block for paths in family.feed_forwards for block in feed_forwards(paths, name, module))
     experts = tuple(find(name, module))
-    known = {id(weight.parameter) for block in blocks for _, weight in block.roles()}
-    members = (each for group in experts for each in group.members if id(each.down.parameter) not in known)
+    held = {id(weight.parameter) for block in blocks for _, weight in block.roles()}
+    members = (each for group in experts for each in group.members if id(each.down.parameter) not in held)
     blocks = (*blocks, *members)
     routers = {id(router.parameter) for group in experts for router in group.routers}
     origin = vars(module).get(ORIGIN, index)
@@ -44,8 +47,9 @@ def build(family: Architecture, name: str, stack: str, index: int, module: nn.Mo
                 and weight.layout != "embedding"
                 and not is_adapter(weight.parameter_name)
             ):
-                role = next((role for role, path in family.others if fnmatchcase(below, path)), "")
-                role = role if weight.layout == "conv" else ""
+                convolved = weight.layout == "conv"
+                known = (role for role, path in family.others if fnmatchcase(below, path))
+                role = next((role for role in known if (role in CONVS) == convolved), "")
                 others.append(("router" if id(weight.parameter) in routers else role, weight))
     return replace(layer, others=tuple(others), fixed=_fixed(family, index, module, others))
 
@@ -87,7 +91,7 @@ def attention(paths: AttentionPaths, name: str, stack: str, layer: nn.Module) ->
     heads = output.geometry.columns // size
     if groups < 1 or heads % groups:
         return None
-    block = common(paths.fused or paths.query, paths.output) or "attention"
+    block = block_of(layer, paths.fused or paths.query, paths.output) or "attention"
     bound = not paths.least_in or is_a(layer, paths.least_in)
     return Attention(
         name=join(name, block),
@@ -169,12 +173,20 @@ def feed_forwards(paths: FeedForwardPaths, name: str, layer: nn.Module) -> Itera
             if up.geometry.rows != 2 * half:
                 continue
             gate, up = up.rows(0, half), up.rows(half, 2 * half)
-        block = before + place if star else common(first, paths.down) or "ffn"
+        block = before + place if star else block_of(layer, first, paths.down) or "ffn"
         yield FeedForward(join(name, block), up, down, gate, paths.doubt)
 
 
+def block_of(layer: nn.Module, *paths: str) -> str:
+    """Return the path of the module that holds parts and can be called: of a list, the module around it."""
+    path = common(*paths)
+    while path and isinstance(module_at(layer, path), (nn.ModuleList, nn.ModuleDict)):
+        path = path.rpartition(".")[0]
+    return path
+
+
 def common(*paths: str) -> str:
-    """Return the path of a block: what its parts' paths have in common."""
+    """Return what paths have in common."""
     columns = zip(*(path.split(".") for path in paths), strict=False)
     return ".".join(parts[0] for parts in takewhile(lambda parts: len(set(parts)) == 1, columns))
 

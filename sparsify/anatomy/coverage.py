@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from sparsify.anatomy.parts import Anatomy
 from sparsify.anatomy.words import EMBEDDINGS, HEADS, called, is_adapter
-from sparsify.layers import Weight, layouts, merged
+from sparsify.layers import TABLES, Weight, adapters, layouts, merged, unprunable
 
 SHOWN = 3
+UNKNOWN = "a parameter of"
+"""What is said of matrices in classes that nobody has made known."""
+
 OUTSIDE = ("embeddings", "task_head", "router")
-TABLES = re.compile(r"\w*(bias|token|table|pos|scale|gamma|A_log|latents|queries|prompt|mask)\w*", re.IGNORECASE)
+NO_MATRICES = re.compile(r"\w*(bias|token|table|pos|scale|gamma|A_log|latents|queries|prompt|mask)\w*", re.IGNORECASE)
 """Names of parameters that have several dimensions and are no matrices: tables and scales."""
 
 
@@ -73,7 +76,8 @@ def coverage(model: nn.Module, anatomy: Anatomy | None, weights: Iterable[Weight
     chosen: dict[int, int] = {}
     for weight in merged(weights):
         chosen[id(weight.parameter)] = chosen.get(id(weight.parameter), 0) + weight.geometry.elements
-    outside = {id(weight.parameter) for role in OUTSIDE for weight in _role(anatomy, role)}
+    outside = {id(weight.parameter) for role in OUTSIDE for weight in _role(anatomy, role)} | adapters(model).keys()
+    reasons = unprunable(model)
     covered = total = frozen = 0
     missed: dict[tuple[str, str], int] = {}
     seen: set[int] = set()
@@ -88,7 +92,7 @@ def coverage(model: nn.Module, anatomy: Anatomy | None, weights: Iterable[Weight
             covered, total = covered + mine, total + parameter.numel()
             frozen += 0 if parameter.requires_grad else parameter.numel()
             if mine < parameter.numel():
-                key = _kind(owner, module, attribute, parameter)
+                key = _kind(owner, module, attribute, parameter, reasons)
                 missed[key] = missed.get(key, 0) + parameter.numel() - mine
     found = sorted((Missed(name, count, why) for (name, why), count in missed.items()), key=lambda each: -each.weights)
     return Coverage(covered, total, frozen, tuple(found))
@@ -100,23 +104,28 @@ def _role(anatomy: Anatomy | None, role: str) -> tuple[Weight, ...]:
 
 def _counts(owner: str, module: nn.Module, attribute: str, parameter: Tensor) -> bool:
     """Whether a parameter is a matrix that a recipe might be thought to act on."""
-    if parameter.dim() < 2 or isinstance(module, nn.Embedding) or sum(side > 1 for side in parameter.shape) < 2:
+    if parameter.dim() < 2 or isinstance(module, TABLES) or sum(side > 1 for side in parameter.shape) < 2:
         return False
-    if is_adapter(owner):
+    name = f"{owner}.{attribute}"
+    if is_adapter(name):
         return False
     if attribute in layouts(module):
         return True
-    name = f"{owner}.{attribute}"
-    return not (called(name, EMBEDDINGS) or called(name, HEADS) or TABLES.fullmatch(attribute))
+    return not (called(name, EMBEDDINGS) or called(name, HEADS) or NO_MATRICES.fullmatch(attribute))
 
 
-def _kind(owner: str, module: nn.Module, attribute: str, parameter: Tensor) -> tuple[str, str]:
+def _kind(
+    owner: str, module: nn.Module, attribute: str, parameter: Tensor, reasons: Mapping[str, str]
+) -> tuple[str, str]:
     """Return a name that stands for all alike, and why it is left out where its kind is the reason."""
-    name = f"{owner}.{attribute}" if owner else attribute
+    before, _, within = owner.partition(".parametrizations.")
+    made = f"{before}.{within.partition('.')[0] or attribute.rpartition('_')[0]}"
+    reason = reasons.get(made) or reasons.get(f"{owner}.{attribute}")
+    name = made if made in reasons else f"{owner}.{attribute}" if owner else attribute
     name = re.sub(r"(?<![^.])\d+(?![^.])", "*", name.removesuffix(".weight"))
-    if attribute in layouts(module):
-        return name, ""
-    return name, f"{type(module).__name__}, a parameter of {parameter.dim()} dimensions"
+    if reason or attribute in layouts(module):
+        return name, reason or ""
+    return name, f"{type(module).__name__}, {UNKNOWN} {parameter.dim()} dimensions"
 
 
 def _percent(part: int, whole: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsify.absent_experts import kept
 from sparsify.anatomy.parts import Experts, FeedForward
 from sparsify.layers import Weight, weights
 from sparsify.layers.experts import interleaved, parts
@@ -34,13 +35,17 @@ def find(name: str, root: nn.Module) -> Iterator[Experts]:
             members, stacks = _fused(here, module, fused)
         else:
             members, stacks = _listed(here, module), ()
-        routers, holders = _routers(name, root, path, count)
+        routers, holders = _routers(name, root, path, _routed(root, path, count))
         yield Experts(here, count, members, stacks, routers, min(_width([*holders, module]), count))
 
 
 def routers(model: nn.Module) -> list[Weight]:
     """Return the matrices of all routers of a model."""
-    return [router for path, _, count in _places(model) for router in _routers("", model, path, count)[0]]
+    return [
+        router
+        for path, _, count in _places(model)
+        for router in _routers("", model, path, _routed(model, path, count))[0]
+    ]
 
 
 def _places(root: nn.Module) -> Iterator[tuple[str, nn.Module, int]]:
@@ -53,6 +58,12 @@ def _places(root: nn.Module) -> Iterator[tuple[str, nn.Module, int]]:
                 yield path, module, max(first.stack, 1)
         elif isinstance(module, (nn.ModuleList, nn.ModuleDict)) and path.rpartition(".")[2] == LIST and len(module) > 1:
             yield path, module, len(module)
+
+
+def _routed(root: nn.Module, path: str, count: int) -> int:
+    """Return among how many experts a router chooses: more than there are where some have left."""
+    there = (root.get_submodule(each) for each in (path, path.rpartition(".")[0]))
+    return next((found.of for module in there if (found := kept(module)) is not None), count)
 
 
 def _routers(name: str, root: nn.Module, path: str, count: int) -> tuple[tuple[Weight, ...], list[nn.Module]]:

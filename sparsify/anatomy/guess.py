@@ -5,6 +5,7 @@ Nothing here is trusted: what is guessed is tried (`trial`) before a head or a n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise, product
@@ -13,9 +14,9 @@ from typing import get_args
 from torch import nn
 
 from sparsify.anatomy.architecture import AttentionPaths, FeedForwardPaths, Packing
-from sparsify.anatomy.building import common, join, number_at
+from sparsify.anatomy.building import below, common, join, number_at
 from sparsify.anatomy.words import is_adapter
-from sparsify.layers import Weight, layouts, weights
+from sparsify.layers import Weight, in_use, layouts, weights
 
 TRIPLES = (
     ("q_proj", "k_proj", "v_proj"),
@@ -30,6 +31,15 @@ TRIPLES = (
     ("q_linear", "k_linear", "v_linear"),
     ("w_q", "w_k", "w_v"),
     ("qs", "ks", "vs"),
+    ("w_qs", "w_ks", "w_vs"),
+    ("W_q", "W_k", "W_v"),
+    ("W_Q", "W_K", "W_V"),
+    ("fc_q", "fc_k", "fc_v"),
+    ("proj_q", "proj_k", "proj_v"),
+    ("queries", "keys", "values"),
+    ("query_projection", "key_projection", "value_projection"),
+    ("linears.0", "linears.1", "linears.2"),
+    ("linear_layers.0", "linear_layers.1", "linear_layers.2"),
 )
 FUSED = (
     "qkv", "Wqkv", "qkv_proj", "c_attn", "query_key_value", "in_proj", "in_proj_qkv", "W_pack", "att_proj", "to_qkv",
@@ -42,6 +52,7 @@ FUSED_PAIRS = (("q_attn", "c_attn"), ("q_proj", "kv_proj"), ("query", "key_value
 OUTPUTS = (
     "out_proj", "o_proj", "out_lin", "o", "proj", "c_proj", "dense", "output_proj", "linear_out", "to_out.0", "to_out",
     "Wo", "wo", "out", "output.dense", "projection", "linear_o", "fc", "w_o",
+    "W_o", "W_O", "fc_o", "fc_out", "w_concat", "out_projection", "output_linear", "linears.3",
 )  # fmt: skip
 SIZES = (
     "head_dim",
@@ -70,11 +81,25 @@ PAIRS = (
     ("linear1", "linear2"), ("c_fc", "c_proj"), ("w1", "w2"), ("dense_h_to_4h", "dense_4h_to_h"), ("fc_in", "fc_out"),
     ("intermediate_dense", "output_dense"), ("pwconv1", "pwconv2"), ("ffn", "ffn_output"), ("layer_1", "layer_2"),
     ("ff.0", "ff.2"), ("dense_in", "dense_out"), ("linear_1", "linear_2"), ("key", "value"), ("up", "down"),
+    ("w_1", "w_2"), ("fc_1", "fc_2"), ("dense1", "dense2"), ("dense_1", "dense_2"),
 )  # fmt: skip
 FUSED_GATES = (
     ("gate_up_proj", "down_proj"), ("Wi", "Wo"), ("up_gate_proj", "down_proj"), ("weights_in", "weights_out"),
     ("fc1", "fc2"), ("input_linear", "output_linear"),
 )  # fmt: skip
+
+
+PLACES = {
+    "ffn": (
+        re.compile(r"(\w+_)?(mlp|ffn|ff|feed_?forward|ffwd)\d*", re.IGNORECASE),
+        re.compile("MLP|Mlp|FeedForward|FFN"),
+    ),
+    "attention": (
+        re.compile(r"(\w+_)?(attn|attention|att|mha|mhsa)\d*", re.IGNORECASE),
+        re.compile("Att(entio)?n(?!.*(Block|Layer))|MHA"),
+    ),
+}
+"""What modules are called that hold feed-forward parts, or attention: by name, and by class."""
 
 
 def attentions(layer: nn.Module) -> Iterator[list[AttentionPaths]]:
@@ -147,9 +172,14 @@ def feed_forwards(layer: nn.Module, taken: set[str]) -> Iterator[list[FeedForwar
             used |= set(parts)
     for one, other in pairwise([path for path in found if path not in used]):
         first, second = found[one].geometry, found[other].geometry
-        if one not in used and first.rows == second.columns > first.columns == second.rows and _near(one, other):
+        if one in used or first.columns != second.rows or not _near(one, other):
+            continue
+        if first.rows == second.columns > first.columns:
             used |= {one, other}
             yield [FeedForwardPaths(up=one, down=other)]
+        elif first.rows == 2 * second.columns > 2 and second.columns > first.columns:
+            used |= {one, other}
+            yield [FeedForwardPaths(fused=one, down=other)]
 
 
 def is_attention(paths: AttentionPaths) -> bool:
@@ -164,20 +194,63 @@ def is_feed_forward(paths: FeedForwardPaths) -> bool:
     return any(all(f".{path}".endswith(f".{name}") for path, name in zip(mine, names, strict=True)) for names in known)
 
 
+def loose(layer: nn.Module, taken: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield (role, path) of what is of attention or feed-forward by its place, though it is no block that is known.
+
+    Of modules around a matrix the innermost decides by its name or class; `taken` are parts of blocks.
+    """
+    found = _matrices(layer)
+    for path, _ in layer.named_modules():
+        for names in TRIPLES:
+            parts = [join(path, name) for name in names]
+            if all(part in found and part not in taken for part in parts):
+                yield from zip(("attention.query", "attention.key", "attention.value"), parts, strict=True)
+                taken |= set(parts)
+    for path, module in layer.named_modules():
+        held = any(weight.layout not in ("conv", "embedding") for weight in weights("", module))
+        known = any(path == part or below(path, part) for part in taken)
+        if not held or not path or known or is_adapter(path, in_layer=True):
+            continue
+        parts = path.split(".")
+        role = ""
+        for depth in range(len(parts), 0, -1):
+            part, around = parts[depth - 1], layer.get_submodule(".".join(parts[:depth]))
+            name = part if around is not module else ""
+            if role := _role(name, type(around).__name__):
+                break
+        if role:
+            yield role, path
+
+
+def _role(name: str, kind: str) -> str:
+    """Return the role that a module's name or class tells, or nothing."""
+    for role, (names, kinds) in PLACES.items():
+        if names.fullmatch(name) or kinds.search(kind):
+            return role
+    return ""
+
+
 def _near(one: str, other: str) -> bool:
     """Whether two matrices stand in one module, or in the layer itself."""
     return one.count(".") <= 1 or bool(common(one, other))
 
 
 def _matrices(layer: nn.Module) -> dict[str, Weight]:
-    """Return the linear layers of a layer by path, without adapters."""
-    return {
-        path: weight
-        for path, module in layer.named_modules()
-        if not is_adapter(path)
-        for weight in weights("", module)
-        if weight.layout in ("linear", "transposed") and set(layouts(module)) == {"weight"} and not weight.stack
-    }
+    """Return the linear layers of a layer by path, without adapters; what an adapter wraps has the wrapper's path."""
+    found: dict[str, Weight] = {}
+    wrappers: list[str] = []
+    for path, module in layer.named_modules():
+        if is_adapter(path, in_layer=True) or any(below(path, wrapper) for wrapper in wrappers):
+            continue
+        held = module
+        while within := in_use(held):
+            held = held.get_submodule(within)
+        if held is not module:
+            wrappers.append(path)
+        for weight in weights("", held):
+            if weight.layout in ("linear", "transposed") and set(layouts(held)) == {"weight"} and not weight.stack:
+                found[path] = weight
+    return found
 
 
 def _outputs(path: str, found: dict[str, Weight], columns: int | None, without: list[str]) -> list[str]:

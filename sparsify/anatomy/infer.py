@@ -16,8 +16,12 @@ from sparsify.anatomy.building import below, join
 from sparsify.anatomy.repeated import Element
 from sparsify.anatomy.trial import RefutedError, Trial
 from sparsify.anatomy.twin import Twin, UnverifiedError
+from sparsify.layers import settings
+from sparsify.progress import each
 
 Paths = TypeVar("Paths", AttentionPaths, FeedForwardPaths)
+
+UNKNOWN = "not verified"
 
 _found: dict[Any, Architecture] = {}
 _lock = Lock()
@@ -30,17 +34,21 @@ class Inference:
         self.model = model
         self._trial: Trial | None = None
         self._unable = ""
+        self._mine: dict[Any, Architecture] = {}
+        """What was found in this model; where something could not be tried, another model may tell more."""
 
     def families(self, found: Sequence[Element], declared: Collection[str]) -> Iterator[Architecture]:
         """Yield the family of every element, in order. What lies in other elements, or `declared` layers, is theirs."""
         inside = [*declared, *(name for _, name, _ in found)]
-        for _, name, module in found:
+        for _, name, module in each("reading layers", found):
             inner = [other for other in inside if other != name and below(other, name)]
-            key = (type(module), _signature(name, module, inner))
+            key = settings(module, places=False), tuple(other.removeprefix(name) for other in inner)
             with _lock:
-                if key not in _found:
-                    _found[key] = self._infer(name, module, inner)
-            yield _found[key]
+                family = self._mine.get(key) or _found.get(key) or self._infer(name, module, inner)
+            self._mine[key] = family
+            if not any(paths.doubt.startswith(UNKNOWN) for paths in (*family.attentions, *family.feed_forwards)):
+                _found[key] = family
+            yield family
 
     def _infer(self, name: str, module: nn.Module, inner: Sequence[str]) -> Architecture:
         """Return the family of one layer; what lies in layers inside it is theirs."""
@@ -59,8 +67,11 @@ class Inference:
             for choices in guess.feed_forwards(module, taken)
             if mine(choices[0].down) and (known := self._believed(name, choices, guess.is_feed_forward)) is not None
         ]
+        taken |= {p for f in feed_forwards for p in (f.up, f.gate, f.fused, f.down) if p}
+        loose = tuple((role, path) for role, path in guess.loose(module, taken) if mine(path))
         kind = type(module).__name__
-        return Architecture(kind, (kind,), tuple(attentions), tuple(feed_forwards), (("conv", "*"),), inferred=True)
+        others = (("conv", "*"), *loose)
+        return Architecture(kind, (kind,), tuple(attentions), tuple(feed_forwards), others, inferred=True)
 
     def _believed(self, layer: str, options: list[Paths], named: Callable[[Paths], bool]) -> Paths | None:
         """Return the first option that holds; or the likeliest, in doubt, where names alone say what it is."""
@@ -72,7 +83,7 @@ class Inference:
             except RefutedError as error:
                 doubt = doubt or f"not so when it was tried: {error}"
             except UnverifiedError as error:
-                doubt = f"not verified: {error}"
+                doubt = f"{UNKNOWN}: {error}"
                 break
             else:
                 return option
@@ -94,17 +105,3 @@ class Inference:
                 self._unable = f"the model cannot be copied ({type(error).__name__}: {error})"
                 raise UnverifiedError(self._unable) from None
         return self._trial
-
-
-def _signature(name: str, module: nn.Module, inner: Sequence[str]) -> tuple[Any, ...]:
-    """Return what makes two layers alike: names and shapes, and the numbers that modules hold (heads, sizes)."""
-    shapes = tuple((path, tuple(parameter.shape)) for path, parameter in module.named_parameters())
-    numbers = tuple(
-        (path, key, value)
-        for path, part in module.named_modules()
-        for key, value in vars(part).items()
-        if isinstance(value, int) and not key.startswith("_") and key != "training" and "idx" not in key
-    )
-    configs = {id(part.config): part.config for part in module.modules() if hasattr(part, "config")}
-    told = tuple((key, value) for each in configs.values() for key, value in vars(each).items() if type(value) is int)
-    return shapes, numbers, told, tuple(other.removeprefix(name) for other in inner)

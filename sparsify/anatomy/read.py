@@ -14,7 +14,7 @@ from sparsify.anatomy.outside import sort_outside
 from sparsify.anatomy.parts import Anatomy, Layer
 from sparsify.anatomy.repeated import elements
 from sparsify.anatomy.unlayered import unlayered
-from sparsify.layers import all_weights, plain
+from sparsify.layers import Weight, all_weights, plain
 
 Found = tuple[str, Architecture, Layer]
 """The module's name, its family, and the layer."""
@@ -66,9 +66,18 @@ def _layers(model: nn.Module) -> list[Found]:
 
 
 def _without(layer: Layer, taken: set[int]) -> Layer:
-    """Return a layer without what is already part of others."""
-    others = tuple((role, weight) for role, weight in layer.others if id(weight.parameter) not in taken)
-    return replace(layer, others=others)
+    """Return a layer without what is already part of others: of blocks that several layers share, too."""
+
+    def new(*weights: Weight) -> bool:
+        return all(id(weight.parameter) not in taken for weight in weights)
+
+    return replace(
+        layer,
+        attentions=tuple(block for block in layer.attentions if new(*block.projections, block.output)),
+        feed_forwards=tuple(block for block in layer.feed_forwards if new(*(weight for _, weight in block.roles()))),
+        experts=tuple(each for each in layer.experts if new(*each.stacks, *each.routers)),
+        others=tuple((role, weight) for role, weight in layer.others if new(weight)),
+    )
 
 
 def _declared(model: nn.Module) -> Iterator[Found]:

@@ -25,20 +25,27 @@ def elements(model: nn.Module, claimed: Callable[[str], bool] = lambda name: Fal
     class (or few classes). Of nested containers, as of stages that hold blocks, the inner elements are the layers where
     they hold most of an outer element's weights; the outer one follows them, for what it has beside them.
     """
-    yield from _walk("", model, claimed, nested=False)
+    yield from _walk("", model, claimed, set(), nested=False)
 
 
-def _walk(name: str, module: nn.Module, claimed: Callable[[str], bool], nested: bool) -> Iterator[Element]:
+def _walk(
+    name: str, module: nn.Module, claimed: Callable[[str], bool], seen: set[int], nested: bool
+) -> Iterator[Element]:
+    """Yield the layers of a module; what was `seen` under another name (a shared one) is passed over."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
     if claimed(name) or (name and is_outside(name.rpartition(".")[2])):
         return
     found = dict(_repeated(module, nested))
     for child, part in module.named_children():
         path = f"{name}.{child}" if name else child
         if child not in found:
-            yield from _walk(path, part, claimed, nested)
-        elif not claimed(path):
+            yield from _walk(path, part, claimed, seen, nested)
+        elif not claimed(path) and id(part) not in seen:
             if not _is_layer(part):
-                yield from _walk(path, part, claimed, nested=True)
+                yield from _walk(path, part, claimed, seen, nested=True)
+            seen.add(id(part))
             yield name, path, part
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from sparsify.layers import layouts, weights
+from sparsify.layers import TABLES, layouts, weights
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments and named arguments."""
@@ -29,7 +29,25 @@ def samples(model: nn.Module) -> Iterator[Call]:
     config = getattr(model, "config", None)
     if config is not None and hasattr(config, "to_dict"):
         yield from _of_transformers(model, config, made)
-    yield from of_modules(model, made)
+    count = len(needed(model))
+    for args, named in of_modules(model, made):
+        yield args, named
+        if count > 1:  # two towers, or a source and a target: what the first part takes may be what the others take
+            yield (*args, *(_another(args[0], made) for _ in range(count - 1))), named
+
+
+def needed(module: nn.Module) -> list[str]:
+    """Return the names of the arguments without which a module cannot be called."""
+    return [
+        parameter.name
+        for parameter in inspect.signature(module.forward).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+
+
+def _another(value: Tensor, made: torch.Generator) -> Tensor:
+    """Return other random numbers of the same form; whole numbers as they are."""
+    return torch.randn(value.shape, generator=made) if value.is_floating_point() else value.clone()
 
 
 def _of_transformers(model: nn.Module, config: Any, made: torch.Generator) -> Iterator[Call]:
@@ -108,7 +126,7 @@ def of_modules(model: nn.Module, made: torch.Generator | None = None, sides: Seq
     """Yield calls by what the first module that has weights takes; `sides` are those of images."""
     made = made or torch.Generator().manual_seed(1)
     for module in model.modules():
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, TABLES):
             yield (torch.zeros(BATCH, TOKENS, dtype=torch.int64),), {}
             return
         if isinstance(module, _ConvNd):

@@ -1,9 +1,10 @@
 """Heads and neurons tried out: what is said to die may hold anything, and the output does not move.
 
 A head's rows of query, key and value are filled with other random numbers while its columns of output are zero: nothing
-may change. While its columns are alive it must change. Half of a head must not be a head: a size that is too large is
-found out. With its value rows zero, its columns of output may hold anything. No knowledge of the architecture goes in,
-so a wrong one (thirds for interleaved heads, a norm over all heads) is refused.
+may change. While its columns are alive it must change. What holds for the last one must hold for every other one, all
+at once. Half of a head must not be a head: a size that is too large is found out. With its value rows zero, its columns
+of output may hold anything. No knowledge of the architecture goes in, so a wrong one (thirds for interleaved heads, a
+norm over all heads) is refused.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Trial:
             names = (paths.up or paths.fused, paths.down)
         if block is None:
             raise RefutedError("its matrices have other sizes")
-        name = building.join(layer, building.common(*names))
+        name = building.join(layer, building.block_of(module, *names))
         end = time.thread_time() + self.seconds
         with torch.random.fork_rng(devices=[]), torch.no_grad(), self.twin.own_weights(name):
             problem: UnverifiedError | None = None
@@ -121,9 +122,10 @@ def _heads(block: Attention, run: Callable[[], Tensor]) -> None:
         step = weight.geometry.rows // block.groups
         mine = _with_bias(weight, slice(group * step, (group + 1) * step))
         if _moved(run, mine, []) < MOVES:
-            raise UnverifiedError(f"{weight.parameter_name} has no effect on the output with random inputs")
+            raise UnverifiedError(f"no effect of {weight.parameter_name} on the output is seen with random inputs")
         rows += mine
     _dies(run, rows, columns, "a head")
+    _together(block, run, range(0, block.groups, 2))
     if (per * size) % 2 == 0:
         half = slice(group * per * size, group * per * size + per * size // 2)
         _lives(run, [(weight, _half(part), across) for weight, part, across in rows], [(block.output, half, True)])
@@ -135,14 +137,28 @@ def _heads(block: Attention, run: Callable[[], Tensor]) -> None:
             _dies(run, _with_bias(block.query, one), [(block.output, one, True)], "a query head")
 
 
+def _together(block: Attention, run: Callable[[], Tensor], groups: Sequence[int]) -> None:
+    """Raise RefutedError where several heads do not die together: one may lie where it should, and others not."""
+    wide = block.output.geometry.columns // block.groups
+    columns: list[Edit] = [(block.output, slice(group * wide, (group + 1) * wide), True) for group in groups]
+    rows: list[Edit] = []
+    for weight in block.projections:
+        step = weight.geometry.rows // block.groups
+        rows += [edit for group in groups for edit in _with_bias(weight, slice(group * step, (group + 1) * step))]
+    _dies(run, rows, columns, "heads")
+
+
 def _neurons(block: FeedForward, run: Callable[[], Tensor]) -> None:
-    last = block.down.geometry.columns - 1
-    unit = slice(last, last + 1)
-    columns: list[Edit] = [(block.down, unit, True)]
-    rows = _with_bias(block.up, unit)
-    if block.gate is not None:
-        rows += _with_bias(block.gate, unit)
-    _dies(run, rows, columns, "a neuron")
+    count = block.down.geometry.columns
+    for unit, what in (
+        (slice(count - 1, count), "a neuron"),
+        (slice(0, count, 2), "neurons"),  # the last may lie where it should, and others not
+        (slice(0, count // 2 or 1), "neurons"),
+    ):
+        rows = _with_bias(block.up, unit)
+        if block.gate is not None:
+            rows += _with_bias(block.gate, unit)
+        _dies(run, rows, [(block.down, unit, True)], what)
 
 
 def _with_bias(weight: Weight, rows: slice) -> list[Edit]:
@@ -154,9 +170,9 @@ def _dies(run: Callable[[], Tensor], free: Sequence[Edit], zero: Sequence[Edit],
     """Raise RefutedError unless `free` has no effect while `zero` is zero, and has some while it is not."""
     alive = _moved(run, free, [])
     if alive < MOVES:
-        raise UnverifiedError(f"{what} has no effect on the output with random inputs")
+        raise UnverifiedError(f"no effect of {what} on the output is seen with random inputs")
     if (moved := _moved(run, free, zero)) > STAYS:
-        raise RefutedError(f"the output moves by {moved:.1%} with what should be {what} that is dead")
+        raise RefutedError(f"the output moves by {moved:.1%} though {what} should have no effect")
 
 
 def _half(part: slice) -> slice:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify.anatomy.samples import Call, of_modules, samples
+from sparsify.anatomy.samples import Call, needed, of_modules, samples
 from sparsify.errors import named_line
-from sparsify.layers.outline import bare
+from sparsify.layers import adapters
+from sparsify.layers.outline import bare, redrawn
 
 POOL = (1 << 24) - 3
 """The most random numbers that are drawn: 64 MB. A prime, so that where they are repeated no two rows are alike."""
@@ -42,20 +42,16 @@ class Twin:
 
     def __init__(self, model: nn.Module) -> None:
         largest = max((parameter.numel() for parameter in model.parameters()), default=0)
-        self.model = bare(model)
         self.generator = torch.Generator().manual_seed(0)
         self._calls: dict[str, Call | None] = {}
         """How the model calls the layer whose blocks are tried; None where that is not known."""
 
         self.pool = torch.rand(min(largest, POOL), generator=self.generator).sub_(0.5)
         pool = self.pool * 0.3
-        for module in self.model.modules():
-            for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    module._parameters[name] = nn.Parameter(_drawn(pool, parameter.shape), requires_grad=False)
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    module._buffers[name] = _like(buffer)
+        self.model = redrawn(
+            bare(model),
+            lambda _, value: _drawn(pool, value.shape) if isinstance(value, nn.Parameter) else _like(value),
+        )
 
     @contextmanager
     def own_weights(self, name: str) -> Iterator[None]:
@@ -68,19 +64,25 @@ class Twin:
         if 4 * count > LARGEST:
             raise UnverifiedError(f"it has {count:,} weights, too many to try")
         shared = [(module, dict(module._parameters)) for module in block.modules()]
-        self._draw(block)
+        self._draw(name, block)
         try:
             yield
         finally:
             for module, parameters in shared:
                 module._parameters.update(parameters)
 
-    def _draw(self, block: nn.Module) -> None:
-        for module in block.modules():
+    def _draw(self, block_name: str, block: nn.Module) -> None:
+        """Draw the weights of a block; those of adapters are zero, for they stay where what is under them dies."""
+        beside = set(adapters(self.model).values())
+        for path, module in block.named_modules():
+            parts = f"{block_name}.{path}".removesuffix(".").split(".")
+            silent = any(".".join(parts[:depth]) in beside for depth in range(1, len(parts) + 1))
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     value = self._own(parameter.shape)
-                    if parameter.dim() > 1:
+                    if silent:
+                        value.zero_()
+                    elif parameter.dim() > 1:
                         value *= math.sqrt(12 / max(math.prod(parameter.shape[1:]), 1))
                     elif name == "weight":
                         value += 1
@@ -103,15 +105,13 @@ class Twin:
         Raises UnverifiedError where neither is found out.
         """
         block = self.model.get_submodule(name)
-        needed = [
-            parameter.name
-            for parameter in inspect.signature(block.forward).parameters.values()
-            if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        ]
+        names = needed(block)
         for args, named in of_modules(block, sides=SMALL):
+            if isinstance(block, nn.MultiheadAttention):
+                args *= 3
             yield args, named
-            if len(needed) > 1:
-                yield args, dict.fromkeys(needed[1:])
+            if len(names) > 1:
+                yield args, dict.fromkeys(names[1:])
         yield from self._in_layer(block, layer if layer != name else "")
         yield from self._caught(name, block)
 
@@ -123,9 +123,13 @@ class Twin:
                 self._calls[layer] = next(self._caught(layer, self.model.get_submodule(layer)), None)
             except UnverifiedError:
                 self._calls[layer] = None
-        if (known := self._calls.get(layer)) is not None:
+        if not layer:
+            return
+        around, known = self.model.get_submodule(layer), self._calls.get(layer)
+        # where the model cannot be run, hidden states may be all that the layer takes
+        for call in of_modules(around, sides=SMALL) if known is None else [known]:
             with suppress(Exception):  # whatever a model that we do not know says; the whole model is run next
-                yield self._catch(block, self.model.get_submodule(layer), *known)
+                yield self._catch(block, around, *call)
 
     def _caught(self, name: str, block: nn.Module) -> Iterator[Call]:
         """Yield the arguments with which parts of the model call a block."""

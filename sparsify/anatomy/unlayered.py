@@ -6,7 +6,7 @@ from torch import nn
 
 from sparsify.anatomy.parts import Anatomy
 from sparsify.anatomy.words import HEADS, called, is_adapter
-from sparsify.layers import Weight, all_weights
+from sparsify.layers import TABLES, Weight, adapters, all_weights
 
 
 def unlayered(model: nn.Module) -> Anatomy | None:
@@ -15,8 +15,13 @@ def unlayered(model: nn.Module) -> Anatomy | None:
     Tables are embeddings. The task head is the last matrix of everything that is called a head (`head`, `classifier`,
     …), else the last of all, in the order of definition; a model of one matrix has none. The rest is `default`.
     """
-    weights = [weight for weight in all_weights(model, embeddings=True) if not is_adapter(weight.parameter_name)]
-    tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    beside = adapters(model)
+    weights = [
+        weight
+        for weight in all_weights(model, embeddings=True)
+        if not is_adapter(weight.parameter_name) and id(weight.parameter) not in beside
+    ]
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, TABLES)}
     rest = [weight for weight in weights if weight.layout != "embedding" and id(weight.parameter) not in tables]
     tied = [weight for weight in weights if weight.layout != "embedding" and id(weight.parameter) in tables]
     heads = tuple(_heads(rest)) if not tied else tuple(tied)
@@ -30,6 +35,19 @@ def unlayered(model: nn.Module) -> Anatomy | None:
         ),
         task_head=heads,
         between=tuple(weight for weight in rest if id(weight.parameter) not in own),
+    )
+
+
+def nothing(model: nn.Module) -> str:
+    """Say that a model has no matrix in a layer that is known, and how those that it has can be meant."""
+    kind = type(model).__name__
+    found = [name for name, parameter in model.named_parameters() if parameter.dim() == 2]
+    if not found:
+        return f"{kind} has no matrix that can be pruned"
+    shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    return (
+        f"{kind} has no matrix in a layer of a known class: name parameters in `targets` ({shown}), or make their "
+        "class known by sparsify.register_layer"
     )
 
 

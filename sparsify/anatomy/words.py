@@ -11,10 +11,11 @@ HEADS = re.compile(
     re.IGNORECASE,
 )
 ADAPTERS = re.compile(
-    r"adapters?|prompt_encoder|"
     r"(lora|hada|lokr|ia3|oft|boft|vera|vblora|fourierft|hra|randlora|delora|c3a|trainable_tokens)_\w+",
     re.IGNORECASE,
 )
+PERHAPS = re.compile(r"adapters?", re.IGNORECASE)
+"""What adapters are called within a layer; elsewhere a part of the model may bear this name (wav2vec 2.0's adapter)."""
 
 
 def called(name: str, words: re.Pattern[str]) -> bool:
@@ -22,9 +23,14 @@ def called(name: str, words: re.Pattern[str]) -> bool:
     return any(words.fullmatch(part) for part in name.split("."))
 
 
-def is_adapter(name: str) -> bool:
-    """Whether what bears this dotted name belongs to an adapter (LoRA's two matrices, say), not to the model."""
-    return called(name, ADAPTERS)
+def is_adapter(name: str, *, in_layer: bool = False) -> bool:
+    """Whether what bears this dotted name belongs to an adapter (LoRA's two matrices, say), not to the model.
+
+    With `in_layer` the name is a path below a layer.
+    """
+    parts = name.split(".")
+    first = next((place for place, part in enumerate(parts) if part.isdecimal() or in_layer), len(parts))
+    return called(name, ADAPTERS) or any(PERHAPS.fullmatch(part) for part in parts[first:])
 
 
 def is_outside(part: str) -> bool:

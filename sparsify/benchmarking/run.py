@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from sparsify.benchmarking.results import Case, Peak, Result, Timing
 from sparsify.benchmarking.subjects import Subject, inputs_of, subjects, usual_length
 from sparsify.benchmarking.why import theoretical, why
 from sparsify.errors import BenchmarkError
+from sparsify.progress import task
 from sparsify.report.latency import timed
 
 
@@ -40,35 +41,34 @@ class Asked:
     """What pictures show."""
 
 
-Told = Callable[[str], None]
 Pair = tuple[str, str]
 """(model, engine)."""
 
 
-def benchmark(asked: Asked, told: Told = lambda text: None) -> Result:
-    """Measure; `told` is called with what is done at the moment. Raises SparsifyError for what cannot be measured."""
+def benchmark(asked: Asked) -> Result:
+    """Measure; `progress` has what is done at the moment. Raises SparsifyError for what cannot be measured."""
     folders = (*((asked.against,) if asked.against is not None else ()), *asked.folders)
     notes: list[str] = []
     with _threads(asked.threads) as threads, TemporaryDirectory(prefix="sparsify-") as work:
-        told(f"loading {len(folders)} model{'s' * (len(folders) > 1)}")
-        found = subjects(folders)
+        with task(f"loading {len(folders)} model{'s' * (len(folders) > 1)}"):
+            found = subjects(folders)
         choose([subject.about for subject in found], asked.metric)  # complains before anything takes its time
         shapes = _shapes(asked, found)
         drawn = [inputs_of(found, batch, length) for batch, length in shapes]
         names = [subject.about.name for subject in found]
         inputs = {name: [each[place] for each in drawn] for place, name in enumerate(names)}
         engines = _working(asked.engines, notes)
-        prepared = _prepared(found, engines, Path(work), told)
-        marks = _every_mark(prepared, threads, inputs, notes, told) if asked.memory else {}
+        prepared = _prepared(found, engines, Path(work))
+        marks = _every_mark(prepared, threads, inputs, notes) if asked.memory else {}
         runs = {pair: ENGINES[pair[1]].open(each, threads) for pair, each in prepared.items()}
         against = names[0] if asked.against is not None else None
         cases = []
         for number, (batch, length) in enumerate(shapes):
-            told(f"batch {batch}" + (f" × {length} tokens" if length else ""))
+            what = f"measuring batch {batch}" + (f" × {length} tokens" if length else "")
             these = {name: every[number] for name, every in inputs.items()}
             flops = {name: count_flops(each.model, these[name]) for name, each in zip(names, found, strict=True)}
             calls = [bind(these[name]) for (name, _), bind in runs.items()]
-            *times, rates = timed([*calls, product()], asked.rounds, least=LEAST, seconds=asked.seconds)
+            *times, rates = timed([*calls, product()], asked.rounds, least=LEAST, seconds=asked.seconds, what=what)
             peak = {pair: every[number] for pair, every in marks.items()}
             cases.append(_case(batch, length, flops, dict(zip(runs, times, strict=True)), rates, against, peak))
         return Result(
@@ -110,24 +110,24 @@ def _working(names: Sequence[str], notes: list[str]) -> list[Engine]:
     return [ENGINES[name] for name, reason in reasons.items() if not reason]
 
 
-def _prepared(found: Sequence[Subject], engines: Sequence[Engine], work: Path, told: Told) -> dict[Pair, Prepared]:
+def _prepared(found: Sequence[Subject], engines: Sequence[Engine], work: Path) -> dict[Pair, Prepared]:
     made = {}
     for number, subject in enumerate(found):
         for engine in engines:
-            told(f"preparing {subject.about.name} for {engine.name}")
             folder = work / f"{number}-{engine.name}"
-            made[subject.about.name, engine.name] = engine.prepare(Prepared(subject.folder, subject.model), folder)
+            with task(f"preparing {subject.about.name} for {engine.name}"):
+                made[subject.about.name, engine.name] = engine.prepare(Prepared(subject.folder, subject.model), folder)
     return made
 
 
 def _every_mark(
-    prepared: dict[Pair, Prepared], threads: int, inputs: dict[str, list[Inputs]], notes: list[str], told: Told
+    prepared: dict[Pair, Prepared], threads: int, inputs: dict[str, list[Inputs]], notes: list[str]
 ) -> dict[Pair, list[Peak]]:
     """Return the peak of each pair for each shape; nothing, and a note, where it could not be measured."""
     marks: dict[Pair, list[Peak]] = {}
     for (name, engine), each in prepared.items():
-        told(f"memory of {name}, {engine}")
-        found = peaks(engine, each.path, threads, inputs[name])
+        with task(f"memory of {name}, {engine}"):
+            found = peaks(engine, each.path, threads, inputs[name])
         if isinstance(found, str):
             notes.append(f"the memory of {name} with {engine} was not measured: {found}")
         else:

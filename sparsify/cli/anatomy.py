@@ -12,9 +12,10 @@ from sparsify.anatomy.coverage import coverage
 from sparsify.anatomy.parts import DEFAULT
 from sparsify.anatomy.read import inferred
 from sparsify.anatomy.told import source, told
+from sparsify.anatomy.unlayered import nothing
 from sparsify.checkpoint import write_text
 from sparsify.cli.common import AsJson, ForTask, guarded, print_json, write_picture
-from sparsify.cli.console import out, styled
+from sparsify.cli.console import aside, out, styled
 from sparsify.errors import PlanError
 from sparsify.escaping import one_line
 from sparsify.pretrained import planned
@@ -35,7 +36,7 @@ def anatomy(
     shape, notes = planned(model, task)
     found = read(shape)
     if found is None:
-        raise PlanError(f"{model}: {type(shape).__name__} has no matrix that can be pruned")
+        raise PlanError(f"{model}: {nothing(shape)}")
     kinds = inferred(shape) if family is not None else []
     if family is not None and not kinds:
         why = f"its families are declared ({', '.join(found.families)})" if found.layers else "it has no layers"
@@ -53,7 +54,7 @@ def anatomy(
     console = out()
     console.print(f"targets: default {covered}")
     for note in notes:
-        console.print(styled(("note: ", "yellow"), note))
+        aside().print(styled(("note: ", "yellow"), note))
     for written in (family, png):
         if written is not None:
             console.print(f"Written to {one_line(str(written))}")

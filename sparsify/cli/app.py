@@ -26,10 +26,12 @@ from sparsify.cli import (
     recipes,
     report,
     schema,
+    serve,
     train,
     unpack,
     validate,
 )
+from sparsify.cli.common import EPILOG
 from sparsify.escaping import message
 
 
@@ -60,10 +62,10 @@ def _safe_complaints() -> Iterator[None]:
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Write a recipe; get a smaller PyTorch model out of your own training loop.",
+    epilog=EPILOG,
 )
 
 
@@ -82,21 +84,22 @@ def _main(
     pass
 
 
-app.command("new")(new.new)
-app.command("validate")(validate.validate)
-app.command("explain")(explain.explain)
-app.command("plan")(plan.plan)
-app.command("anatomy")(anatomy.anatomy)
-app.command("train")(train.train)
-app.command("report")(report.report)
-app.command("diff")(diff.diff)
-app.command("compact")(compact.compact)
-app.command("permute")(permute.permute)
-app.command("pack")(pack.pack)
-app.command("unpack")(unpack.unpack)
-app.command("benchmark")(benchmark.benchmark)
-app.command("export")(export.export)
+app.command("new", epilog=EPILOG)(new.new)
+app.command("validate", epilog=EPILOG)(validate.validate)
+app.command("explain", epilog=EPILOG)(explain.explain)
+app.command("plan", epilog=EPILOG)(plan.plan)
+app.command("anatomy", epilog=EPILOG)(anatomy.anatomy)
+app.command("train", epilog=EPILOG)(train.train)
+app.command("report", epilog=EPILOG)(report.report)
+app.command("diff", epilog=EPILOG)(diff.diff)
+app.command("compact", epilog=EPILOG)(compact.compact)
+app.command("permute", epilog=EPILOG)(permute.permute)
+app.command("pack", epilog=EPILOG)(pack.pack)
+app.command("unpack", epilog=EPILOG)(unpack.unpack)
+app.command("benchmark", epilog=EPILOG)(benchmark.benchmark)
+app.command("export", epilog=EPILOG)(export.export)
+app.command("serve", epilog=EPILOG)(serve.serve)
 app.add_typer(recipes.app, name="recipes")
-app.command("schema")(schema.schema)
-app.command("demo")(demo.demo)
-app.command("doctor")(doctor.doctor)
+app.command("schema", epilog=EPILOG)(schema.schema)
+app.command("demo", epilog=EPILOG)(demo.demo)
+app.command("doctor", epilog=EPILOG)(doctor.doctor)

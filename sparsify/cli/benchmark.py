@@ -12,14 +12,15 @@ from rich.table import Table
 
 from sparsify.checkpoint import write_text
 from sparsify.cli.common import AsJson, finite, guarded, print_json, write_picture
-from sparsify.cli.console import cell, out, say, styled
+from sparsify.cli.completing import Complete, words
+from sparsify.cli.console import aside, cell, out, say, styled
 from sparsify.errors import BenchmarkError, SparsifyError, did_you_mean
 
 if TYPE_CHECKING:
     from sparsify.benchmarking.results import Result
     from sparsify.report.picture import Picture
 
-NAMES = ("torch", "torch-compile", "onnxruntime")
+NAMES = ("torch", "torch-compile", "onnxruntime", "sparse")
 NEEDS = ("safetensors", "transformers", "zstandard")
 FEWEST, MOST = 6, 10**6
 
@@ -49,8 +50,11 @@ def _words(values: list[str] | None) -> list[str]:
     return list(dict.fromkeys(word.strip() for value in values or () for word in value.split(",")))
 
 
-def _list(flag: str, metavar: str, check: Callable[[list[str] | None], list[str]], text: str) -> object:
-    return typer.Option(flag, metavar=metavar, callback=check, help=f"{text} Repeatable, or with commas between.")
+def _list(
+    flag: str, metavar: str, check: Callable[[list[str] | None], list[str]], text: str, complete: Complete | None = None
+) -> object:
+    help_text = f"{text} Repeatable, or with commas between."
+    return typer.Option(flag, metavar=metavar, callback=check, help=help_text, autocompletion=complete)
 
 
 @guarded
@@ -63,7 +67,7 @@ def benchmark(
         Path | None, typer.Option("--against", metavar="DENSE", help="A folder: what the others are compared with.")
     ] = None,
     engine: Annotated[
-        list[str] | None, _list("--engine", "ENGINE", engines, f"{', '.join(NAMES)}; by default torch.")
+        list[str] | None, _list("--engine", "ENGINE", engines, f"{', '.join(NAMES)}; by default torch.", words(*NAMES))
     ] = None,
     batch_size: Annotated[
         list[str] | None, _list("--batch-size", "N", numbers("--batch-size"), "Rows of the inputs; by default 1.")
@@ -119,7 +123,7 @@ def benchmark(
         memory=memory,
         metric=metric,
     )
-    result = benchmark(asked, lambda text: say(f"… {text}", err=True))
+    result = benchmark(asked)
     if as_json:
         print_json(result.model_dump())
     else:
@@ -181,7 +185,7 @@ def _show(result: Result) -> None:
     console.print()
     console.print(f"machine: {result.machine}")
     for note in result.notes:
-        console.print(styled(("note:", "yellow"), " ", note))
+        aside().print(styled(("note:", "yellow"), " ", note))
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], right: range) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import math
 import os
@@ -17,13 +18,17 @@ import typer
 
 from sparsify import ranks
 from sparsify.checkpoint import write_whole
-from sparsify.cli.console import say
+from sparsify.cli.completing import words
+from sparsify.cli.console import be_quiet, say
+from sparsify.cli.progress import watched
 from sparsify.errors import SparsifyError, did_you_mean
 from sparsify.escaping import json_text
 from sparsify.heads import AUTO, LABELLED
 from sparsify.recipe.scalars import read_scalar
 
-BAD_INPUT = 1
+BAD_INPUT, STOPPED = 1, 130
+EXIT_CODES = {0: "fine", BAD_INPUT: "bad input", 2: "wrong usage", STOPPED: "stopped by Ctrl-C"}
+EPILOG = f"Exit codes: {', '.join(f'{code} {meaning}' for code, meaning in EXIT_CODES.items())}."
 MOST_STEPS = 10**15
 MOST_SEEDS = 2**32 - 1
 """What random number generators take."""
@@ -62,6 +67,7 @@ ForTask = Annotated[
         "--task",
         metavar="TASK",
         callback=one_of(*TASKS),
+        autocompletion=words(*TASKS),
         help=f"The head that train gives the model: {', '.join(TASKS)}. By default what config.json names.",
     ),
 ]
@@ -71,13 +77,23 @@ Labels = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Print results and errors only: no progress, no notes, nothing on what to do next."
+    ),
+]
+
+
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors that are meant for users into a message on stderr and exit code 1."""
+    """Turn errors that are meant for users into a message on stderr and exit code 1; add `--quiet` and progress."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        be_quiet(bool(kwargs.pop("quiet", False)))
         try:
-            return command(*args, **kwargs)
+            with watched():
+                return command(*args, **kwargs)
         except SparsifyError as error:
             if not ranks.is_told(error):
                 number = f"process {ranks.launched_as()}: " if ranks.launched_as() else ""
@@ -87,6 +103,11 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
 
+    signature = inspect.signature(command, eval_str=True)
+    quiet = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    parameters = [*signature.parameters.values(), quiet]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sparsify.cli.common import AsJson, finite, guarded, print_json
-from sparsify.cli.console import say
+from sparsify.cli.console import note, say
 
 if TYPE_CHECKING:
     from sparsify.compaction import Compacted, Width
@@ -38,7 +38,7 @@ def compact(
     ] = TOLERANCE,
     as_json: AsJson = False,
 ) -> None:
-    """Remove dead heads, neurons, channels and layers from a model; what it computes stays the same."""
+    """Remove dead heads, neurons, experts, channels and layers from a model; what it computes stays the same."""
     from transformers.utils.logging import disable_progress_bar
 
     from sparsify.compaction.folder import compact_folder
@@ -55,12 +55,14 @@ def compact(
         say(line)
     if found.layers:
         say(f"layers: {len(found.layers)} gone ({', '.join(found.layers)})")
+    if found.experts:
+        say(f"experts: {len(found.experts)} gone (their routers still choose among all; they get nothing)")
     if found.channels:
         say(f"channels: {found.channels:,} gone")
-    for note in found.notes[:MOST_NOTES]:
-        say(f"note: {note}")
+    for each in found.notes[:MOST_NOTES]:
+        note(f"note: {each}")
     if len(found.notes) > MOST_NOTES:
-        say(f"note: … and {len(found.notes) - MOST_NOTES} more (--json has all)")
+        note(f"note: … and {len(found.notes) - MOST_NOTES} more (--json has all)")
     say(loads(found, out))
 
 
@@ -94,6 +96,7 @@ def to_dict(found: Compacted, out: Path) -> dict[str, Any]:
         "difference": found.difference,
         "widths": [vars(width) for width in found.widths],
         "layers": list(found.layers),
+        "experts": list(found.experts),
         "channels": found.channels,
         "loading": {
             "how": found.loading.how,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import Any
 
 import typer
@@ -12,6 +13,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from sparsify.escaping import one_line, visible
+
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 LONGEST = 300
 """Characters of a name or a cell that are shown."""
@@ -33,14 +36,35 @@ class Terminal(Console):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
+def be_quiet(quiet: bool) -> None:
+    """Leave out, or show, what is neither a result nor an error: progress, notes, what to do next."""
+    _quiet.set(quiet)
+
+
+def is_quiet() -> bool:
+    """Whether only results and errors are wanted."""
+    return _quiet.get()
+
+
 def out() -> Terminal:
     """Return a console for results; wide where nobody looks, so that nothing is folded in a file."""
     return Terminal(width=None if sys.stdout.isatty() else 140)
 
 
+def aside() -> Terminal:
+    """Return a console for what is no result: notes, what to do next; it is silent under --quiet."""
+    return Terminal(width=None if sys.stdout.isatty() else 140, quiet=is_quiet())
+
+
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print text as it is, made safe; to stderr with `err`."""
     typer.echo(visible(text), err=err, nl=nl)
+
+
+def note(text: str) -> None:
+    """Print what is no result, as it is, made safe; nothing under --quiet."""
+    if not is_quiet():
+        say(text)
 
 
 def cell(text: object) -> str:

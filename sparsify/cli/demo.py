@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from sparsify.cli import completing
 from sparsify.cli.common import MOST_SEEDS, Sets, guarded, parse_sets
-from sparsify.cli.console import out
+from sparsify.cli.console import aside, out
 from sparsify.errors import SparsifyError
 from sparsify.recipe import Recipe
 
@@ -24,7 +21,9 @@ NEEDS = ("matplotlib", "sklearn", "transformers", "zstandard")
 
 @guarded
 def demo(
-    recipe: Annotated[str, typer.Option("--recipe", help="A recipe, by path or by name.")] = "demo",
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="A recipe, by path or by name.", autocompletion=completing.recipes)
+    ] = "demo",
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path("runs/demo"),
     epochs: Annotated[
         int, typer.Option("--epochs", min=1, max=10**6, help="Epochs of each of the three trainings.")
@@ -55,14 +54,13 @@ def demo(
             f"Written to {files}/. Next: sparsify train --task image-classification {places} --out runs/digits"
         )
         return
-    console.print(LEAD, style="dim")
+    aside().print(LEAD, style="dim")
     outcome = run(
         loaded,
         out_dir,
         epochs=epochs,
         seed=seed,
-        show_plan=out().print,
-        progress=lambda label, steps: _bar(console, label, steps),
+        show_plan=aside().print,
     )
     table = Table(*HEADER, title="dense | sparse | compact", title_justify="left")
     for column in table.columns[1:4]:
@@ -74,18 +72,4 @@ def demo(
         f"Written to {out_dir}/: dense/, sparse/ and compact/ (folders that stock transformers loads), each one"
     )
     console.print("packed, too; recipe.yaml, report.json, picture.png and index.html.")
-    console.print("Next: docs/quick-start.md, or `sparsify recipes show demo`.")
-
-
-@contextmanager
-def _bar(console: Console, label: str, steps: int) -> Iterator[Callable[[float, float], None]]:
-    columns = (
-        TextColumn("{task.description:<7}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  sparsity {task.fields[sparsity]:6.1%}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(label, total=steps, loss=float("nan"), sparsity=0.0)
-        yield lambda loss, sparsity: progress.update(task, advance=1, loss=loss, sparsity=sparsity)
+    aside().print("Next: docs/quick-start.md, or `sparsify recipes show demo`.")

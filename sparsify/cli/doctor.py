@@ -61,8 +61,17 @@ def machine() -> dict[str, str]:
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "torch": f"{torch.__version__}, {where}, {torch.get_num_threads()} threads",
+        "engine": _engine(),
         "models": "from folders only (HF_HUB_OFFLINE is set)" if offline else "from folders and the hub",
     }
+
+
+def _engine() -> str:
+    """Return whether the sparse engine works, and with which instructions."""
+    from sparsify.engine.library import instructions, missing
+
+    reason = missing()
+    return f"sparse products with {instructions()}" if reason is None else f"none: {reason}"
 
 
 def extra(name: str) -> dict[str, Any]:

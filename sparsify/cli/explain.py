@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.padding import Padding
 
+from sparsify.cli import completing
 from sparsify.cli.common import MOST_STEPS, Sets, guarded, parse_sets, write_picture
 from sparsify.cli.console import out, styled
 from sparsify.errors import PlanError
@@ -19,7 +20,9 @@ from sparsify.report.timeline import draw, in_text, timeline
 
 @guarded
 def explain(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, by path or by name.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe, by path or by name.", autocompletion=completing.recipes)
+    ],
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, max=MOST_STEPS, help="Optimizer steps of the run in the picture.")
     ] = None,

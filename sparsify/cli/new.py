@@ -13,7 +13,8 @@ from torch import nn
 from sparsify.anatomy import read
 from sparsify.checkpoint import write_text
 from sparsify.cli.common import MOST_STEPS, ForTask, finite, guarded
-from sparsify.cli.console import say
+from sparsify.cli.completing import words
+from sparsify.cli.console import note, say
 from sparsify.cli.fitting import Fitter
 from sparsify.errors import SparsifyError, did_you_mean
 from sparsify.pretrained import planned
@@ -27,9 +28,17 @@ STEPS = 1000
 @guarded
 def new(
     model: Annotated[str | None, typer.Option("--model", metavar="NAME_OR_DIR", help="The model to prune.")] = None,
-    goal: Annotated[str | None, typer.Option("--goal", metavar="GOAL", help=f"{' or '.join(GOALS)}.")] = None,
+    goal: Annotated[
+        str | None, typer.Option("--goal", metavar="GOAL", help=f"{' or '.join(GOALS)}.", autocompletion=words(*GOALS))
+    ] = None,
     hardware: Annotated[
-        str | None, typer.Option("--hardware", metavar="KIND", help=f"Where it will run: {', '.join(HARDWARE)}.")
+        str | None,
+        typer.Option(
+            "--hardware",
+            metavar="KIND",
+            help=f"Where it will run: {', '.join(HARDWARE)}.",
+            autocompletion=words(*HARDWARE),
+        ),
     ] = None,
     sparsity: Annotated[
         float | None, typer.Option("--sparsity", min=0, max=0.99, help="The fraction that ends at zero.")
@@ -58,12 +67,12 @@ def new(
     write_text(path, text)
     loaded = Recipe.load(path)
     say(f"Written to {path}: {loaded.summary}")
-    for note in [*([advice.but] if advice.but else []), *notes]:
-        say(f"note: {note}")
+    for each in [*([advice.but] if advice.but else []), *notes]:
+        note(f"note: {each}")
     head = f" --task {task}" if task else ""
-    say(f"Next: sparsify explain {path}, sparsify plan {path} --model {model}{head} --steps {steps}")
+    note(f"Next: sparsify explain {path}, sparsify plan {path} --model {model}{head} --steps {steps}")
     if advice.leaves:
-        say("Then train with --compact: what has died leaves the model, which makes it faster")
+        note("Then train with --compact: what has died leaves the model, which makes it faster")
 
 
 def _written(

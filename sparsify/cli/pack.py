@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from sparsify.cli.common import AsJson, guarded, one_of, print_json
-from sparsify.cli.console import cell, out, say
+from sparsify.cli.completing import words
+from sparsify.cli.console import aside, cell, out, say
 from sparsify.errors import SparsifyError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def pack(
         typer.Option(
             "--values",
             callback=one_of(EXACT, "int8", "int4"),
+            autocompletion=words(EXACT, "int8", "int4"),
             help="exact: every bit comes back. int8, int4: linear weights become integers with scales.",
         ),
     ] = EXACT,
@@ -115,7 +117,7 @@ def _show(summary: Summary, values: str, tensors: bool, error: OutputError | Non
     if summary.left_out:
         console.print(f"left out: {', '.join(map(cell, summary.left_out))}")
     for note in summary.notes:
-        console.print(f"note: {cell(note)}")
+        aside().print(f"note: {cell(note)}")
 
 
 def _lossy(summary: Summary, values: str, error: OutputError | None) -> str:

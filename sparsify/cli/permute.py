@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from sparsify.cli.common import MOST_SEEDS, AsJson, finite, guarded, print_json
-from sparsify.cli.console import cell, out, say
+from sparsify.cli.console import cell, note, out, say
 
 if TYPE_CHECKING:
     from sparsify.permuting.found import Kept, Permuted
@@ -56,10 +56,10 @@ def permute(
     say(f"outputs differ by {found.difference:.1g}; searched for {found.seconds:.0f} s")
     if not found.in_time:
         say(f"the search was cut off after {seconds:g} s: more --seconds may keep more, and another run may differ")
-    for note in found.notes[:MOST_NOTES]:
-        say(f"note: {note}")
+    for each in found.notes[:MOST_NOTES]:
+        note(f"note: {each}")
     if len(found.notes) > MOST_NOTES:
-        say(f"note: … and {len(found.notes) - MOST_NOTES} more (--json has all)")
+        note(f"note: … and {len(found.notes) - MOST_NOTES} more (--json has all)")
     say(f"{path}/: prune it with pattern {pattern}; it loads as {directory} does")
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 import typer
 
+from sparsify.cli import completing
 from sparsify.cli.common import MOST_STEPS, AsJson, ForTask, Labels, Sets, check_labels, guarded, parse_sets, print_json
 from sparsify.cli.console import out
 from sparsify.errors import PlanError, Problem
@@ -38,7 +39,9 @@ MOST_ELEMENTS = 1 << 26
 
 @guarded
 def plan(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, by path or by name.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe, by path or by name.", autocompletion=completing.recipes)
+    ],
     model: Annotated[
         str,
         typer.Option("--model", metavar="NAME_OR_DIR", help="A transformers model; only its config is read."),

@@ -9,17 +9,18 @@ import typer
 from rich.syntax import Syntax
 from rich.table import Table
 
-from sparsify.cli.common import AsJson, Sets, guarded, parse_sets, print_json
+from sparsify.cli import completing
+from sparsify.cli.common import EPILOG, AsJson, Sets, guarded, parse_sets, print_json
 from sparsify.cli.console import cell, out, say
 from sparsify.errors import RecipeError
 from sparsify.recipe import Recipe
-from sparsify.recipe.library import find, names
+from sparsify.recipe.library import find, means_a_recipe, names
 from sparsify.recipe.reader import source
 
-app = typer.Typer(no_args_is_help=True, help="The recipes that can be found by name.")
+app = typer.Typer(no_args_is_help=True, help="The recipes that can be found by name.", epilog=EPILOG)
 
 
-@app.command("list")
+@app.command("list", epilog=EPILOG)
 @guarded
 def list_(as_json: AsJson = False) -> None:
     """List the recipes along the search path: working folder, $SPARSIFY_RECIPES, packages, built in."""
@@ -34,27 +35,22 @@ def list_(as_json: AsJson = False) -> None:
 
 
 def _row(name: str, label: str, path: str) -> dict[str, Any] | None:
-    """Describe a recipe; other YAML files of the working folder are passed over."""
+    """Describe a recipe; files that are none, as YAML and Markdown of other programs, are passed over."""
     try:
         recipe = Recipe.load(path)
-    except RecipeError as error:
-        if label == "working folder" and "version" not in str(error.problems[0]):
-            return {
-                "name": name,
-                "from": label,
-                "path": path,
-                "summary": "not valid: see `sparsify validate`",
-            }
-        return (
-            None if label == "working folder" else {"name": name, "from": label, "path": path, "summary": "not valid"}
-        )
+    except RecipeError:
+        if not means_a_recipe(path):
+            return None
+        return {"name": name, "from": label, "path": path, "summary": "not valid: see `sparsify validate`"}
     return {"name": name, "from": label, "path": path, "summary": recipe.summary, "sha256": recipe.sha256}
 
 
-@app.command("show")
+@app.command("show", epilog=EPILOG)
 @guarded
 def show(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, by name or by path.")],
+    name: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe, by name or by path.", autocompletion=completing.recipes)
+    ],
     resolved: Annotated[bool, typer.Option("--resolved", help="With variables filled in and every default.")] = False,
     sets: Sets = None,
     as_json: AsJson = False,

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sparsify.checkpoint import write_text, write_whole
 from sparsify.cli.common import AsJson, guarded, print_json
-from sparsify.cli.console import cell, out, styled
+from sparsify.cli.console import aside, cell, out, styled
 from sparsify.density import Count
 from sparsify.errors import SparsifyError
 from sparsify.escaping import one_line
@@ -73,7 +73,7 @@ def _show(console: Console, found: FolderReport, tensors: bool) -> None:
     for name, value in found.facts():
         console.print(f"{cell(name):<16} {one_line(value)}")
     for note in found.notes:
-        console.print(styled(("note:", "yellow"), " ", note))
+        aside().print(styled(("note:", "yellow"), " ", note))
 
 
 def _grid(found: FolderReport) -> Table:

@@ -13,22 +13,33 @@ import typer
 
 from sparsify import ranks
 from sparsify.cli.afterwards import after
-from sparsify.cli.common import MOST_SEEDS, TASKS, Sets, finite, guarded, one_of, parse_sets
-from sparsify.cli.console import out, say
+from sparsify.cli.common import MOST_SEEDS, STOPPED, TASKS, Sets, finite, guarded, one_of, parse_sets
+from sparsify.cli.completing import Complete, recipes, words
+from sparsify.cli.console import aside, is_quiet, out, say
 from sparsify.errors import SparsifyError
 from sparsify.recipe import Recipe
 from sparsify.report.findings import findings
 
-IMAGE = "image-classification"
 SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 NEEDS = ("accelerate", "datasets", "sklearn", "transformers")
 INSTALL = "pip install 'sparsify-torch[train]'"
-STOPPED = 130
 LENGTHS = {"question-answering": 384, "causal-lm": 512, "masked-lm": 512}
 """Task → `--max-length`, where that is not 128."""
-METRICS = ("accuracy", "exact_match", "f1", "perplexity", "spearman", "mse")
+METRICS = ("accuracy", "exact_match", "f1", "f1_macro", "perplexity", "spearman", "mse")
+"""Those of the last line."""
+EVERY = (*METRICS, "f1_weighted", "f1_binary", "matthews", "precision", "recall", "pearson", "loss")
 PARTS = ("accuracy", "exact_match")
 """Shown as percentages."""
+READS: dict[str, dict[str, int]] = {
+    "text-classification": {"--label-column": 1, "--text-column": 2},
+    "text-regression": {"--label-column": 1, "--text-column": 2},
+    "image-classification": {"--label-column": 1, "--image-column": 1},
+    "token-classification": {"--label-column": 1, "--text-column": 1},
+    "question-answering": {},
+    "causal-lm": {"--text-column": 1},
+    "masked-lm": {"--text-column": 1},
+}
+"""Task → flag → how many columns it names."""
 MOST = 10**9
 """Of whatever is counted or measured by a flag; nothing sensible is more."""
 
@@ -41,8 +52,8 @@ def _positive(value: float) -> float:
     return value
 
 
-def _text(flag: str, metavar: str, text: str) -> Any:
-    return typer.Option(flag, metavar=metavar, help=text)
+def _text(flag: str, metavar: str, text: str, complete: Complete | None = None) -> Any:
+    return typer.Option(flag, metavar=metavar, help=text, autocompletion=complete)
 
 
 def _number(flag: str, text: str, least: float = 1, most: float = MOST, metavar: str | None = None) -> Any:
@@ -53,11 +64,26 @@ def _number_or_none(value: float | None) -> float | None:
     return None if value is None else finite(value)
 
 
-Task = Annotated[str, typer.Option("--task", metavar="TASK", callback=one_of(*TASKS), help=f"{', '.join(TASKS)}.")]
+Task = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        metavar="TASK",
+        callback=one_of(*TASKS),
+        help=f"{', '.join(TASKS)}.",
+        autocompletion=words(*TASKS),
+    ),
+]
 Rate = Annotated[float, typer.Option("--lr", callback=_positive, help="Highest learning rate (AdamW).")]
 Epochs = Annotated[float, typer.Option("--epochs", callback=_positive, help="Passes over the training data.")]
 Curve = Annotated[
-    str, typer.Option("--schedule", callback=one_of(*SCHEDULES), help=f"Of the learning rate: {', '.join(SCHEDULES)}.")
+    str,
+    typer.Option(
+        "--schedule",
+        callback=one_of(*SCHEDULES),
+        help=f"Of the learning rate: {', '.join(SCHEDULES)}.",
+        autocompletion=words(*SCHEDULES),
+    ),
 ]
 
 
@@ -69,7 +95,7 @@ def train(
     eval_data: Annotated[str, _text("--eval", "FILE_OR_DATASET", "Likewise, to evaluate on.")],
     out_dir: Annotated[Path, _text("--out", "DIR", "Where to write model, recipe and report.")],
     recipe: Annotated[
-        str | None, _text("--recipe", "RECIPE", "By path or name; without one, training is dense.")
+        str | None, _text("--recipe", "RECIPE", "By path or name; without one, training is dense.", recipes)
     ] = None,
     sets: Sets = None,
     teacher: Annotated[
@@ -123,9 +149,18 @@ def train(
     best: Annotated[
         bool, typer.Option("--best", help="End with the best evaluation at the target sparsity, not with the last.")
     ] = False,
+    metric: Annotated[
+        str | None,
+        _text(
+            "--metric", "NAME", "What --best goes by, and is shown first; by default the task's first.", words(*EVERY)
+        ),
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where that is safe (autocast).")] = False,
     log_to: Annotated[
-        list[str] | None, _text("--log-to", "LOGGER", "tensorboard, wandb, mlflow, …; repeatable.")
+        list[str] | None,
+        _text(
+            "--log-to", "LOGGER", "tensorboard, wandb, mlflow, …; repeatable.", words("tensorboard", "wandb", "mlflow")
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint in --out.")] = False,
     allow_changed_recipe: Annotated[
@@ -154,6 +189,7 @@ def train(
         raise typer.BadParameter("either --resume or --overwrite", param_hint="--resume")
     if allow_changed_recipe and not resume:
         raise typer.BadParameter("a new run has no recipe to change from: use it with --resume", param_hint="--resume")
+    inputs = _inputs(task, label_column, text_column or [], image_column)
     loaded = Recipe.load(recipe, **parse_sets(sets)) if recipe is not None else None
     wanted = (*NEEDS, *(("safetensors", "zstandard") if packed else ()))
     missing = [name for name in wanted if find_spec(name) is None]
@@ -167,7 +203,6 @@ def train(
     from sparsify.train.run import run
     from sparsify.train.settings import Settings
 
-    columns = text_column if task != IMAGE else [image_column] if image_column else None
     if stride is not None and task != "question-answering":
         raise typer.BadParameter("--stride is for --task question-answering")
     asked = Settings(
@@ -188,10 +223,11 @@ def train(
         seed=seed,
         freeze=tuple(freeze or ()),
         label_column=label_column,
-        input_columns=tuple(columns or ()),
+        input_columns=inputs,
         eval_every=eval_every,
         save_every=save_every,
         best=best,
+        metric=metric,
         bf16=bf16,
         log_to=tuple(log_to or ()),
         keep_checkpoints=keep_checkpoints,
@@ -199,7 +235,6 @@ def train(
         teacher_cache=teacher_cache,
         calibration=calibration,
     )
-    console = out()
     try:
         report = run(
             asked,
@@ -208,7 +243,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             allow_changed_recipe=allow_changed_recipe,
-            console=console,
+            console=aside(),
         )
     except Stopped as stopped:
         if ranks.launched_as():
@@ -218,19 +253,43 @@ def train(
         say(f"stopped after step {stopped.step}; everything is saved. Go on with:\n  {command}", err=True)
         raise typer.Exit(STOPPED) from None
     if not ranks.launched_as():
+        console = out()
         console.print(_summary(report, out_dir))
         for line in after(out_dir, small=small, packed=packed):
             console.print(line)
 
 
+def _inputs(task: str, label: str | None, texts: list[str], image: str | None) -> tuple[str, ...]:
+    """Return the input columns. A flag that the task does not read is wrong usage."""
+    given = {
+        "--label-column": [label] if label else [],
+        "--text-column": texts,
+        "--image-column": [image] if image else [],
+    }
+    for flag, names in given.items():
+        most = READS[task].get(flag, 0)
+        if len(names) > most:
+            reason = f"is given {len(names)} times, at most {most} are read" if most else f"is not for {task}"
+            if task == "question-answering":
+                reason += ": its columns are question, context and answers"
+            raise typer.BadParameter(reason, param_hint=flag)
+        if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+            raise typer.BadParameter(f"{twice!r} is given twice", param_hint=flag)
+    inputs = (*texts, *given["--image-column"])
+    if label is not None and label in inputs:
+        raise typer.BadParameter(f"{label!r} is an input, too", param_hint="--label-column")
+    return inputs
+
+
 def _summary(report: dict[str, Any], directory: Path) -> str:
     metrics, density, seconds = report["training"]["metrics"], report["density"], report["training"]["seconds"]
-    found = {name: metrics[name] for name in METRICS if name in metrics}
+    asked = report["training"]["settings"]["metric"]
+    found = {name: metrics[name] for name in dict.fromkeys((*filter(None, [asked]), *METRICS)) if name in metrics}
     shown = [f"{name} {value:.2%}" if name in PARTS else f"{name} {value:.4f}" for name, value in found.items()]
     lines = [f"{', '.join(shown)}; {seconds:.0f} s of training"]
     if report["recipe"]:
         targeted, model = density["targeted"]["sparsity"], density["model"]["sparsity"]
         lines.append(f"zeros: {targeted:.2%} of the targeted weights, {model:.2%} of the model")
     lines += [f"{name}: {sentence}" for name, sentence in findings(report)]
-    lines.append(f"Written to {directory}/. Next: sparsify report {directory}")
+    lines.append(f"Written to {directory}/" + ("" if is_quiet() else f". Next: sparsify report {directory}"))
     return "\n".join(lines)

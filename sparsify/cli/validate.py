@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sparsify.cli import completing
 from sparsify.cli.common import BAD_INPUT, AsJson, Sets, guarded, parse_sets, print_json
 from sparsify.cli.console import say
 from sparsify.errors import Problem, RecipeError
@@ -15,7 +16,10 @@ from sparsify.recipe import Recipe
 
 @guarded
 def validate(
-    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Recipes, by path or by name.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE…", help="Recipes, by path or by name.", autocompletion=completing.recipes),
+    ],
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:

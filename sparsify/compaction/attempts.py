@@ -18,6 +18,7 @@ from sparsify.compaction.stock import say_heads
 from sparsify.compaction.units import Unit, cut, find, settle
 from sparsify.errors import CompactionError, PlanError
 from sparsify.layers.outline import remade
+from sparsify.progress import task
 from sparsify.structure.graph import channels as coupled
 
 Mode = Literal["strict", "loose", "configured"]
@@ -72,6 +73,10 @@ class Attempts:
 
     def tried(self, kinds: dict[str, Mode]) -> tuple[Made, list[Unit]] | str:
         """Cut a copy in these kinds of blocks; return it with all blocks, or why it is not the same model."""
+        with task("cutting out what is dead" + (f": {', '.join(kinds)}" if kinds else "")):
+            return self._tried(kinds)
+
+    def _tried(self, kinds: dict[str, Mode]) -> tuple[Made, list[Unit]] | str:
         made = self.copy()
         units = self.units(made)
         for unit in units:

@@ -14,6 +14,7 @@ from sparsify.compaction.saving import check_place, save
 from sparsify.compaction.smaller import TOLERANCE, Compacted, compacted
 from sparsify.errors import StateError
 from sparsify.pretrained import from_folder
+from sparsify.progress import task
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".data", ".index.json")
 LEFT = ("config.json", "trainer_state.json", "training_args.json", "run.json", "README.md", widths.FILE)
@@ -37,8 +38,10 @@ def compact_folder(
     """
     directory, out = Path(directory), Path(out)
     check_places(directory, out)
+    with task("loading"):
+        model = from_folder(directory, dtype="auto")
     found = compacted(
-        from_folder(directory, dtype="auto"),
+        model,
         example_inputs=inputs,
         equal=equal,
         align=align,
@@ -65,7 +68,8 @@ def write_beside(model: nn.Module, directory: Path, out: Path) -> None:
             if path.is_file() and not path.name.startswith(".") and _goes_along(path.name):
                 shutil.copyfile(path, made / path.name)
 
-    replace_folder(out, fill)
+    with task("writing"):
+        replace_folder(out, fill)
 
 
 def _goes_along(name: str) -> bool:

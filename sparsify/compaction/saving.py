@@ -28,6 +28,15 @@ def save(model: nn.Module, folder: str | Path) -> Path:
     Where config.json says everything the folder is one that stock transformers loads; else `sparsify.load` does, and
     stock transformers refuses it. Of a model that is none of transformers the weights alone are saved. A folder of that
     name is replaced once the new one is whole. Raises StateError where that is not possible.
+
+    Examples:
+        >>> import tempfile, torch, sparsify
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2))
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = sparsify.save(model, folder + "/small")
+        >>> again = sparsify.load(folder + "/small", model=torch.nn.Sequential(torch.nn.Linear(4, 2)))
+        >>> torch.equal(again[0].weight, model[0].weight)
+        True
     """
     base: Any = unwrap(model)
     folder = Path(folder)
@@ -71,6 +80,12 @@ def load(folder: str | Path, model: nn.Module | None = None, **named: Any) -> nn
     `model` is one of the same structure before it was made smaller, for what is no model of transformers: it gets the
     widths and the weights, in place. `named` go to transformers' `from_pretrained`. Raises PlanError for a folder that
     holds no model, StateError for damaged files, or weights of another model.
+
+    Examples:
+        >>> import sparsify
+        >>> sparsify.load("nowhere")
+        Traceback (most recent call last):
+        sparsify.errors.PlanError: ...
     """
     if model is None:
         return pretrained.from_folder(folder, **named).eval()

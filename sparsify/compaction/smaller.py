@@ -12,6 +12,7 @@ from sparsify.anatomy import Attention
 from sparsify.applied import at_work
 from sparsify.compaction.attempts import Attempts, without_channels
 from sparsify.compaction.empty_layers import drop_empty
+from sparsify.compaction.experts import without_experts
 from sparsify.compaction.running import Runner
 from sparsify.compaction.stock import Loading, fit_config
 from sparsify.compaction.units import Unit
@@ -46,6 +47,9 @@ class Compacted:
     layers: tuple[str, ...]
     """Layers that are gone, by their names before."""
 
+    experts: tuple[str, ...]
+    """Experts that are gone, by their names before; blocks in `widths` have the numbers of those that are left."""
+
     channels: int
     """Channels of convolutions, and of what else is followed, that are gone."""
 
@@ -66,7 +70,23 @@ def compact(
     at_least: int = 0,
     tolerance: float = TOLERANCE,
 ) -> nn.Module:
-    """Return a smaller copy of a model without its dead heads, neurons, channels and layers; see `compacted`."""
+    """Return a smaller copy of a model without what is dead in it; see `compacted`.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> import sparsify
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 2)).eval()
+        >>> with torch.no_grad():  # what a recipe with coupled channels leaves behind
+        ...     _ = model[0].weight[4:].zero_()
+        ...     _ = model[0].bias[4:].zero_()
+        >>> images = torch.randn(1, 3, 8, 8)
+        >>> small = sparsify.compact(model, example_inputs=images)
+        >>> small[0].out_channels, small[3].in_features
+        (4, 144)
+        >>> torch.allclose(small(images), model(images), atol=1e-6)
+        True
+    """
     return compacted(
         model, example_inputs=example_inputs, equal=equal, align=align, at_least=at_least, tolerance=tolerance
     ).model
@@ -81,14 +101,14 @@ def compacted(
     at_least: int = 0,
     tolerance: float = TOLERANCE,
 ) -> Compacted:
-    """Make a smaller copy of a model without its dead heads, neurons, channels and layers; the model stays as it is.
+    """Make a smaller copy of a model without its dead heads, neurons, experts, channels and layers.
 
-    A neuron is dead where its row of up (or gate), or its column of down, is zero; a head where its rows of value or
-    its columns of output are. What they hand on all the same (an activation of a bias) goes into the next bias; where
-    it cannot, they stay. `equal` keeps as many in every layer (so that stock transformers loads more models), `align`
-    keeps widths at multiples (neurons and channels), `at_least` so many heads and neurons in every block. Both models
-    are run on random inputs, or on `example_inputs` (a tensor, a tuple of arguments, a mapping by name), in float64
-    where that fits.
+    The model stays as it is. A neuron is dead where its row of up (or gate), or its column of down, is zero; a head
+    where its rows of value or its columns of output are; an expert where its down is. What they hand on all the same
+    (an activation of a bias) goes into the next bias; where it cannot, they stay. `equal` keeps as many in every layer
+    (so that stock transformers loads more models), `align` keeps widths at multiples (neurons and channels),
+    `at_least` so many heads and neurons in every block. Both models are run on random inputs, or on `example_inputs`
+    (a tensor, a tuple of arguments, a mapping by name), in float64 where that fits.
 
     Raises CompactionError for a model that a manager is still at work on, one that cannot be run, and where outputs
     would move by more than `tolerance`, relative to the largest.
@@ -96,8 +116,10 @@ def compacted(
     base = unwrap(model)
     _check(base, align, tolerance)
     runner = Runner(base, example_inputs)
-    attempts = Attempts(base, runner, equal, align, at_least, tolerance)
-    made, units, notes = attempts.blocks()
+    start, experts, notes = without_experts(base, runner.difference, tolerance)
+    attempts = Attempts(start, runner, equal, align, at_least, tolerance)
+    made, units, more = attempts.blocks()
+    notes += more
     gone_channels, more = without_channels(made, attempts, example_inputs)
     notes += more
     layers, more = drop_empty(made.model, lambda candidate: runner.difference(candidate) <= tolerance, runner.hands_on)
@@ -110,7 +132,7 @@ def compacted(
     notes += [f"{name} {reason}" for name, reason in unprunable(base).items()]
     widths = tuple(_width(unit) for unit in units)
     return Compacted(
-        made.model, (counts[0], counts[1]), widths, layers, gone_channels, difference, loading, tuple(notes)
+        made.model, (counts[0], counts[1]), widths, layers, experts, gone_channels, difference, loading, tuple(notes)
     )
 
 

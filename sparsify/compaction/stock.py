@@ -151,6 +151,8 @@ def say_heads(model: nn.Module, smaller: nn.Module, units: Iterable[Unit]) -> No
 
 
 def _why(smaller: nn.Module, left: Widths) -> str:
+    if left.experts:
+        return "experts are gone, among which its routers still choose"
     new = read(smaller)
     if new is not None and any(
         one(numbers) is None for numbers in (neurons_of(new), heads_of(new), groups_of(new)) if numbers

@@ -89,6 +89,11 @@ class Criterion(Family):
         without; `place` says which piece. A score depends on the weight, its place and what the criterion needs, never
         on the rest of the piece (with `whole_rows`: of the row). Asked for several times, it must answer alike. Called
         with autograd off; must not change `weight`.
+
+        Examples:
+            >>> import torch
+            >>> Criterion.parse("magnitude").score(torch.tensor([[1.0, -2.0]]), Place("weight", 0))
+            tensor([[1., 2.]])
         """
         raise NotImplementedError(type(self).__name__)
 

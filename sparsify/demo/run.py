@@ -18,6 +18,7 @@ from sparsify.demo.task import digits, vit
 from sparsify.demo.training import WARM_UP, History, train
 from sparsify.manager import Manager
 from sparsify.plan import Plan
+from sparsify.progress import task
 from sparsify.recipe import Recipe
 from sparsify.report.curves import Curves
 from sparsify.report.folder import read
@@ -36,8 +37,6 @@ START = "Its learning rate starts again and rises until step {}, which costs acc
 COMPACT: dict[str, Any] = {"heads": 0.5, "neurons": 0.75, "equal": True}
 """Variables of the recipe of the compact model; as many in every layer, so that stock transformers loads it."""
 
-Progress = Callable[[str, int], Any]
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -54,11 +53,6 @@ class Outcome:
         return rows(self.dense, self.sparse, self.compact)
 
 
-@contextmanager
-def _silent(label: str, steps: int) -> Iterator[Callable[[float, float], None]]:
-    yield lambda loss, sparsity: None
-
-
 def run(
     recipe: Recipe,
     directory: Path,
@@ -66,7 +60,6 @@ def run(
     epochs: int,
     seed: int,
     show_plan: Callable[[Plan], None] = lambda plan: None,
-    progress: Progress = _silent,
 ) -> Outcome:
     """Run the demo and write `directory`: both models, the resolved recipe, report, picture and page.
 
@@ -76,16 +69,16 @@ def run(
     model = vit(seed)
     plan = Plan.of(recipe, model, steps_per_epoch=data[0].steps, epochs=epochs)
     show_plan(plan)
-    with progress("dense", epochs * data[0].steps) as on_step:
+    with _watched("dense", epochs * data[0].steps) as on_step:
         train(model, data, epochs, seed, on_step=on_step)
     dense = copy.deepcopy(model)
     manager = Manager(recipe)
-    with progress("sparse", epochs * data[0].steps) as on_step:
+    with _watched("sparse", epochs * data[0].steps) as on_step:
         history = train(model, data, epochs, seed + 1, manager, on_step)
     manager.finalize(directory)
     narrow = copy.deepcopy(dense)
     structured = Manager.from_recipe("heads-and-neurons", **COMPACT)
-    with progress("compact", epochs * data[0].steps) as on_step:
+    with _watched("compact", epochs * data[0].steps) as on_step:
         train(narrow, data, epochs, seed + 2, structured, on_step)
     structured.finalize()
     models = {"dense": dense, "sparse": model, "compact": compact(narrow.eval())}
@@ -93,6 +86,13 @@ def run(
     outcome = Outcome(plan, first, second, third, history)
     _write(outcome, directory)
     return outcome
+
+
+@contextmanager
+def _watched(label: str, steps: int) -> Iterator[Callable[[float, float], None]]:
+    """Yield what is to be called with loss and sparsity after every step."""
+    with task(f"training the {label} model", steps) as advance:
+        yield lambda loss, sparsity: advance(1, f"loss {loss:.3f}, sparsity {sparsity:.1%}")
 
 
 def _write(outcome: Outcome, directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,13 +44,14 @@ def train(
     seed: int,
     manager: Manager | None = None,
     on_step: Callable[[float, float], None] = lambda loss, sparsity: None,
+    **bindings: Any,
 ) -> History:
-    """Train for `epochs`, under `manager` if there is one (not yet applied); return the history."""
+    """Train for `epochs`, under `manager` if there is one (not yet applied, given `bindings`); return the history."""
     training, test = data
     steps = epochs * training.steps
     optimizer, schedule = optimizer_for(model, steps)
     if manager is not None:
-        manager.apply(model, optimizer, steps_per_epoch=training.steps, epochs=epochs)
+        manager.apply(model, optimizer, steps_per_epoch=training.steps, epochs=epochs, **bindings)
     generator = torch.Generator().manual_seed(seed)
     history = History()
     model.train()
@@ -57,7 +59,8 @@ def train(
         for images, labels in training.batches(generator):
             if manager is not None:
                 manager.on_step_begin()
-            loss = model(pixel_values=images, labels=labels).loss
+            outputs = model(pixel_values=images, labels=labels)
+            loss = manager.on_loss(outputs.loss, outputs) if manager is not None else outputs.loss
             optimizer.zero_grad()
             loss.backward()
             if manager is not None:

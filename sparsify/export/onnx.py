@@ -23,6 +23,7 @@ from sparsify.export.beside import put_beside
 from sparsify.export.signature import SHAPES, Signature, signature_of
 from sparsify.masking import count_zeros
 from sparsify.pretrained import load
+from sparsify.progress import task
 
 OPSET = 18
 TOLERANCE = 1e-4
@@ -70,7 +71,8 @@ def export(
     if path.suffix != ".onnx":
         raise ExportError(f"{path}: the name must end in .onnx")
     _check_opset(opset)
-    model = load(directory)
+    with task("loading"):
+        model = load(directory)
     counts = None
     if small:
         found = compacted(model, at_least=1)
@@ -82,16 +84,11 @@ def export(
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             made = Path(folder) / path.name
-            try:
-                _write(model, signature, made, opset, external)
-            except ExportError:
-                attention: Any = getattr(model, "set_attn_implementation", None)
-                if attention is None:
-                    raise
-                attention("eager")  # written out, T5's attention can be traced
-                _write(model, signature, made, opset, external)
-            zeros = _check_zeros(model, made, opset)
-            difference, tried = _check_results(model, signature, made, tolerance)
+            with task("exporting"):
+                _write_somehow(model, signature, made, opset, external)
+            with task("checking"):
+                zeros = _check_zeros(model, made, opset)
+                difference, tried = _check_results(model, signature, made, tolerance)
             beside, left = put_beside(directory, path.parent)
             for file in sorted(Path(folder).iterdir(), key=lambda file: file == made):  # the graph last
                 os.replace(file, path.parent / file.name)
@@ -127,6 +124,18 @@ def _check_empty(model: nn.Module) -> None:
 def _shape(signature: Signature, name: str) -> list[str | int]:
     axes = list(signature.axes[name].values())
     return [*axes, *(signature.image or ())]
+
+
+def _write_somehow(model: nn.Module, signature: Signature, path: Path, opset: int, external: bool) -> None:
+    """Write the graph; with the attention written out where it cannot be traced as it is, such as T5's."""
+    try:
+        _write(model, signature, path, opset, external)
+    except ExportError:
+        attention: Any = getattr(model, "set_attn_implementation", None)
+        if attention is None:
+            raise
+        attention("eager")
+        _write(model, signature, path, opset, external)
 
 
 def _write(model: nn.Module, signature: Signature, path: Path, opset: int, external: bool) -> None:

@@ -26,6 +26,9 @@ def adapters(model: nn.Module) -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for name, module in model.named_modules():
+        if is_adapted(module) and (prompts := module._modules.get("prompt_encoder")) is not None:
+            path = f"{name}.prompt_encoder" if name else "prompt_encoder"
+            found |= {id(parameter): path for parameter in prompts.parameters()}
         if "base_layer" not in module._modules or all(cls.__name__ != TUNED for cls in type(module).__mro__):
             continue
         under = {id(parameter) for parameter in module._modules["base_layer"].parameters()}
@@ -34,6 +37,13 @@ def adapters(model: nn.Module) -> dict[int, str]:
                 path = f"{name}.{child}" if name else child
                 found |= {id(parameter): path for parameter in held.parameters() if id(parameter) not in under}
     return found
+
+
+def base_of(model: nn.Module) -> nn.Module:
+    """Return the model under a wrapper with adapters (`PeftModel`), whose class says what it computes; else itself."""
+    base = getattr(model, "get_base_model", None)
+    found = base() if hasattr(model, "peft_config") and callable(base) else model
+    return found if isinstance(found, nn.Module) else model
 
 
 def under(module: nn.Module) -> str | None:

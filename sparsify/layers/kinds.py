@@ -14,6 +14,9 @@ from sparsify.layers.unprunable import made, opaque, packed
 from sparsify.layers.weight import FORWARD, TRANSPOSED, Weight
 
 LINEAR = Storage("linear")
+TABLES = (nn.Embedding, nn.EmbeddingBag)
+"""Modules whose weight is a table with a row for each token."""
+
 RELATIVE = {
     "XLNetRelativeAttention": {**dict.fromkeys("qkvr", Storage("transposed")), "o": LINEAR},
     "FunnelRelMultiheadAttention": {"r_kernel": Storage("transposed")},
@@ -33,7 +36,7 @@ def layouts(module: nn.Module) -> dict[str, Storage]:
         return {"weight": Storage("conv")}
     if isinstance(module, TRANSPOSED):
         return {"weight": Storage("deconv", module.groups, flat=True) if module.groups > 1 else Storage("deconv")}
-    if isinstance(module, nn.Embedding):
+    if isinstance(module, TABLES):
         return {"weight": Storage("embedding")}
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return dict.fromkeys(_recurrent(module), LINEAR)
@@ -88,6 +91,11 @@ def all_weights(model: nn.Module, *, embeddings: bool = False) -> list[Weight]:
     """Return every prunable weight of a model, in the model's order; a tied one once, experts each for itself.
 
     With `embeddings`, their tables too; one tied to an output layer is that layer's.
+
+    Examples:
+        >>> weights = all_weights(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 2)))
+        >>> [(weight.name, weight.geometry.rows, weight.geometry.taps, weight.geometry.columns) for weight in weights]
+        [('0.weight', 8, 9, 3), ('1.weight', 2, 1, 8)]
     """
     every = [weight for name, module in model.named_modules() for weight in weights(name, module)]
     first: dict[int, str] = {}

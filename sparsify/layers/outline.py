@@ -44,13 +44,17 @@ def remade(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Modu
 
     `change` takes the name that a tensor has in its module, and the tensor, detached; it must not write into it.
     """
-    made = outline(model)
+    return redrawn(outline(model), lambda name, value: change(name, value.detach()))
+
+
+def redrawn(made: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
+    """Return an outline itself, its parameters and buffers in the place of which stands what `change` makes of them."""
     done: dict[int, Any] = {}
     for module in made.modules():
         for store in (module._parameters, module._buffers):
             for name, value in store.items():
                 if value is not None and id(value) not in done:
-                    new = change(name, value.detach())
+                    new = change(name, value)
                     done[id(value)] = (
                         nn.Parameter(new, value.requires_grad and new.is_floating_point())
                         if isinstance(value, nn.Parameter)

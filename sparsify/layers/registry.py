@@ -25,7 +25,18 @@ def register_layer(kind: type[nn.Module] | str, **stored: str) -> None:
     in, in], `experts` [experts, out, in] or `experts transposed` [experts, in, out]; its bias, if any, is called `bias`
     (`x_proj_bias` beside `x_proj`). Forward must read the parameter itself. Raises SparsifyError for other words.
 
-        sparsify.register_layer(MyLinear, weight="linear")
+    Examples:
+        >>> import sparsify, torch
+        >>> from sparsify.layers import all_weights
+        >>> class Scaled(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.matrix = torch.nn.Parameter(torch.ones(3, 4))
+        >>> all_weights(Scaled())  # what a class of your own keeps is not known …
+        []
+        >>> sparsify.register_layer(Scaled, matrix="linear")
+        >>> [weight.name for weight in all_weights(Scaled())]  # … until it is registered
+        ['matrix']
     """
     if not (isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, nn.Module))):
         raise SparsifyError(f"register_layer wants a class of modules or its name, got {kind!r:.80}")

@@ -69,8 +69,20 @@ class Competition:
         return self.scope.arenas(self.facts)
 
     def shares(self, arena: Arena, sparsity: float) -> list[Share]:
-        """Divide the sparsity of an arena."""
+        """Divide the sparsity of an arena; what each bundle keeps is rounded down where the pattern asks for it."""
+        found = self._divided(arena, sparsity)
+        return found if self.pattern.multiple == 1 else [self._aligned(share) for share in found]
+
+    def _divided(self, arena: Arena, sparsity: float) -> list[Share]:
         return [Share(members, own) for members, own in self.scope.shares(sparsity, arena, self.facts)]
+
+    def _aligned(self, share: Share) -> Share:
+        """Return a share of one bundle that keeps a multiple of groups; all of them where nothing is pruned."""
+        pruned, bundle = self.pruned(share), self.bundles[share.members[0]]
+        if not pruned or len(share.members) > 1:
+            return share
+        kept = (bundle.count - pruned) // self.pattern.multiple * self.pattern.multiple
+        return Share(share.members, 1 - kept / bundle.count)
 
     def elements(self, members: Arena) -> int:
         """Return the number of weights of some bundles."""
@@ -229,6 +241,8 @@ class Competition:
 
     def impossible(self, sparsity: float) -> str | None:
         """Return why the sparsity cannot be reached, or None."""
+        if self.pattern.multiple > 1 and (reason := self._unalignable(sparsity)):
+            return reason
         for arena in self.arenas:
             elements = self.elements(arena)
             most = sum(self._prunable(index) for index in arena)
@@ -236,6 +250,21 @@ class Competition:
                 first = self.bundles[arena[0]].name
                 more = f" and {len(arena) - 1} more" if len(arena) > 1 else ""
                 return f"{first}{more}: at most {most / elements:.4g} can be pruned, got {sparsity:g}"
+        return None
+
+    def _unalignable(self, sparsity: float) -> str | None:
+        """Return why what bundles keep cannot be a multiple, or None."""
+        multiple = self.pattern.multiple
+        for share in (share for arena in self.arenas for share in self._divided(arena, sparsity)):
+            bundle, pruned = self.bundles[share.members[0]], self.pruned(share)
+            if pruned is None:
+                return f"{bundle.name}: its groups differ in size, and cannot be rounded: leave `align` out"
+            kept = self._aligned(share)
+            if pruned < bundle.count and kept.sparsity == 1:
+                left = bundle.count - pruned
+                return f"{bundle.name}: {left} of {bundle.count} are kept, fewer than `align: {multiple}`"
+            if self._prunable(share.members[0]) < budget(kept.sparsity, bundle.elements):
+                return f"{bundle.name}: so few are not allowed that they could be a multiple of `align: {multiple}`"
         return None
 
     def _prunable(self, index: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sparsify.anatomy.coverage import coverage
+from sparsify.anatomy.coverage import UNKNOWN, coverage
 from sparsify.anatomy.parts import DEFAULT
 from sparsify.errors import PlanError
 from sparsify.layers import Weight, aliases, unprunable, unsuitable
@@ -103,7 +103,10 @@ class Sparsifying(Targeted):
         """Note what `default` leaves out of the model; refuse it where that is more than half."""
         found = coverage(context.model, context.anatomy, weights)
         if 2 * found.covered < found.total and not self.allow_partial:
-            context.problem(f"`targets: default` {found}; name `targets`, or write `allow_partial: true`", "targets")
+            how = "name `targets`, or write `allow_partial: true`"
+            if any(UNKNOWN in each.why for each in found.missed):
+                how += "; sparsify.register_layer makes classes of layers known"
+            context.problem(f"`targets: default` {found}; {how}", "targets")
         elif found.covered < found.total:
             context.notes.append(f"{context.key}: {found}")
 

@@ -48,6 +48,11 @@ class Pattern(Family):
         return False
 
     @property
+    def multiple(self) -> int:
+        """What the number of groups that each bundle keeps is a multiple of."""
+        return 1
+
+    @property
     def apart(self) -> bool:
         """Whether each bundle has a budget of its own, whatever the scope: all lose the same share of their groups."""
         return False
@@ -110,12 +115,26 @@ class Equal(Grouped):
     smaller model has layers of one width, which configurations of transformers can express.
     """
 
+    align: int | None = Field(default=None, ge=1, le=4096)
+    """What the number of groups that a layer keeps is a multiple of: rounded down, so that the sparsity is reached.
+
+    Dense kernels like widths of 8 or 16. It goes with `equal: true` or `scope: tensor`.
+    """
+
     @property
     def apart(self) -> bool:
         return bool(self.equal)
 
+    @property
+    def multiple(self) -> int:
+        return self.align or 1
+
     def label(self) -> str:
-        return super().label() + (" (as many in every layer)" if self.equal else "")
+        said = [each for each in ("as many in every layer" if self.equal else "", self._rounded()) if each]
+        return super().label() + (f" ({', '.join(said)})" if said else "")
+
+    def _rounded(self) -> str:
+        return f"in multiples of {self.align}" if self.multiple > 1 else ""
 
 
 class Mapped(Grouped):

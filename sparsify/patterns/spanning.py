@@ -50,6 +50,8 @@ class Spanning(Equal):
             misfits.append(Misfit(reason, tuple(names), "targets"))
         if not meant and not misfits:  # what is targeted lies beside the groups, as key and value do beside a quota
             reason = f"no tensor that belongs to a {self.type} is targeted (write `targets: {self.role}`)"
+            if weights and not bundles:
+                reason = f"nothing tells where one {self.type} ends and the next begins in {weights[0].name}"
             misfits.append(Misfit(reason, key="targets"))
         return meant, misfits
 

@@ -9,6 +9,7 @@ from sparsify.compaction.folder import check_places, write_beside
 from sparsify.permuting.found import Permuted
 from sparsify.permuting.whole import SECONDS, permute_for_n_m
 from sparsify.pretrained import from_folder
+from sparsify.progress import task
 
 
 def permute_folder(
@@ -28,7 +29,8 @@ def permute_folder(
     """
     directory, out = Path(directory), Path(out)
     check_places(directory, out)
-    model = from_folder(directory, dtype="auto")
+    with task("loading"):
+        model = from_folder(directory, dtype="auto")
     found = permute_for_n_m(model, n, m, seconds=seconds, seed=seed, example_inputs=inputs)
     write_beside(model, directory, out)
     return found

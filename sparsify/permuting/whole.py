@@ -17,6 +17,7 @@ from sparsify.layers import unwrap
 from sparsify.layers.outline import remade
 from sparsify.permuting.found import Kept, Permuted
 from sparsify.permuting.measuring import kept_of, measured
+from sparsify.progress import each
 from sparsify.structure import orders
 from sparsify.structure.orders import Block
 from sparsify.structure.permute import search
@@ -51,6 +52,15 @@ def permute_for_n_m(
 
     Raises CompactionError for a model that a manager is at work on, one without weights or blocks, or one that cannot
     be run; the model is then untouched.
+
+    Examples:
+        >>> import torch, sparsify
+        >>> layer = torch.nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, 1).eval()
+        >>> found = sparsify.permute_for_n_m(model, example_inputs=torch.randn(2, 5, 16))
+        >>> before, after = found.total.shares  # of the sum of |w| that a mask of 2:4 keeps
+        >>> after > before
+        True
     """
     base = unwrap(model)
     anatomy = _check(base, n, m, seconds)
@@ -132,7 +142,7 @@ def _searched(blocks: list[Block], n: int, m: int, seed: int, deadline: float) -
     found: Orders = {block.name: orders.identity(block) for block in blocks}
     left = float(sum(_work(columns) for _, _, columns in free))
     in_time = True
-    for block, place, columns in free:
+    for block, place, columns in each("searching", free, lambda one: _work(one[2])):
         now = time.monotonic()
         share = max((deadline - now) * _work(columns) / left, LEAST_SECONDS)
         best = search(columns, n, m, seed=seed, deadline=min(now + share, deadline))

@@ -63,6 +63,22 @@ class Plan:
         `total_steps`. `example_inputs` are what the model's forward takes (a tensor, a tuple, a mapping by name), for
         patterns that follow channels; without them they are guessed.
         Raises PlanError with every reason why the recipe does not fit.
+
+        Examples:
+            >>> import torch
+            >>> from sparsify import Plan, Recipe
+            >>> recipe = Recipe.parse("{version: 1, modifiers: [{type: prune, targets: '*', sparsity: 0.5}]}")
+            >>> with torch.device("meta"):  # no weights are needed
+            ...     model = torch.nn.Sequential(torch.nn.Linear(512, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10))
+            >>> plan = Plan.of(recipe, model, total_steps=100)
+            >>> plan.modifiers[0].nonzeros
+            66816
+            >>> print(plan.closing())
+            the recipe covers 100 % of the 133,632 matrix weights
+            >>> wrong = Recipe.parse("{version: 1, modifiers: [{type: prune, targets: 'encoder.*', sparsity: 0.5}]}")
+            >>> Plan.of(wrong, model, total_steps=100)
+            Traceback (most recent call last):
+            sparsify.errors.PlanError: ...: 'encoder.*' matches nothing in Sequential (one of: 0, 2)
         """
         model = unwrap(model)
         recipe = recipe.resolve()

@@ -7,18 +7,24 @@ distributions declare under the entry points `sparsify.recipes`, and the built-i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 
 from sparsify.errors import RecipeError, did_you_mean
-from sparsify.files import contents
+from sparsify.files import contents, read_bytes
 
 SUFFIXES = (".yaml", ".yml", ".md")
 GROUP = "sparsify.recipes"
 BUILT_IN = "sparsify.recipes"
 VARIABLE = "SPARSIFY_RECIPES"
+MOST_BYTES = 1 << 20
+MODIFIERS = re.compile(r"(?:^|[{,\s])[\"']?modifiers[\"']?\s*:", re.MULTILINE)
+EXTENDS = re.compile(r"^extends\s*:", re.MULTILINE)
+VERSION = re.compile(r"^version\s*:\s*1\s*(?:#.*)?$", re.MULTILINE)
+"""What the text of a recipe has: modifiers, or another recipe that it extends."""
 
 
 def is_path(text: str) -> bool:
@@ -66,6 +72,15 @@ def names() -> dict[str, tuple[str, Path]]:
             if path.suffix.lower() in SUFFIXES and os.path.isfile(path) and path.stem.lower() != "readme":
                 found.setdefault(path.stem, (label, path))
     return found
+
+
+def means_a_recipe(path: str | Path) -> bool:
+    """Whether a file is meant to be a recipe, valid or not: it has the keys of one. Other programs write YAML, too."""
+    try:
+        text = read_bytes(path, MOST_BYTES)[:MOST_BYTES].decode(errors="replace")
+    except OSError:
+        return False
+    return bool(MODIFIERS.search(text) or (EXTENDS.search(text) and VERSION.search(text)))
 
 
 def find(name: str) -> Path:

@@ -171,12 +171,24 @@ class Recipe(Spec):
         """Read a recipe by path, or by name along the search path, with values for its variables.
 
         Raises RecipeError, which lists every problem as `file:line:column: path: message`.
+
+        Examples:
+            >>> Recipe.load("gmp", sparsity=0.9).variables["sparsity"].value
+            0.9
         """
         return cls._from_tree(document.load(path_or_name), variables)
 
     @classmethod
     def parse(cls, text: str, name: str = "<recipe>", /, **variables: Any) -> Recipe:
-        """Read a recipe from YAML text; `name` stands for the file in messages. Raises RecipeError."""
+        """Read a recipe from YAML text; `name` stands for the file in messages. Raises RecipeError.
+
+        Examples:
+            >>> recipe = Recipe.parse("{version: 1, modifiers: [{type: prune, targets: '*', sparsity: 0.5}]}")
+            >>> Recipe.parse("{version: 1, modifiers: [{type: prune, targts: '*', sparsity: 80}]}", "r.yml")
+            Traceback (most recent call last):
+            sparsify.errors.RecipeError: r.yml:1:40: modifiers[0].targts: unknown key 'targts' (did you mean 'targets'?)
+            r.yml:1:53: modifiers[0].sparsity: a sparsity is a fraction from 0 to 1, got 80 (did you mean 0.8?)
+        """
         return cls._from_tree(document.parse(text, name), variables)
 
     @classmethod
@@ -202,13 +214,26 @@ class Recipe(Spec):
         return {key: value for key, value in data.items() if value not in ("", {}, [])}
 
     def dump(self) -> str:
-        """Return the recipe as YAML text; `Recipe.parse` of it is equal to this recipe."""
+        """Return the recipe as YAML text; `Recipe.parse` of it is equal to this recipe.
+
+        Examples:
+            >>> recipe = Recipe.load("gmp")
+            >>> Recipe.parse(recipe.dump()) == recipe
+            True
+        """
         return write(self.source())
 
     def resolve(self, /, **variables: Any) -> Recipe:
         """Return the recipe with nothing left open: variables filled in, every default written out.
 
         Raises RecipeError for unknown variables and values out of bounds.
+
+        Examples:
+            >>> recipe = Recipe.load("gmp").resolve(sparsity=0.7)
+            >>> recipe.stages[0].modifiers[0].sparsity.to
+            0.7
+            >>> recipe.variables
+            {}
         """
         recipe = self
         if self._source is not None and variables:
@@ -224,12 +249,22 @@ class Recipe(Spec):
         return self.stages or (Stage(name=ONLY_STAGE, modifiers=self.modifiers),)
 
     def keyed(self) -> Iterator[tuple[str, Modifier]]:
-        """Yield every modifier with its key (see `Stage.keyed`), in order."""
+        """Yield every modifier with its key (see `Stage.keyed`), in order.
+
+        Examples:
+            >>> [key for key, _ in Recipe.load("compound-6").keyed()]
+            ['shrink/layer_drop', 'shrink/distill', 'shrink/prune', 'settle/distill', 'settle/prune']
+        """
         for stage in self.staged():
             yield from stage.keyed()
 
     def needs(self) -> dict[str, Binding]:
-        """Return the objects that `apply` takes by name: those that the recipe declares, and those of its modifiers."""
+        """Return the objects that `apply` takes by name: those that the recipe declares, and those of its modifiers.
+
+        Examples:
+            >>> list(Recipe.load("compound-6").needs())
+            ['teacher']
+        """
         needed = {
             name: Binding(description=needed.description, required=needed.required)
             for _, modifier in self.keyed()
@@ -247,7 +282,14 @@ class Recipe(Spec):
 
     @property
     def sha256(self) -> str:
-        """The hash of `canonical()`, in hexadecimal."""
+        """The hash of `canonical()`, in hexadecimal.
+
+        Examples:
+            >>> one = Recipe.parse("{version: 1, modifiers: [{type: prune, sparsity: 0.5}]}")
+            >>> two = Recipe.parse("{version: 1, name: two, modifiers: [{type: prune, sparsity: {to: 0.5}}]}")
+            >>> one.sha256 == two.sha256
+            True
+        """
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
     def problem(self, message: str, *path: str | int) -> Problem:

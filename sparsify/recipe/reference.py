@@ -11,12 +11,14 @@ from sparsify.durations import PATTERN
 from sparsify.modifiers import Modifier
 from sparsify.modifiers.distill.cache import Cache
 from sparsify.modifiers.distill.terms import Term
+from sparsify.modifiers.layer_drop.keep import Keep
+from sparsify.modifiers.regrow.fields import Exchanged, HeldRamp
 from sparsify.patterns import Pattern
 from sparsify.recipe.about import About, Result
 from sparsify.recipe.recipe import Recipe, Stage
 from sparsify.recipe.schema import recipe_schema
 from sparsify.recipe.variables import Binding, Variable
-from sparsify.schedules import Curve, Factor, Ramp, Window
+from sparsify.schedules import Curve, Factor, Level, Ramp, Threshold, Window
 from sparsify.scopes import Scope
 from sparsify.spec import Family, Spec
 
@@ -30,7 +32,11 @@ writes this page). [The recipe language](recipes.md) tells how they go together.
 `${…}`. A **duration** is `500 steps`, `2.5 epochs`, `10%`, or a whole number of steps.
 """
 
-PLAIN: tuple[type[Spec], ...] = (Recipe, Stage, Ramp, Window, Factor, Cache, Variable, Binding, About, Result)
+PLAIN: tuple[type[Spec], ...] = (
+    *(Recipe, Stage, Ramp, Window, Factor, Level, Threshold),
+    *(HeldRamp, Exchanged, Keep, Cache),
+    *(Variable, Binding, About, Result),
+)
 FAMILIES: tuple[tuple[str, type[Family]], ...] = (
     ("Modifiers", Modifier),
     ("Terms", Term),
@@ -65,10 +71,10 @@ def _plain(kind: type[Spec], definitions: Schema) -> list[str]:
 
 
 def _object(definition: Schema) -> Schema:
-    """Return the form with keys of a value that has shorthands too."""
+    """Return the form with keys of a value that has shorthands too, which may be choices themselves."""
     if "properties" in definition:
         return definition
-    return next(_object(form) for form in definition["anyOf"] if "properties" in form or "anyOf" in form)
+    return next((found for form in definition.get("anyOf", ()) if (found := _object(form))), {})
 
 
 def _words(kind: type[Spec]) -> str:

@@ -30,7 +30,20 @@ from sparsify.report.watch import Watch
 from sparsify.report.written import Planned, Written, read_written
 
 FORMAT = 1
-METRICS = ("accuracy", "f1", "exact_match", "perplexity", "spearman", "pearson", "mse", "loss")
+METRICS = (
+    "accuracy",
+    "f1",
+    "f1_macro",
+    "f1_weighted",
+    "f1_binary",
+    "matthews",
+    "exact_match",
+    "perplexity",
+    "spearman",
+    "pearson",
+    "mse",
+    "loss",
+)
 """Those that are shown; the first that there is makes the curve."""
 
 

@@ -7,6 +7,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+from sparsify.progress import task
+
 ROUNDS = 30
 WARM_UP = 5
 
@@ -19,7 +21,13 @@ def interleaved(calls: Sequence[Call], rounds: int = ROUNDS) -> list[float]:
 
 
 def timed(
-    calls: Sequence[Call], most: int = ROUNDS, *, least: int = 1, seconds: float = float("inf"), warm_up: int = WARM_UP
+    calls: Sequence[Call],
+    most: int = ROUNDS,
+    *,
+    least: int = 1,
+    seconds: float = float("inf"),
+    warm_up: int = WARM_UP,
+    what: str = "measuring",
 ) -> list[list[float]]:
     """Return the seconds of each call in each round, after a warm-up that is not counted.
 
@@ -33,13 +41,18 @@ def timed(
             call()
     times: list[list[float]] = [[] for _ in calls]
     draws = random.Random(0)
-    begin = time.perf_counter()
-    for number in range(most):
-        if number >= least and time.perf_counter() - begin > seconds:
-            break
-        for place in draws.sample(range(len(calls)), len(calls)):
-            calls[place]()
-            start = time.perf_counter()
-            calls[place]()
-            times[place].append(time.perf_counter() - start)
+    begin, told = time.perf_counter(), 0.0
+    with task(what, 1.0) as advance:
+        for number in range(most):
+            gone = time.perf_counter() - begin
+            if number >= least and gone > seconds:
+                break
+            part = min(max(number / most, gone / seconds if seconds else 1.0), 1.0)
+            advance(part - told)
+            told = part
+            for place in draws.sample(range(len(calls)), len(calls)):
+                calls[place]()
+                start = time.perf_counter()
+                calls[place]()
+                times[place].append(time.perf_counter() - start)
     return times

@@ -22,7 +22,13 @@ class Curve(Family):
         raise NotImplementedError(type(self).__name__)
 
     def value(self, progress: float, start: float, end: float) -> float:
-        """Return the value at `progress`: exactly `start` up to 0 and exactly `end` from 1 on."""
+        """Return the value at `progress`: exactly `start` up to 0 and exactly `end` from 1 on.
+
+        Examples:
+            >>> cubic = Curve.parse("cubic")
+            >>> [round(cubic.value(progress, 0.0, 0.8), 3) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
+            [0.0, 0.463, 0.7, 0.788, 0.8]
+        """
         if progress >= 1:
             return end
         if progress <= 0 and not self.jumps:

@@ -26,6 +26,11 @@ def to_dense(model: nn.Module) -> tuple[str, ...]:
 
     The values are what they were (a negative zero may be a positive one). Nothing happens where nothing was converted.
     Raises KernelError while a manager is at work.
+
+    Examples:
+        >>> import torch, sparsify
+        >>> sparsify.to_dense(torch.nn.Sequential(torch.nn.Linear(64, 64)))  # nothing was converted
+        ()
     """
     base = unwrap(model)
     if at_work(base):

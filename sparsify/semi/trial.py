@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sparsify.linears import Linear
 from sparsify.semi.kernels import Kernels
-from sparsify.semi.rules import Linear
 
 WARM_UP = 3
 ROUNDS = 15

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sparsify.applied import at_work
-from sparsify.errors import KernelError, did_you_mean, first_line, named_line
+from sparsify.errors import KernelError, did_you_mean, first_line
 from sparsify.layers import unwrap
+from sparsify.linears import Linear, linears, rows_seen, run_on, shared
 from sparsify.semi.chosen import Choice, Chosen
 from sparsify.semi.converting import convert, restore
 from sparsify.semi.kernels import Kernels, of_torch
-from sparsify.semi.rules import Linear, linears, shared, unfit
+from sparsify.semi.rules import unfit
 from sparsify.semi.trial import tried
 
 TOKENS = 1024
@@ -42,6 +42,12 @@ def to_semi_structured(
     state stay, `to_dense` takes it back. `choices`, what was returned before, are made again without a trial.
 
     Raises KernelError on a CPU, while a manager is at work, and for choices that this model cannot follow.
+
+    Examples:
+        >>> import torch, sparsify
+        >>> sparsify.to_semi_structured(torch.nn.Sequential(torch.nn.Linear(64, 64)))
+        Traceback (most recent call last):
+        sparsify.errors.KernelError: the model is on the CPU, and torch's 2:4 kernels are for CUDA alone. ...
     """
     base = unwrap(model)
     layers = list(linears(base))
@@ -51,7 +57,7 @@ def to_semi_structured(
     reasons = {layer.name: unfit(layer, ties, kernels) for layer in layers}
     if choices is not None:
         return _follow(layers, reasons, choices, kernels)
-    counts = _counted(base, layers, sample) if sample is not None else {}
+    counts = rows_seen(base, [(layer.name, layer.module) for layer in layers], sample) if sample is not None else {}
     found: list[Choice] = []
     try:
         for layer in layers:
@@ -60,7 +66,7 @@ def to_semi_structured(
             stays = Choice(layer.name, layer.shape, False, reason)
             found.append(stays if reason else _chosen(layer, called, margin, kernels))
         if sample is not None and any(choice.sparse for choice in found):
-            _run(base, sample, "with its sparse weights the model fails, and has its dense ones again")
+            run_on(base, sample, "with its sparse weights the model fails, and has its dense ones again")
     except BaseException:
         mine = {choice.layer for choice in found if choice.sparse}
         for layer in layers:
@@ -133,47 +139,3 @@ def _follow(
     for name, weight in compressed.items():
         convert(mine[name].module, weight, kernels)
     return Chosen(given.layers, kernels.name)
-
-
-def _counted(model: nn.Module, layers: list[Linear], sample: Any) -> dict[str, int]:
-    """Return how many rows each layer gets when the model is run once; the most where it is called several times."""
-    counts: dict[str, int] = {}
-
-    def counter(name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            if args and isinstance(args[0], Tensor):
-                counts[name] = max(counts.get(name, 0), args[0].numel() // max(args[0].shape[-1], 1))
-
-        return hook
-
-    handles = [layer.module.register_forward_pre_hook(counter(layer.name)) for layer in layers]
-    try:
-        _run(model, sample, "the model cannot be run on the sample")
-    finally:
-        for handle in handles:
-            handle.remove()
-    return counts
-
-
-def _run(model: nn.Module, sample: Any, failing: str) -> None:
-    """Run a model in evaluation mode, on its own random numbers. Raises KernelError that begins with `failing`."""
-    args = sample if isinstance(sample, (tuple, list)) else () if isinstance(sample, Mapping) else (sample,)
-    named = sample if isinstance(sample, Mapping) else {}
-    cards = sorted({each.device.index for each in model.parameters() if each.is_cuda})
-    with _evaluating(model), torch.random.fork_rng(devices=cards), torch.no_grad():
-        try:
-            model(*args, **named)
-        except Exception as error:  # whatever a model does
-            raise KernelError(f"{failing}: {named_line(error)}") from None
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True

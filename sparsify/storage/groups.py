@@ -10,6 +10,7 @@ from torch import nn
 
 from sparsify import anatomy
 from sparsify.errors import SparsifyError
+from sparsify.layers import TABLES
 from sparsify.pretrained import saved_names, skeleton
 
 ENCODER, MATRICES, EMBEDDINGS, REST = "encoder linear", "matrices", "embeddings", "rest"
@@ -50,5 +51,5 @@ def _architecture(directory: Path | None) -> nn.Module | None:
 
 def _embeddings(model: nn.Module) -> set[str]:
     """Return the names of all tables of embeddings, those of tied parameters too."""
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, TABLES)}
     return {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in tables}

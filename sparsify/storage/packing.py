@@ -16,6 +16,7 @@ from torch import Tensor
 from sparsify._version import __version__
 from sparsify.checkpoint import write_whole
 from sparsify.errors import StateError
+from sparsify.progress import counted
 from sparsify.recipe.problems import problems_of
 from sparsify.storage import container
 from sparsify.storage.coding import Coded, encode
@@ -86,6 +87,16 @@ def pack(
     Without `values` every tensor comes back bit for bit. With int8 or int4 linear weights (and with `embeddings` tables
     of embeddings) become integers with a scale for each `group` of numbers that are not zero; vectors, and what is not
     finite, stay as they are. Tensors of a state dict that share their memory are stored once. Raises StateError.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> from sparsify.storage import PackedFile, pack
+        >>> weight = torch.zeros(256, 256)
+        >>> weight[0] = 1.0
+        >>> file = tempfile.mkdtemp() + "/small.packed"
+        >>> _ = pack({"layer.weight": weight}, file)
+        >>> torch.equal(PackedFile(file).tensor("layer.weight"), weight)
+        True
     """
     settings = Settings(values, group, embeddings, level)
     found = source_of(source)
@@ -135,7 +146,9 @@ def _header(found: Source, writing: _Writing) -> Header:
 
 def _write_tensors(found: Source, groups: Groups, settings: Settings, writing: _Writing) -> None:
     places: dict[tuple[object, ...], int] = {}
-    for file, name, tensor in found.tensors():
+    sizes = sum(path.stat().st_size for path in found.files)  # of a state dict, whose tensors are in memory, 0
+    tensors = counted("packing", found.tensors(), sizes or None, lambda each: each[2].nbytes)
+    for file, name, tensor in tensors:
         identity = _identity(tensor) if found.memory else None
         if identity is not None and identity in places:
             writing.tensors.append(Named(name=name, file=file, stored=places[identity]))

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from sparsify.checkpoint import umask, write_whole
 from sparsify.errors import StateError
+from sparsify.progress import each
 from sparsify.storage.header import Named, Weights
 from sparsify.storage.packed import PackedFile
 from sparsify.storage.planes import bits_of
@@ -21,6 +22,14 @@ def unpack(path: str | Path, out: str | Path, *, max_bytes: int | None = None) -
 
     `out` is a folder that is not there yet, or is empty; or, where weights alone were packed, the file of safetensors
     (ending so). Either everything is written or nothing. Raises StateError; see PackedFile for `max_bytes`.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> from sparsify.storage import pack, unpack
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = pack({"layer.weight": torch.zeros(8, 8)}, folder + "/small.packed")
+        >>> [path.name for path in unpack(folder + "/small.packed", folder + "/again.safetensors")]
+        ['again.safetensors']
     """
     packed, out = PackedFile(path, max_bytes=max_bytes), Path(out)
     if out.suffix == ".safetensors":
@@ -62,7 +71,7 @@ def _write_weights(file: IO[bytes], packed: PackedFile, number: int) -> None:
     """Write a file of safetensors, a tensor at a time."""
     tensors = [named for named in packed.header.tensors if named.file == number]
     file.write(_header(packed, packed.header.weights[number], tensors))
-    for named in tensors:
+    for named in each("unpacking", tensors, lambda named: packed.info(named.name).dense_bytes):
         file.write(bits_of(packed.tensor(named.name)).data)
 
 

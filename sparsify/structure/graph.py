@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.errors import PlanError, first_line
-from sparsify.layers import all_weights
+from sparsify.layers import all_weights, settings
 from sparsify.structure.channels.check import Check
 from sparsify.structure.channels.data import Channels, ChannelSet, Side
 from sparsify.structure.channels.follower import Follower
@@ -33,8 +33,6 @@ SECONDS = 60.0
 
 _KNOWN: OrderedDict[Any, Channels] = OrderedDict()
 KEPT = 8
-OWN = frozenset(vars(nn.Module()))
-"""What every module keeps."""
 
 
 def channels(model: nn.Module, example_inputs: Any = None) -> Channels:
@@ -173,24 +171,7 @@ def _named_apart(sets: list[ChannelSet]) -> list[ChannelSet]:
 
 def _fingerprint(model: nn.Module) -> Any:
     """Return what tells models from others that compute something else; hashable, without weights."""
-    tensors = tuple((name, tuple(each.shape)) for name, each in _tensors(model))
-    modules = tuple((name, type(module), _settings(module)) for name, module in model.named_modules())
-    ties = tuple(name for name, _ in model.named_parameters())
-    return tensors, modules, ties
-
-
-def _settings(module: nn.Module) -> tuple[Any, ...]:
-    """Return the plain values and functions that a module keeps."""
-    values = {name: value for name, value in sorted(vars(module).items()) if name not in OWN}
-    plain = ((name, repr(value)[:1000]) for name, value in values.items() if _plain(value))
-    functions = ((name, value.__code__) for name, value in values.items() if hasattr(value, "__code__"))
-    return (*plain, *functions)
-
-
-def _plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_plain(each) for each in value)
-    return value is None or isinstance(value, (bool, int, float, str)) or hasattr(value, "to_dict")
+    return settings(model), tuple(name for name, _ in model.named_parameters())
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from sparsify.errors import PlanError, first_line
+from sparsify.progress import counted
 
 Tokens = Literal["all", "last"]
 MASKS = ("decoder_attention_mask", "attention_mask")
@@ -96,7 +97,8 @@ def _checked(batches: Any) -> Iterator[Any]:
         raise PlanError(
             f"calibration data are batches, one after the other (a list, a DataLoader), got {_kind(batches)}"
         )
-    yield from batches
+    total = len(batches) if isinstance(batches, Sized) else None
+    yield from counted("measuring layers", batches, total)
 
 
 def _kind(value: Any) -> str:

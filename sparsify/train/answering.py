@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsify import progress
 from sparsify.errors import PlanError, first_line
 from sparsify.report.predictions import Predictions
 from sparsify.train import squad
@@ -55,8 +56,8 @@ def windows(tokenizer: Any, questions: Sequence[Question], most: int, stride: in
     """Return windows of at most `most` tokens that share `stride` tokens of the context with the one before."""
     made = []
     after = tokenizer.padding_side == "right"
-    for number, each in enumerate(questions):
-        texts = (each.question.lstrip(), each.context) if after else (each.context, each.question.lstrip())
+    for number, one in enumerate(progress.each("cutting contexts into windows", questions)):
+        texts = (one.question.lstrip(), one.context) if after else (one.context, one.question.lstrip())
         encoded = tokenizer(
             *texts,
             truncation="only_second" if after else "only_first",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 from rich.console import Console
@@ -13,11 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback
 
 from sparsify.escaping import visible
+from sparsify.progress import told
 
 SHOWN = 2
 """Metrics in a line."""
 REFRESH = 0.5
 """Seconds between two looks at the sparsity."""
+EVERY = 60.0
+"""Seconds between two lines where there is no terminal, beside those of evaluations."""
 
 
 def show(console: Console, text: str, **style: Any) -> None:
@@ -49,19 +52,35 @@ class Display(TrainerCallback):  # type: ignore[misc]
         self.progress = Progress(*steps, *times, console=console, transient=True)
         self.loss = float("nan")
         self.looked = 0.0
+        self.batches = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show the bar."""
         self.bar = self.progress.add_task("", total=state.max_steps, completed=state.global_step, shown="training")
+        self.begun, self.first, self.told = time.monotonic(), state.global_step, time.monotonic()
         if self.console.is_terminal:
             self.progress.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Advance."""
+        now = time.monotonic()
         self.progress.update(self.bar, completed=state.global_step)
-        if time.monotonic() - self.looked > REFRESH and self.console.is_terminal:
-            self.looked = time.monotonic()
+        if self.console.is_terminal and now - self.looked > REFRESH:
+            self.looked = now
             self.progress.update(self.bar, shown=self._shown())
+        elif not self.console.is_terminal and now - self.told >= EVERY:
+            self.told = now
+            done = told(state.global_step - self.first, state.max_steps - self.first, now - self.begun)
+            show(self.console, f"step {state.global_step:>6} of {state.max_steps}: {self._shown()}; {done}")
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
+        """Count the batches of an evaluation."""
+        self.batches += 1
+        if self.console.is_terminal and time.monotonic() - self.looked > REFRESH:
+            self.looked = time.monotonic()
+            total = len(eval_dataloader) if isinstance(eval_dataloader, Sized) else None
+            of = f" of {total:,}" if total else ""
+            self.progress.update(self.bar, shown=f"evaluating, batch {self.batches:,}{of}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Take up the loss."""
@@ -69,8 +88,9 @@ class Display(TrainerCallback):  # type: ignore[misc]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
         """Print a line."""
+        self.batches, self.looked, self.told = 0, 0.0, time.monotonic()
         found = {key.removeprefix("eval_"): value for key, value in (metrics or {}).items()}
-        text = ", ".join(f"{key} {found[key]:.4f}" for key in (*self.metrics, "loss") if key in found)
+        text = ", ".join(f"{key} {found[key]:.4f}" for key in dict.fromkeys((*self.metrics, "loss")) if key in found)
         show(self.console, f"step {state.global_step:>6}, epoch {state.epoch or 0:5.2f}: {text}; {self._shown()}")
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsify.errors import DataError, PlanError, first_line
 from sparsify.files import check_regular
-from sparsify.train import table
+from sparsify.train import metrics, table
 from sparsify.train.columns import IMAGES
 from sparsify.train.labelled import Inputs, Side, prepare
 from sparsify.train.settings import Settings
@@ -113,4 +113,4 @@ def encode(settings: Settings, config: Any, model: nn.Module, train: Side, evalu
 
 
 INPUTS = Inputs(IMAGES, "--image-column", read, encode)
-TASK = Task("image-classification", partial(prepare, INPUTS), ("accuracy", "f1", "matthews"))
+TASK = Task("image-classification", partial(prepare, INPUTS), metrics.CLASSIFICATION)

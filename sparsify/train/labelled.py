@@ -11,10 +11,11 @@ from typing import Any
 from torch import nn
 
 from sparsify.errors import DataError
+from sparsify.escaping import quoted
 from sparsify.heads import set_regression
-from sparsify.train import metrics, predictions
-from sparsify.train.columns import Columns, choose, known_names
-from sparsify.train.labels import Labels, labels_of
+from sparsify.train import doubts, metrics, predictions
+from sparsify.train.columns import TEXTS, Columns, choose, known_names
+from sparsify.train.labels import Labels, labels_of, number_of, texts_of
 from sparsify.train.model import config_for, load
 from sparsify.train.order import Ordered
 from sparsify.train.settings import Settings
@@ -53,6 +54,8 @@ def prepare(inputs: Inputs, settings: Settings, *, loaded: nn.Module | None = No
     tables, columns = _tables(inputs, settings)
     numbers = settings.task == "text-regression"
     labels = None if numbers else labels_of(tables[0], columns[0].label, config.id2label)
+    if labels is not None and not tables[0].header and settings.label_column is None and not settings.input_columns:
+        doubts.check_first_line(tables[0], texts_of(tables[0], columns[0].label))
     train, evaluation = (
         Side(table, chosen, labels.encode(table, chosen.label) if labels else _numbers(table, chosen.label))
         for table, chosen in zip(tables, columns, strict=True)
@@ -68,8 +71,9 @@ def prepare(inputs: Inputs, settings: Settings, *, loaded: nn.Module | None = No
         evaluation=encoded.evaluation,
         collate=encoded.collate,
         processor=encoded.processor,
-        measure=metrics.regression if numbers else metrics.classification,
-        notes=[*_described(train, evaluation, labels), *notes],
+        measure=partial(metrics.classification, classes=len(labels.names)) if labels else metrics.regression,
+        more=("f1_binary",) if labels and len(labels.names) == 2 else (),
+        notes=[*_described(train, evaluation, labels), *_doubts(inputs, train, evaluation, labels), *notes],
         data={
             "train_rows": len(train.targets),
             "eval_rows": len(evaluation.targets),
@@ -104,16 +108,27 @@ def _numbers(table: Table, column: str) -> list[float]:
     """Return the label of every row as a number. Raises DataError, with the row's place, for one that is none."""
     found = []
     for row, value in enumerate(table.columns[column]):
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise DataError(f"{table.place(row)}: the label {value!r} is not a finite number, which a regression needs")
+        number = None if isinstance(value, bool) else number_of(str(value))
+        if number is None or not math.isfinite(number):
+            place, said = table.place(row), quoted(value)
+            raise DataError(f"{place}: the label {said} is not a finite number, which a regression needs")
         found.append(number)
     if len(set(found)) < 2:
         raise DataError(f"{table.name}: all rows have the label {found[0]:g}; is {column!r} the label?")
     return found
+
+
+def _doubts(inputs: Inputs, train: Side, evaluation: Side, labels: Labels | None) -> list[str]:
+    """Return what is odd in the data, for the notes."""
+    notes = []
+    if labels is not None:
+        texts = [labels.names[number] for number in train.targets]
+        notes += doubts.about_labels(texts, train.table.place)
+        seen = [labels.names[number] for number in evaluation.targets]
+        notes += doubts.unseen(labels.names, seen, evaluation.table.name)
+    if inputs.usual == TEXTS:
+        notes += [note for side in (train, evaluation) for note in doubts.blank_texts(side.table, side.columns)]
+    return notes
 
 
 def _hash(side: Side, labels: Labels | None) -> str:

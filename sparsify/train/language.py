@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 
 from sparsify.errors import DataError, PlanError
 from sparsify.heads import LOOKS_AHEAD
-from sparsify.train import metrics, table
+from sparsify.progress import each
+from sparsify.train import metrics, reading, table
 from sparsify.train.columns import TEXTS, text_column
 from sparsify.train.metrics import IGNORED
 from sparsify.train.model import config_for, load
@@ -30,13 +30,12 @@ def documents(settings: Settings, source: str, split: str) -> list[str]:
 
     In a text file they are divided by blank lines; without any, each line is one. Raises DataError.
     """
-    if Path(source).suffix.lower() == ".txt":
-        text = table.text_of(source)
-        parts = [part.strip("\n") for part in text.replace("\r\n", "\n").split("\n\n")]
-        found = [part for part in parts if part.strip()]
-        found = found if len(found) > 1 else [line for line in text.splitlines() if line.strip()]
+    if reading.kind_of(source) == ".txt":
+        text = reading.text_of(source).replace("\r\n", "\n").replace("\r", "\n")
+        found = [part.strip("\n") for part in text.split("\n\n") if part.strip()]
+        found = found if len(found) > 1 else [line for line in text.split("\n") if line.strip()]
         for number, part in enumerate(found, 1):
-            table.check_letters(part, f"{source}: document {number}")
+            reading.check_text(part, f"{source}: document {number}")
     else:
         rows = table.read(source, split, [name.casefold() for name in (*settings.input_columns, *TEXTS)])
         name = text_column(rows, settings.input_columns, TEXTS)
@@ -94,7 +93,8 @@ class Masked(Blocks):
 def packed(tokenizer: Any, texts: Sequence[str], most: int) -> list[list[int]]:
     """Return the tokens of all documents one after the other, the end token between them, in blocks of `most`."""
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    ids = [token for text in texts for token in (*tokenizer(text)["input_ids"], *end)]
+    documents = each("cutting documents into tokens", texts, len)
+    ids = [token for text in documents for token in (*tokenizer(text)["input_ids"], *end)]
     blocks = [ids[start : start + most] for start in range(0, len(ids), most)]
     return [block for block in blocks if len(block) > 1]  # one token alone predicts nothing
 
@@ -105,7 +105,7 @@ def windows(tokenizer: Any, texts: Sequence[str], most: int) -> list[list[int]]:
     room = most - extra
     first, last = _around(tokenizer, extra)
     made = []
-    for text in texts:
+    for text in each("cutting documents into tokens", texts, len):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         made += [[*first, *ids[start : start + room], *last] for start in range(0, len(ids), room)]
     return made
@@ -144,7 +144,7 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None, masked: bool
     if not masked and _looks_ahead(model, config):
         raise PlanError(LOOKS_AHEAD.format(name=settings.model, kind=config.model_type))
     cut, most = windows if masked else packed, most_tokens(settings, config)
-    train, evaluation = (cut(tokenizer, each, most) for each in texts)
+    train, evaluation = (cut(tokenizer, some, most) for some in texts)
     for source, blocks in zip((settings.train, settings.eval), (train, evaluation), strict=True):
         if not blocks:
             raise DataError(f"{source}: it holds fewer than two tokens of text")
@@ -169,7 +169,7 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None, masked: bool
         data={
             "train_rows": len(train),
             "eval_rows": len(evaluation),
-            **{f"{name}_sha256": fingerprint(each) for name, each in zip(("train", "eval"), texts, strict=True)},
+            **{f"{name}_sha256": fingerprint(some) for name, some in zip(("train", "eval"), texts, strict=True)},
         },
     )
 
@@ -189,5 +189,5 @@ def _looks_ahead(model: nn.Module, config: Any) -> bool:
 
 
 MEASURED = ("perplexity", "accuracy")
-CAUSAL = Task("causal-lm", partial(prepare, masked=False), MEASURED, higher_is_better=False)
-MASKED = Task("masked-lm", partial(prepare, masked=True), MEASURED, higher_is_better=False)
+CAUSAL = Task("causal-lm", partial(prepare, masked=False), MEASURED)
+MASKED = Task("masked-lm", partial(prepare, masked=True), MEASURED)

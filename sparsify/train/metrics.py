@@ -10,6 +10,9 @@ from torch import Tensor
 
 IGNORED = -100
 """The label of what is not counted."""
+CLASSIFICATION = ("accuracy", "f1_macro", "f1_weighted", "matthews")
+LOWER = ("loss", "mse", "perplexity")
+"""Metrics of which less is better."""
 
 
 def logits_of(prediction: Any) -> Any:
@@ -17,16 +20,31 @@ def logits_of(prediction: Any) -> Any:
     return prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
 
 
-def classification(prediction: Any) -> dict[str, float]:
-    """Return accuracy, F1 (macro average over the classes) and Matthews' correlation of a Trainer's prediction."""
+def classification(prediction: Any, *, classes: int) -> dict[str, float]:
+    """Return accuracy, F1 and Matthews' correlation of a Trainer's prediction.
+
+    `f1_macro` is the mean of the classes' F1, `f1_weighted` the mean by their rows; `f1_binary`, of two classes only,
+    is the F1 of the second (GLUE's, for MRPC and QQP). A micro average would be the accuracy. Classes that neither
+    occur nor are guessed do not count.
+    """
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     predicted, labels = logits_of(prediction).argmax(-1), prediction.label_ids
-    return {
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "f1": float(f1_score(labels, predicted, average="macro")),
-        "matthews": float(matthews_corrcoef(labels, predicted)),
-    }
+    found = {f"f1_{kind}": f1_score(labels, predicted, average=kind, zero_division=0) for kind in averages(classes)}
+    one = len({*labels.tolist(), *predicted.tolist()}) < 2  # of which the correlation is none, with a warning
+    matthews = 0.0 if one else matthews_corrcoef(labels, predicted)
+    scores = {"accuracy": accuracy_score(labels, predicted), **found, "matthews": matthews}
+    return {name: float(score) for name, score in scores.items()}
+
+
+def averages(classes: int) -> tuple[str, ...]:
+    """Return the kinds of F1 that there are for so many classes, as scikit-learn calls them."""
+    return ("macro", "weighted", "binary") if classes == 2 else ("macro", "weighted")
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether more of a metric is better."""
+    return name not in LOWER
 
 
 def regression(prediction: Any) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from sparsify import ranks
-from sparsify.errors import SparsifyError, StateError, TrainingError, first_line
+from sparsify.errors import SparsifyError, StateError, TrainingError, did_you_mean, first_line
 from sparsify.integrations.common.checkpoints import (
     check,
     checkpoints,
@@ -26,9 +26,10 @@ from sparsify.integrations.common.checkpoints import (
 )
 from sparsify.integrations.transformers import SparsifyCallback, last_whole
 from sparsify.lock import only_run_in
-from sparsify.modifiers.distill.positions import divides_by_items
+from sparsify.modifiers.distill.items import divides_by_items
 from sparsify.outcome import REPORT
 from sparsify.plan import Plan
+from sparsify.progress import task
 from sparsify.recipe import Recipe
 from sparsify.report.predictions import FILE as PREDICTIONS
 from sparsify.train import folder, result, settings
@@ -36,6 +37,7 @@ from sparsify.train.calibration import calibration
 from sparsify.train.display import Display, show
 from sparsify.train.folder import CHECKPOINTS
 from sparsify.train.keeper import OTHERS, Keeper
+from sparsify.train.metrics import higher_is_better
 from sparsify.train.model import freeze
 from sparsify.train.predictions import Remembering
 from sparsify.train.processes import LOST, is_lost, joined
@@ -187,12 +189,13 @@ def _train(
     def evaluate(model: Any) -> dict[str, float]:
         """Return the metrics of now, without an event: nothing is logged, and no checkpoint is picked by them."""
         found = trainer.evaluation_loop(trainer.get_eval_dataloader(), "", metric_key_prefix="now")
-        return {name: found.metrics[f"now_{name}"] for name in ("loss", *TASKS[asked.task].metrics)}
+        return {name: found.metrics[f"now_{name}"] for name in ("loss", *names)}
 
+    names = metric_names(asked, prepared)
     if sparsifier:
         sparsifier.evaluate = evaluate
     measure = Remembering(prepared.measure)
-    display = Display(console, TASKS[asked.task].metrics, (lambda: sparsifier.manager.sparsity) if sparsifier else None)
+    display = Display(console, names, (lambda: sparsifier.manager.sparsity) if sparsifier else None)
     trainer = transformers.Trainer(
         model=prepared.model,
         args=arguments,
@@ -224,7 +227,8 @@ def _train(
         display.stop()
     trainer.remove_callback(display)
     history = list(trainer.state.log_history)
-    metrics = trainer.evaluate()
+    with task("evaluating"):
+        metrics = trainer.evaluate()
     seconds = trained.metrics["train_runtime"]
 
     def write() -> dict[str, Any]:
@@ -249,6 +253,7 @@ def _arguments(asked: Settings, prepared: Prepared, directory: Path, total: int)
 
     _check_loggers(asked.log_to)
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
+    metric = metric_names(asked, prepared)[0]
     evaluate = min(asked.eval_every or prepared.steps(asked), total)
     return TrainingArguments(
         output_dir=str(directory / CHECKPOINTS),
@@ -274,12 +279,24 @@ def _arguments(asked: Settings, prepared: Prepared, directory: Path, total: int)
         save_strategy="steps",
         save_steps=evaluate if asked.best else min(asked.save_every or prepared.steps(asked), total),
         load_best_model_at_end=asked.best,
-        metric_for_best_model=TASKS[asked.task].metrics[0] if asked.best else None,
-        greater_is_better=TASKS[asked.task].higher_is_better if asked.best else None,
+        metric_for_best_model=metric if asked.best else None,
+        greater_is_better=higher_is_better(metric) if asked.best else None,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to=list(asked.log_to) or "none",
     )
+
+
+def metric_names(asked: Settings, prepared: Prepared) -> list[str]:
+    """Return what an evaluation tells beside the loss, the metric that was asked for first. Raises TrainingError."""
+    names = [*TASKS[asked.task].metrics, *prepared.more]
+    if asked.metric is None:
+        return names
+    if asked.metric not in (*names, "loss"):
+        raise TrainingError(
+            f"--metric {asked.metric}: {asked.task} has no such metric{did_you_mean(asked.metric, names)}"
+        )
+    return [asked.metric, *(name for name in names if name != asked.metric)]
 
 
 def _check_loggers(names: Sequence[str]) -> None:

@@ -41,6 +41,7 @@ class Settings:
     eval_every: int | None = None
     save_every: int | None = None
     best: bool = False
+    metric: str | None = None
     bf16: bool = False
     log_to: tuple[str, ...] = ()
     keep_checkpoints: bool = False

@@ -8,11 +8,11 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sparsify.errors import DataError
-from sparsify.train import table
+from sparsify.escaping import quoted
+from sparsify.train import reading, table
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Question:
 
 def read(source: str, split: str) -> list[Question]:
     """Read SQuAD's JSON, or rows with question, context and answers. Raises DataError, with the place."""
-    found = _nested(source) if Path(source).suffix.lower() == ".json" else None
+    found = _nested(source) if reading.kind_of(source) == ".json" else None
     found = _rows(source, split) if found is None else found
     if not found:
         raise DataError(f"{source}: there are no questions in it")
@@ -45,7 +45,7 @@ def read(source: str, split: str) -> list[Question]:
 
 def _nested(source: str) -> list[Question] | None:
     """Read `{"data": [{"paragraphs": [{"context": …, "qas": […]}]}]}`; None for another kind of JSON."""
-    text = table.text_of(source)
+    text = reading.text_of(source)
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
@@ -88,21 +88,28 @@ def _question(entry: dict[str, Any], place: str) -> Question:
     for name, value in texts.items():
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{place}: {name!r} is missing, or no text")
-        table.check_letters(value, place)
-    answers = () if entry.get("is_impossible") is True else _answers(entry.get("answers"), place)
+        reading.check_text(value, place)
+    impossible = entry.get("is_impossible")
+    if impossible not in (None, True, False):
+        raise DataError(f"{place}: 'is_impossible' is {quoted(impossible)}, neither true nor false")
+    answers = _answers([] if impossible and entry.get("answers") is None else entry.get("answers"), place)
+    if impossible and answers:
+        raise DataError(f"{place}: 'is_impossible' is true, but there is an answer, {quoted(answers[0][0], 40)}")
     return Question(str(entry.get("id", place)), str(texts["question"]), str(texts["context"]), answers, place)
 
 
 def _answers(value: Any, place: str) -> tuple[tuple[str, int], ...]:
     """Return answers from a list of objects, or (as datasets have them) an object of lists."""
     if isinstance(value, dict):
-        texts, starts = (value.get(name) or [] for name in ("text", "answer_start"))
-        value = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=False)]
+        texts, starts = (value.get(name) for name in ("text", "answer_start"))
+        if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+            raise DataError(f"{place}: answers are lists text and answer_start of one length, got {quoted(value)}")
+        value = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
     found = []
     for answer in value if isinstance(value, list) else [None]:
         text, start = (answer.get("text"), answer.get("answer_start")) if isinstance(answer, dict) else (None, None)
         if not isinstance(text, str) or not text or type(start) is not int or start < 0:
-            raise DataError(f"{place}: an answer is {{text, answer_start}}, got {str(answer)[:60]}")
+            raise DataError(f"{place}: an answer is {{text, answer_start}}, got {quoted(answer)}")
         found.append((text, start))
     return tuple(found)
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from sparsify.errors import DataError, did_you_mean, first_line
-from sparsify.files import check_regular
-from sparsify.train import hub
+from sparsify.escaping import quoted
+from sparsify.train import hub, reading
+from sparsify.train.reading import check_text, text_of
 
-PACKED = (".gz", ".bz2", ".xz", ".zip")
+MOST_KEYS = 1000
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,13 @@ class Table:
         return f"{self.name}:{self.lines[row]}" if self.lines else f"{self.name}: row {row + 1}"
 
 
-def check_letters(text: str, place: str) -> None:
-    """Raise DataError for text that no file could hold: JSON and names of files may have halves of surrogate pairs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{place}: character {error.start + 1} of {text[:40]!r} is no letter of any script") from None
-
-
 def read(source: str, split: str, known: Sequence[str]) -> Table:
     """Read `source`: a file, a folder of a dataset, or a hub name (`NAME`, `NAME:CONFIG`, `NAME:CONFIG@SPLIT`).
 
     `split` is the split to take of a dataset that names several. A csv or tsv file has a header if its first row holds
     one of the `known` names. Raises DataError, with file and line.
     """
-    suffix = _suffix(source)
+    suffix = reading.kind_of(source)
     if suffix in READERS:
         table = READERS[suffix](source, known)
     elif Path(source).exists() and not Path(source).is_dir():
@@ -70,52 +63,15 @@ def read(source: str, split: str, known: Sequence[str]) -> Table:
     return table
 
 
-def _suffix(source: str) -> str:
-    path = Path(source.lower())
-    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
-
-
-def _bytes(source: str) -> bytes:
-    import fsspec
-    from fsspec.implementations.local import LocalFileSystem
-
-    try:
-        system, path = fsspec.core.url_to_fs(source)
-        if isinstance(system, LocalFileSystem):
-            check_regular(path)
-        with fsspec.open(source, "rb", compression="infer") as file:
-            return bytes(file.read())
-    except FileNotFoundError:
-        folder = Path(source).parent
-        near = [str(other) for other in folder.iterdir()] if folder.is_dir() else []
-        raise DataError(f"{source}: no such file{did_you_mean(source, near, most=0)}") from None
-    except IndexError:
-        raise DataError(f"{source} cannot be read: there is no file in the archive") from None
-    except Exception as error:  # what unpacks raises of every kind
-        raise DataError(f"{source} cannot be read: {getattr(error, 'strerror', None) or first_line(error)}") from None
-
-
 def text_in(table: Table, column: str, row: int) -> str:
     """Return the text in a cell. Raises DataError, with its place, for what is none."""
     text = table.columns[column][row]
+    if text is None:
+        raise DataError(f"{table.place(row)}: there is no {column!r}, which other rows have")
     if not isinstance(text, str):
-        raise DataError(f"{table.place(row)}: {column!r} is {text!r}, not text")
-    check_letters(text, table.place(row))
+        raise DataError(f"{table.place(row)}: {column!r} is {quoted(text)}, not text")
+    check_text(text, table.place(row))
     return text
-
-
-def text_of(source: str) -> str:
-    """Return the text of a file, unpacked where it is packed. Raises DataError, with the line of what is not UTF-8."""
-    data = _bytes(source)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        guess = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "perhaps Latin-1 or Windows-1252"
-        raise DataError(
-            f"{source}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}; {guess}): convert it, "
-            "for instance with `iconv -f … -t utf-8`"
-        ) from None
 
 
 def _delimited(source: str, known: Sequence[str], **dialect: Any) -> Table:
@@ -130,10 +86,28 @@ def _delimited(source: str, known: Sequence[str], **dialect: Any) -> Table:
         lines.append(line)
     if not rows:
         raise DataError(f"{source}: the file is empty")
-    header = len(set(rows[0])) == len(rows[0]) and any(cell.strip().casefold() in known for cell in rows[0])
-    names = [cell.strip() for cell in rows.pop(0)] if header else [str(index) for index in range(len(rows[0]))]
+    header = any(cell.strip().casefold() in known for cell in rows[0])
+    if header:
+        _check_once(rows, lines, source)
+    names = [cell.strip() or str(index) for index, cell in enumerate(rows[0])] if header else _numbers(len(rows[0]))
+    rows = rows[1:] if header else rows
     columns = {name: [row[index] for row in rows] for index, name in enumerate(names)}
     return Table(source, columns, lines[1:] if header else lines, header)
+
+
+def _numbers(count: int) -> list[str]:
+    return [str(index) for index in range(count)]
+
+
+def _check_once(rows: Sequence[Sequence[str]], lines: Sequence[int], source: str) -> None:
+    """Raise DataError for a header with a name twice (a cell without one is called by its number), or a second one."""
+    names = [cell.strip() or str(index) for index, cell in enumerate(rows[0])]
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise DataError(f"{source}:{lines[0]}: two columns are called {twice!r}: rename one")
+    for row, line in zip(rows[1:], lines[1:], strict=True):
+        if row == rows[0]:
+            raise DataError(f"{source}:{line}: the header of line {lines[0]} once more: were two files joined?")
 
 
 def _numbered(reader: Any, source: str) -> Iterator[tuple[list[str], int]]:
@@ -159,7 +133,7 @@ def _tsv(source: str, known: Sequence[str]) -> Table:
 
 
 def _json(source: str, known: Sequence[str]) -> Table:
-    """Read an object a line, or one array of objects."""
+    """Read an object a line, or one array of objects; a column is a key that any of them has."""
     text = text_of(source)
     if text.lstrip()[:1] == "[":
         rows = _parse(text, source, 1)
@@ -167,17 +141,14 @@ def _json(source: str, known: Sequence[str]) -> Table:
     else:
         numbered = [(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         rows, lines = [_parse(line, source, number) for line, number in numbered], [number for _, number in numbered]
-    columns: dict[str, list[Any]] = {}
     for index, row in enumerate(rows):
-        place = f"{source}:{lines[index]}" if lines else f"{source}: entry {index + 1}"
         if not isinstance(row, dict):
+            place = f"{source}:{lines[index]}" if lines else f"{source}: entry {index + 1}"
             raise DataError(f"{place}: expected an object with columns as keys, got {json.dumps(row)[:40]}")
-        if index == 0:
-            columns = {str(name): [] for name in row}
-        for name, values in columns.items():
-            if name not in row:
-                raise DataError(f"{place}: there is no {name!r}, which the first row has")
-            values.append(row[name])
+    names = dict.fromkeys(name for row in rows for name in row)
+    if len(names) > MOST_KEYS:
+        raise DataError(f"{source}: {len(names):,} different keys, of at most {MOST_KEYS:,}: rows share their keys")
+    columns = {name: [row.get(name) for row in rows] for name in names}  # what a row lacks is missed where it is used
     if not columns:
         raise DataError(f"{source}: the file is empty")
     return Table(source, columns, lines)
@@ -185,12 +156,21 @@ def _json(source: str, known: Sequence[str]) -> Table:
 
 def _parse(text: str, source: str, line: int) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
         raise DataError(f"{source}:{line}: nested too deeply") from None
     except ValueError as error:
         at = f"{line + getattr(error, 'lineno', 1) - 1}:{getattr(error, 'colno', 1)}"
         raise DataError(f"{source}:{at}: not JSON: {getattr(error, 'msg', error)}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. Raises ValueError for a key that it has twice, of which one would be lost."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return made
 
 
 def _parquet(source: str, known: Sequence[str]) -> Table:
@@ -199,7 +179,7 @@ def _parquet(source: str, known: Sequence[str]) -> Table:
     import pyarrow.parquet
 
     try:
-        data = datasets.Dataset(pyarrow.parquet.read_table(io.BytesIO(_bytes(source))))
+        data = datasets.Dataset(pyarrow.parquet.read_table(io.BytesIO(reading.bytes_of(source))))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{source} is not a parquet file that can be read: {first_line(error)}") from None
     return Table(source, **hub.columns_of(data))

@@ -38,11 +38,14 @@ class Prepared:
     collate: Any
     processor: Any
     measure: Callable[[Any], dict[str, float]]
-    """From a Trainer's prediction to metrics."""
+    """From a Trainer's prediction to metrics: those of the task, and those named in `more`."""
 
     notes: list[str]
     data: dict[str, Any]
     """Rows and classes, for the record."""
+
+    more: tuple[str, ...] = ()
+    """Metrics that only these data have."""
 
     labels: Labels | None = None
     """Where the head tells classes apart."""
@@ -72,9 +75,7 @@ class Task:
     name: str
     prepare: Prepare
     metrics: tuple[str, ...]
-    """What an evaluation tells beside the loss; the first is what `--best` goes by."""
-
-    higher_is_better: bool = True
+    """What an evaluation tells beside the loss; `--best` goes by the first, unless `--metric` names another."""
 
 
 def fingerprint(rows: Iterable[Any]) -> str:

@@ -14,6 +14,8 @@ from sparsify.train.model import config_for, load
 
 CACHE = "teacher_cache"
 """The binding of `--teacher-cache`."""
+PROBE = "Is it TRUE that Zoë paid 3.14 € for naïve e-mails, isn't it? 東京 <mask>"
+"""What tokenizers with one vocabulary may still read otherwise: capitals, accents, punctuation, special tokens."""
 
 
 def name_of_binding(recipe: Recipe | None, teacher: str | None) -> str | None:
@@ -52,23 +54,46 @@ def load_teacher(name: str, task: str, labels: Labels | None, processor: Any) ->
     model, notes = load(name, task, config, labels)
     if notes:
         raise PlanError(f"--teacher {name}: {notes[0]}: fine-tune it on the task first")
-    _check_reader(name, processor)
+    check_reader(name, processor, getattr(config, "num_channels", 3))
     return model
 
 
-def _check_reader(name: str, processor: Any) -> None:
-    """Raise PlanError for a teacher with another tokenizer: its inputs are the student's."""
-    vocabulary = getattr(processor, "get_vocab", None)
-    if vocabulary is None:
-        return
-    from transformers import AutoTokenizer
+def check_reader(name: str, processor: Any, channels: int) -> None:
+    """Raise PlanError for a teacher with another tokenizer, or image processor: its inputs are the student's."""
+    from transformers import AutoImageProcessor, AutoTokenizer
 
+    texts = hasattr(processor, "get_vocab")
     try:
-        own = AutoTokenizer.from_pretrained(name, trust_remote_code=False).get_vocab()
+        own: Any = (AutoTokenizer if texts else AutoImageProcessor).from_pretrained(name, trust_remote_code=False)
     except Exception:  # a folder without one: the model has been checked by its size
         return
-    if own != vocabulary():
+    if texts and (own.get_vocab() != processor.get_vocab() or not _read_alike(own, processor)):
         raise PlanError(f"--teacher {name}: its tokenizer differs from the model's: both must read the same tokens")
+    if not texts and not _alike(own, processor, channels):
+        raise PlanError(
+            f"--teacher {name}: its image processor makes other pixels of an image than the model's (size, mean, "
+            "standard deviation, …): both must see the same"
+        )
+
+
+def _read_alike(one: Any, other: Any) -> bool:
+    """Whether two tokenizers of one vocabulary make the same of a text."""
+    words = sorted(one.get_vocab())
+    some = " ".join(words[:: max(len(words) // 64, 1)])
+    text = f"{PROBE} {some} {some.title()}"
+    return bool(one(text)["input_ids"] == other(text)["input_ids"])
+
+
+def _alike(one: Any, other: Any, channels: int) -> bool:
+    """Whether two image processors make the same of an image."""
+    import torch
+    from PIL import Image
+
+    size, mode = (48, 40), "L" if channels == 1 else "RGB"
+    bands = [Image.linear_gradient("L").resize(size).rotate(90 * number) for number in range(len(mode))]
+    image = Image.merge(mode, bands)
+    first, second = (each(images=image, return_tensors="pt")["pixel_values"] for each in (one, other))
+    return first.shape == second.shape and torch.allclose(first.float(), second.float(), atol=1e-3)
 
 
 def _listed(names: tuple[str, ...]) -> str:

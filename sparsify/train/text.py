@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from sparsify.train import table
+from sparsify.progress import task
+from sparsify.train import metrics, table
 from sparsify.train.columns import TEXTS
 from sparsify.train.labelled import Inputs, Side, prepare
 from sparsify.train.settings import Settings
@@ -36,16 +37,23 @@ def _tokenize(tokenizer: Any, side: Side, most: int, datasets: Any) -> Any:
     columns = [[table.text_in(side.table, name, row) for row in range(len(side.table))] for name in side.columns.inputs]
     names = [f"text{number}" for number in range(len(columns))]
     data = datasets.Dataset.from_dict({**dict(zip(names, columns, strict=True)), "labels": side.targets})
-    return data.map(
-        lambda batch: tokenizer(*(batch[name] for name in names), truncation=True, max_length=most),
-        batched=True,
-        remove_columns=names,
-        keep_in_memory=True,
-        load_from_cache_file=False,
-        new_fingerprint="sparsify",
-    )
+
+    def encoded(batch: dict[str, Any]) -> Any:
+        found = tokenizer(*(batch[name] for name in names), truncation=True, max_length=most)
+        advance(len(batch["labels"]))
+        return found
+
+    with task("cutting texts into tokens", len(data)) as advance:
+        return data.map(
+            encoded,
+            batched=True,
+            remove_columns=names,
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            new_fingerprint="sparsify",
+        )
 
 
 INPUTS = Inputs(TEXTS, "--text-column", table.read, encode)
-CLASSIFICATION = Task("text-classification", partial(prepare, INPUTS), ("accuracy", "f1", "matthews"))
+CLASSIFICATION = Task("text-classification", partial(prepare, INPUTS), metrics.CLASSIFICATION)
 REGRESSION = Task("text-regression", partial(prepare, INPUTS), ("spearman", "pearson", "mse"))

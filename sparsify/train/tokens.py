@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from sparsify.errors import DataError, did_you_mean
+from sparsify.escaping import quoted
+from sparsify.progress import each
 from sparsify.report.predictions import Predictions
-from sparsify.train import entities, table
-from sparsify.train.columns import text_column
-from sparsify.train.labels import Labels
+from sparsify.train import conll, doubts, entities, reading, table
+from sparsify.train.columns import no_column, text_column
+from sparsify.train.labels import Labels, text_of
 from sparsify.train.metrics import IGNORED, logits_of
 from sparsify.train.model import config_for, load
 from sparsify.train.order import Ordered
@@ -23,7 +24,6 @@ from sparsify.train.table import Table
 from sparsify.train.task import Prepared, Task, fingerprint
 from sparsify.train.tokenizing import fast, most_tokens, tokenizer_of
 
-CONLL = (".conll", ".txt", ".bio", ".iob", ".iob2", ".conllu")
 WORDS = ("tokens", "words", "text")
 TAGS = ("tags", "ner_tags", "labels", "pos_tags", "chunk_tags", "label")
 
@@ -42,56 +42,41 @@ def read(settings: Settings, source: str, split: str) -> Sentences:
 
     Raises DataError, with file and line.
     """
-    if Path(source).suffix.lower() in CONLL:
-        found = _conll(source)
+    if reading.kind_of(source) in conll.ENDINGS:
+        rows = conll.read(source)
+        found = Sentences(rows, list(rows.columns["tokens"]), list(rows.columns["tags"]))
     else:
         rows = table.read(source, split, [])
-        column = text_column(rows, settings.input_columns, WORDS)
+        column = text_column(rows, settings.input_columns, WORDS, label=settings.label_column)
         others = {name.casefold(): name for name in rows.columns if name != column}
         tagged = settings.label_column or next((others[name] for name in TAGS if name in others), "tags")
         if tagged not in rows.columns:
-            hint = did_you_mean(tagged, rows.columns, most=12)
-            raise DataError(f"{source}: there is no column {tagged!r}{hint}; name it with --label-column")
-        found = Sentences(rows, _lists(rows, column), _lists(rows, tagged))
+            raise DataError(f"{source}: {no_column(rows, tagged)}; name it with --label-column")
+        found = Sentences(rows, _lists(rows, column, "word"), _lists(rows, tagged, "tag"))
     for row, (words, tags) in enumerate(zip(found.words, found.tags, strict=True)):
         if len(words) != len(tags):
             raise DataError(f"{found.table.place(row)}: {len(words)} words, but {len(tags)} tags")
+        reading.check_length(sum(map(len, words)), found.table.place(row))
     if not any(found.words):
         raise DataError(f"{source}: there are no words in it")
     return found
 
 
-def _conll(source: str) -> Sentences:
-    words: list[list[str]] = [[]]
-    tags: list[list[str]] = [[]]
-    lines: list[int] = []
-    for number, line in enumerate(table.text_of(source).split("\n"), 1):
-        fields = line.split()
-        if not fields or fields[0] == "-DOCSTART-":
-            if words[-1]:
-                words.append([])
-                tags.append([])
-            continue
-        if len(fields) < 2:
-            raise DataError(f"{source}:{number}: a line has a word and its tag, got {line.strip()[:40]!r}")
-        if not words[-1]:
-            lines.append(number)
-        words[-1].append(fields[0])
-        tags[-1].append(fields[-1])
-    if not words[-1]:
-        words, tags = words[:-1], tags[:-1]
-    return Sentences(Table(source, {"tokens": words, "tags": tags}, lines), words, tags)
-
-
-def _lists(rows: Table, name: str) -> list[list[str]]:
-    """Return a column of lists as text, class numbers by their names."""
+def _lists(rows: Table, name: str, what: str) -> list[list[str]]:
+    """Return a column of lists as text, class numbers by their names; words stay as they are, blank ones too."""
     known, found = rows.classes.get(name), []
     for row, cell in enumerate(rows.columns[name]):
         if isinstance(cell, str) or not isinstance(cell, Sequence):
-            raise DataError(f"{rows.place(row)}: {name!r} is {str(cell)[:40]!r}, not a list")
-        texts = [known[value] if known and isinstance(value, int) else str(value) for value in cell]
-        for text in texts:
-            table.check_letters(text, rows.place(row))
+            raise DataError(f"{rows.place(row)}: {name!r} is {quoted(cell, 40)}, not a list")
+        texts = []
+        for value in cell:
+            if known and isinstance(value, int) and 0 <= value < len(known):
+                texts.append(known[value])
+            elif what == "word" and isinstance(value, str):
+                reading.check_text(value, rows.place(row))
+                texts.append(value)
+            else:
+                texts.append(text_of(value, rows.place, row, what))
         found.append(texts)
     return found
 
@@ -106,11 +91,12 @@ def labels_of(sentences: Sentences, known: tuple[str, ...]) -> Labels:
     return Labels(tuple(sorted(values, key=lambda tag: (tag != "O", tag.partition("-")[2], tag))))
 
 
-def encode(tokenizer: Any, sentences: Sentences, labels: Labels, most: int) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows of a data set, and how many sentences are cut. Raises DataError for an unknown tag."""
+def encode(tokenizer: Any, sentences: Sentences, labels: Labels, most: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows of a data set, and notes on what of it is not seen. Raises DataError for an unknown tag."""
     numbers = {name: number for number, name in enumerate(labels.names)}
-    made, cut = [], 0
-    for row, (words, tags) in enumerate(zip(sentences.words, sentences.tags, strict=True)):
+    made, cut, lost = [], 0, []
+    rows = each("cutting words into tokens", list(zip(sentences.words, sentences.tags, strict=True)))
+    for row, (words, tags) in enumerate(rows):
         encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=most)
         wanted, before = [], None
         for word in encoded.word_ids():
@@ -121,9 +107,19 @@ def encode(tokenizer: Any, sentences: Sentences, labels: Labels, most: int) -> t
             wanted.append(IGNORED if word is None or word == before else numbers[tags[word]])
             before = word
         reached = {word for word in encoded.word_ids() if word is not None}
-        cut += len(reached) < len(words)
+        whole = len(reached) == len(words)
+        cut += not whole and len(wanted) >= most
+        lost += [row] if not whole and len(wanted) < most else []
         made.append({**{name: list(values) for name, values in encoded.items()}, "labels": wanted})
-    return made, cut
+    name, notes = sentences.table.name, []
+    if cut:
+        notes.append(f"{name}: {cut:,} sentences are longer than {most} tokens and are cut (--max-length)")
+    if lost:
+        place = sentences.table.place(lost[0])
+        notes.append(
+            f"{name}: {len(lost):,} sentences have words without a token ({place}): their tags are not learned"
+        )
+    return made, notes
 
 
 def _guesses(logits: Any, labels: Tensor) -> Tensor:
@@ -178,13 +174,15 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None) -> Prepared:
     labels = labels_of(train, tuple(config.id2label[number] for number in sorted(config.id2label)))
     model, notes = load(settings.model, settings.task, config, labels, loaded)
     most = most_tokens(settings, config)
-    (rows, cut), (others, cut_too) = (encode(tokenizer, side, labels, most) for side in (train, evaluation))
+    (rows, odd), (others, odd_too) = (encode(tokenizer, side, labels, most) for side in (train, evaluation))
     lengths = [len(row["input_ids"]) for row in rows]
     measure, sha256 = Measure(labels), fingerprint(zip(evaluation.tags, evaluation.words, strict=True))
     shown = ", ".join(labels.names[:6]) + (", …" if len(labels.names) > 6 else "")
     told = [f"{len(rows):,} sentences to train on, {len(others):,} to evaluate on; {len(labels.names)} tags: {shown}"]
-    if cut + cut_too:
-        told.append(f"{cut + cut_too:,} sentences are longer than {most} tokens and are cut (--max-length)")
+    first = train.table.place
+    places = [row for row, tags in enumerate(train.tags) for _ in tags]
+    told += doubts.about_labels([tag for tags in train.tags for tag in tags], lambda word: first(places[word]), "tag")
+    told += [*odd, *odd_too]
     return Prepared(
         model=model,
         train=Ordered(rows, settings.rows_per_step, settings.seed, lengths),

@@ -15,7 +15,7 @@ from sparsify.anatomy.trial import RefutedError, Trial
 from sparsify.anatomy.twin import Twin, UnverifiedError
 from tests.anatomy.declared import ENDS, GROUPED, IMAGE, TEXT
 from tests.loop import recipe
-from tests.majors import OLD
+from tests.majors import OLD, of_transformers
 
 SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -54,11 +54,9 @@ def undeclared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build(name: str) -> Any:
     """Return a small model with random weights, in evaluation mode."""
-    import transformers
-
     torch.manual_seed(0)
     kind, config = MODELS[name]
-    model = getattr(transformers, kind)
+    model = of_transformers(kind)
     made = model(model.config_class(**config)).eval()
     with torch.no_grad():
         for parameter in made.parameters():

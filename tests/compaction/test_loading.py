@@ -155,7 +155,7 @@ def test_files_that_lie(tmp_path: Path) -> None:
     right = json.loads((folder / FILE).read_text())
     name = next(iter(right["tensors"]))
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({**right, "format": 2}, "this version reads 1"),
+        ({**right, "format": 3}, "this version reads 2"),
         ({**right, "more": 1}, "is not known here"),
         ({**right, "tensors": {name: [10**9, 32]}}, "cannot become"),
         ({**right, "tensors": {name: [-1, 32]}}, "expected a list of sizes"),
@@ -164,6 +164,9 @@ def test_files_that_lie(tmp_path: Path) -> None:
         ({**right, "attributes": {"bert": {"training": 3}}}, "is no number that the model keeps"),
         ({**right, "attributes": {"bert": {"__class__": 3}}}, "is no number that the model keeps"),
         ({**right, "attributes": {"bert": {"x": "y"}}}, "expected"),
+        ({**right, "experts": {"bert": {"of": 4, "kept": [0]}}}, "not told the numbers"),
+        ({**right, "experts": {"nowhere": {"of": 4, "kept": [0]}}}, "no module"),
+        ({**right, "experts": {"bert": {"of": 4}}}, "is missing"),
     ]
     for data, reason in wrong:
         (folder / FILE).write_text(json.dumps(data))
@@ -199,9 +202,8 @@ def test_the_loader_of_the_documentation_needs_nothing_of_ours(tmp_path: Path) -
     for kind in ("BertForSequenceClassification", "Qwen3ForCausalLM", "GPT2LMHeadModel", "SwinForImageClassification"):
         model = make(kind)
         kill(model)
-        made.append(
-            (str(save(compact(model), tmp_path / kind)), kind, sum(p.numel() for p in compact(model).parameters()))
-        )
+        small = compact(model)
+        made.append((str(save(small, tmp_path / kind)), kind, sum(p.numel() for p in small.parameters())))
     program = code + (
         "\n\nimport sys\nfor folder, kind, count in json.loads(sys.argv[1]):\n"
         "    found = load_small(folder, getattr(transformers, kind))\n"

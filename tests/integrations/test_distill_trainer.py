@@ -13,6 +13,8 @@ from sparsify import HookError, Manager, PlanError, Recipe
 from sparsify.integrations.transformers import SparsifyCallback
 from tests.majors import IN_ORDER, OLD, in_order
 from tests.modifiers.distill.students import bert
+from tests.modifiers.test_stages import RECIPE as STAGES
+from tests.modifiers.test_stages import STEPS
 
 RECIPE = """
 version: 1
@@ -36,15 +38,19 @@ class Rows(torch.utils.data.Dataset):
 
 
 def trainer(folder: Path, *callbacks: Any, kind: type[Trainer] = Trainer, model: Any = None, **more: Any) -> Trainer:
-    options: dict[str, Any] = {"gradient_accumulation_steps": 2, "max_grad_norm": 0.0, "save_strategy": "no"}
+    options: dict[str, Any] = {
+        "gradient_accumulation_steps": 2,
+        "max_grad_norm": 0.0,
+        "num_train_epochs": 2,
+        "optim": "sgd",
+        "save_strategy": "no",
+    }
     passed = {key: more.pop(key) for key in ("compute_loss_func", "eval_dataset") if key in more}
     args = TrainingArguments(
         str(folder),
         per_device_train_batch_size=4,
-        num_train_epochs=2,
         learning_rate=1e-2,
         lr_scheduler_type="constant",
-        optim="sgd",
         use_cpu=True,
         report_to="none",
         disable_tqdm=True,
@@ -172,6 +178,26 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path, own: bool) -
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_resume_in_every_stage_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """Layers dropped, distilled, learned masks; another teacher of other widths; a lock. With accumulation."""
+    options: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 4, "optim": "adamw_torch"}
+
+    def training(folder: Path, seed: int) -> Trainer:
+        teacher = bert(layers=4, seed=9, hidden_size=24)
+        made = SparsifyCallback(Recipe.parse(STAGES), bindings={"teacher": teacher})
+        return trainer(folder, made, model=bert(layers=4, seed=seed), **options)
+
+    whole = training(tmp_path / "run", 0)
+    whole.train()
+    assert whole.state.max_steps == STEPS
+    assert len(whole.model.bert.encoder.layer) == 3
+    for stop in (1, 4, 5, 9, 10):
+        again = training(tmp_path / "run", 5)
+        again.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{stop}"))
+        for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+            assert torch.equal(one, other)
 
 
 def _saved(folder: Path) -> list[str]:

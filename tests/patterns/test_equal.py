@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from sparsify import Manager, Plan, Recipe
+from sparsify import Manager, Plan, PlanError, Recipe, RecipeError
 from sparsify.compaction import compacted
 from tests.anatomy.declared import make
 
 WINDOW = "window: {begin: 0, end: 3, every: 1}"
 
 
-def recipe(targets: str, pattern: str, sparsity: float = 0.5, more: str = "") -> Recipe:
+def recipe(targets: str, pattern: str, sparsity: float | str = 0.5, more: str = "") -> Recipe:
     line = (
         f"{{type: prune, targets: {targets}, pattern: {pattern}, scope: global, sparsity: {sparsity}, {WINDOW}{more}}}"
     )
@@ -57,6 +57,67 @@ def test_every_layer_keeps_as_many(criterion: str, targets: str, kind: str) -> N
     assert len(set(uneven)) > 1
     assert widths == ([32] * 3 if kind == "neuron" else [2] * 3)
     assert even.loading.how == "stock"
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "movement", "random"])
+def test_kept_widths_are_multiples(criterion: str) -> None:
+    sizes = {"num_hidden_layers": 3, "intermediate_size": 60}
+    model = make("LlamaForCausalLM", **sizes)
+    made = recipe("ffn", "{type: neuron, equal: true, align: 8}", 0.4, more=f", criterion: {criterion}")
+    plan = Plan.of(made, model, total_steps=4)  # 0.4 of 60 are 24; of the 36 that are left 32 are a multiple of 8
+    assert {weight.nonzeros for weight in plan.modifiers[0].tensors} == {32 * 32}
+    found = compacted(trained(model, made))
+    assert [width.after for width in found.widths if width.kind == "neurons"] == [32] * 3
+    assert found.loading.how == "stock"
+
+
+def test_multiples_at_every_update_and_nothing_before_the_first() -> None:
+    model = make("LlamaForCausalLM", num_hidden_layers=1, intermediate_size=60)
+    line = (
+        "{type: prune, targets: ffn, pattern: {type: neuron, align: 8}, scope: tensor, "
+        "sparsity: {from: 0, to: 0.8}, window: {begin: 0, end: 8, every: 1}}"
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    manager = Manager(Recipe.parse(f"version: 1\nmodifiers:\n  - {line}\n")).apply(model, optimizer, total_steps=9)
+    tokens, widths = torch.arange(16).view(2, 8), [60]
+    for _ in range(9):
+        manager.on_step_begin()
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        manager.on_before_optimizer_step()
+        optimizer.step()
+        optimizer.zero_grad()
+        manager.on_step_end()
+        widths.append(int((model.model.layers[0].mlp.up_proj.weight != 0).any(1).sum()))
+    manager.finalize()
+    assert widths == sorted(widths, reverse=True)
+    assert all(width % 8 == 0 or width == 60 for width in widths)
+    assert widths[-1] == 8
+
+
+@pytest.mark.parametrize(
+    ("pattern", "more", "said"),
+    [
+        ("{type: neuron, align: 8}", "", "add `equal: true`, or write `scope: tensor`"),
+        ("{type: neuron, equal: true, align: 0}", "", "1"),
+        (
+            "{type: neuron, equal: true}",
+            ", criterion: soft-movement, finish: threshold",
+            "`equal` needs an exact number",
+        ),
+    ],
+)
+def test_what_cannot_be_rounded_is_no_recipe(pattern: str, more: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        recipe("ffn", pattern, "{from: 0, to: 0.5}", more=more)
+
+
+def test_fewer_than_a_multiple_are_no_plan() -> None:
+    model = make("LlamaForCausalLM", intermediate_size=60)
+    with pytest.raises(PlanError, match="12 of 60 are kept, fewer than `align: 16`"):
+        Plan.of(recipe("ffn", "{type: neuron, equal: true, align: 16}", 0.8), model, total_steps=4)
+    model = make("BartForConditionalGeneration", decoder_attention_heads=4, encoder_attention_heads=4)
+    with pytest.raises(PlanError, match="align"):
+        Plan.of(recipe("attention", "{type: head, equal: true, align: 4}", 0.5), model, total_steps=4)
 
 
 def test_filters_too() -> None:

@@ -13,6 +13,7 @@ from sparsify import Recipe
 from sparsify.errors import PlanError, StateError
 from sparsify.modifiers.distill import Distill
 from sparsify.train.run import run
+from sparsify.train.teacher import check_reader
 from tests import tiny
 from tests.train.test_train import same, settings
 
@@ -92,6 +93,12 @@ def _tokens(folder: Path) -> None:
     path.write_text(path.read_text().replace('"film"', '"movie"'))
 
 
+def _lower(folder: Path) -> None:
+    """The same words, but capitals are read."""
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": {"type": "Lowercase"}}))
+
+
 @pytest.mark.parametrize(
     ("teacher", "text", "message"),
     [
@@ -101,6 +108,7 @@ def _tokens(folder: Path) -> None:
         ("headless", RECIPE, r"--teacher .*: its labels are|fine-tune it on the task first"),
         ("labels", RECIPE, r"--teacher .*: its labels are good, bad; those of the data are 0, 1"),
         ("tokens", RECIPE, r"--teacher .*: its tokenizer differs from the model's: both must read the same tokens"),
+        ("lower", RECIPE, r"--teacher .*: its tokenizer differs from the model's: both must read the same tokens"),
         ("nowhere", RECIPE, r"no such folder"),
     ],
 )
@@ -110,10 +118,23 @@ def test_a_teacher_that_does_not_do(
     given: Path | None = {None: None, "dense": dense, "headless": place / "model", "nowhere": tmp_path / "nowhere"}.get(
         teacher, tmp_path / "changed"
     )
-    if teacher in ("labels", "tokens"):
+    changes = {"labels": _labels, "tokens": _tokens, "lower": _lower}
+    if teacher in changes:
         shutil.copytree(dense, tmp_path / "changed")
-        {"labels": _labels, "tokens": _tokens}[teacher](tmp_path / "changed")
+        changes[teacher](tmp_path / "changed")
     out = tmp_path / "run"
     with pytest.raises(PlanError, match=message):
         run(settings(place, teacher=None if given is None else str(given)), text and Recipe.parse(text), out)
     assert not (out / "run.json").exists(), "nothing is written"
+
+
+def test_a_teacher_that_sees_other_pixels_is_refused(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor
+
+    folder = tiny.image_model(tmp_path / "model")
+    processor = AutoImageProcessor.from_pretrained(folder)
+    check_reader(str(folder), processor, 1)
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_normalize": True, "image_mean": [0.2]}))
+    with pytest.raises(PlanError, match="its image processor makes other pixels of an image than the model's"):
+        check_reader(str(folder), processor, 1)

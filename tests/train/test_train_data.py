@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sparsify.errors import DataError
-from sparsify.train import image, table
+from sparsify.train import image, reading, table
 from sparsify.train.columns import IMAGES, TEXTS, choose, known_names
 from sparsify.train.labels import labels_of
 from sparsify.train.order import Ordered, bucketed
@@ -114,7 +114,11 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "open quote": ("a.csv", 'label,text\n1,fine\n0,"never closed\n', r"a\.csv:3: unexpected end of data"),
     "no json": ("a.jsonl", '{"text": "a", "label": 1}\n{"text": }\n', r"a\.jsonl:2:10: not JSON"),
     "no object": ("a.jsonl", '{"text": "a", "label": 1}\n[1]\n', r"a\.jsonl:2: expected an object"),
-    "a key is missing": ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b"}\n', r"a\.jsonl:3: there is no 'label'"),
+    "a key twice": ("a.jsonl", '{"text": "a", "label": 1}\n\n{"label": 1, "label": 0}\n', r"a\.jsonl:3:1: not JSON: the key 'label' is there twice"),
+    "a column twice": ("a.csv", "text,label, label\na,1,0\n", r"a\.csv:1: two columns are called 'label'"),
+    "the header again": ("a.tsv", "text\tlabel\na\t1\ntext\tlabel\n", r"a\.tsv:3: the header of line 1 once more"),
+    "UTF-16 without a mark": ("a.tsv", "1\tfine\n".encode("utf-16-le"), r"a\.tsv:1: a NUL byte"),
+    "keys of each row": ("a.jsonl", "\n".join(f'{{"k{n}": 1}}' for n in range(1001)), r"1,001 different keys"),
     "no parquet": ("a.parquet", "hello", r"a\.parquet is not a parquet file"),
     "broken archive": ("a.csv.gz", "hello", r"a\.csv\.gz cannot be read"),
     "unknown kind": ("a.xlsx", "hello", r"a\.xlsx: unknown kind of file"),
@@ -152,6 +156,27 @@ COLUMNS: dict[str, tuple[str, dict[str, Any], str]] = {
     "unknown": ("label,text\n1,b\n0,d\n", {"inputs": ("txt",)}, r"there is no column 'txt' \(did you mean 'text'\?\)"),
     "no header": ("1,a,b\n0,c,d\n", {}, r"which column is the label; columns \(there is no header\): 0, 1, 2"),
     "alike": ("a,b\nc,d\n", {}, r"which column is the label"),
+    "an input twice": ("text,label\na,1\n", {"inputs": ("text", "text")}, r"--text-column text is given twice"),
+    "three inputs": (
+        "text,b,c,label\na,b,c,1\n",
+        {"inputs": ("text", "b", "c")},
+        r"given 3 times: a pair has two columns",
+    ),
+    "label as input": ("a,1\nb,0\n", {"inputs": ("0",), "label": "0"}, r"both name '0'"),
+    "out of range": (
+        "a,1\nb,0\n",
+        {"label": "2"},
+        r"there is no column '2': there is no header, so columns are called 0 to 1",
+    ),
+    "a number for a name": (
+        "text,label\nb,0\n",
+        {"label": "1"},
+        r"no column '1' \(one of: label, text\); the first line is a header",
+    ),
+    "label and Label": ("text,label,Label\nb,0,1\n", {}, r"'label' and 'Label' only differ in capitals"),
+    "no texts": (",1\n,0\n,1\n,0\n", {}, r"a\.csv: column number 0 is empty in every row"),
+    "no texts under a header": ("text,label\n ,1\n,0\n", {}, r"a\.csv: column 'text' is empty in every row"),
+    "semicolons": ("a;1\nb;0\n", {}, r"columns \(there is no header\): 0; fields of csv are divided by commas"),
 }
 
 
@@ -192,6 +217,16 @@ def test_bad_labels_are_refused_with_their_place() -> None:
         labels_of(labelled(["good"] * 3), "label", {})
     with pytest.raises(DataError, match="5 different labels in 5 rows"):
         labels_of(labelled(list("abcde")), "label", {})
+    with pytest.raises(DataError, match="29 different labels in 30 rows: is 'label' the label"):
+        labels_of(labelled([max(number, 1) for number in range(30)]), "label", {})
+    for value in ([1], {"a": 1}, b"x"):
+        with pytest.raises(DataError, match=r"a\.tsv:2: the label is .*, not one value"):
+            labels_of(labelled([1, value, 0]), "label", {})
+    with pytest.raises(
+        DataError, match=r"a\.tsv:3: the label is True, but a\.tsv:1 has 1: true and false are not mixed"
+    ):
+        labels_of(labelled([1, 0, True]), "label", {})
+    assert labels_of(labelled([1, "1", " 1", 1.0, 0]), "label", {}).names == ("0", "1")
 
 
 def test_the_order_is_a_shuffle_in_batches_of_like_lengths() -> None:
@@ -254,8 +289,56 @@ def packed(names: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
+def test_an_archive_holds_one_file(tmp_path: Path) -> None:
+    text = "text,label\n" + "".join(f'"{text}",{label}\n' for label, text in ROWS)
+    plain = write(tmp_path / "a.zip", packed({"data/": "", "data/train.csv": text, "__MACOSX/data/._train.csv": "x"}))
+    assert pairs(read(plain)) == ROWS, "folders, and what macOS adds, are no files"
+    two = write(tmp_path / "b.csv.zip", packed({"train.csv": text, "dev.csv": text}))
+    with pytest.raises(DataError, match=r"2 files in the archive \(train\.csv, dev\.csv\): unpack it"):
+        read(two)
+
+
+def test_what_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LARGEST", 1000)
+    text = "text,label\n" + "a,1\n" * 1000
+    for path in (
+        write(tmp_path / "a.csv.gz", gzip.compress(text.encode())),
+        write(tmp_path / "a.csv.zip", packed({"a.csv": text})),
+        write(tmp_path / "a.csv", text),
+    ):
+        with pytest.raises(DataError, match=r"more than 1,000 bytes \(unpacked\)"):
+            read(path)
+
+
+def test_a_row_may_lack_what_nobody_asks_for(tmp_path: Path) -> None:
+    lines = [
+        '{"text": "a b", "label": 1, "id": 7}',
+        '{"label": 0, "text": "c"}',
+        '{"text": "d", "label": 1, "note": "x"}',
+    ]
+    found = read(write(tmp_path / "a.jsonl", "\n".join(lines)))
+    assert pairs(found) == [(1, "a b"), (0, "c"), (1, "d")]
+    assert list(found.columns["note"]) == [None, None, "x"]
+    with pytest.raises(DataError, match=r"a\.jsonl:2: there is no 'id', which other rows have"):
+        table.text_in(Table(found.name, {"id": ["7", None]}, found.lines), "id", 1)
+
+
+def test_columns_without_a_name_are_called_by_their_number(tmp_path: Path) -> None:
+    found = read(write(tmp_path / "a.csv", ",text,,label\n0,a,x,1\n1,b,y,0\n"))
+    assert list(found.columns) == ["0", "text", "2", "label"]
+    assert chosen(found, "2") == ("label", ("2",))
+
+
+def test_a_text_without_end_is_refused_before_it_is_cut_into_tokens(tmp_path: Path) -> None:
+    long = write(tmp_path / "a.csv", "text,label\nfine,1\n" + "x " * 500_001 + ",0\n")
+    found = read(long)
+    with pytest.raises(DataError, match=r"a\.csv:3: a text of 1,000,002 characters, of at most 1,000,000"):
+        table.text_in(found, "text", 1)
+
+
 ODD: dict[str, tuple[str, bytes]] = {
     "zip without a file": ("a.csv.zip", packed({})),
+    "zip of folders": ("a.csv.zip", packed({"folder/": ""})),
     "zip that is none": ("a.csv.zip", b"PK no archive"),
     "zip cut short": ("a.csv.zip", packed({"a.csv": "text,label\nx,1\n" * 100})[:60]),
     "gzip that is none": ("a.csv.gz", b"plain"),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparsify import ranks
 from sparsify.errors import HookError, StateError
+from sparsify.layers.adapters import base_of
 from sparsify.modifiers.distill.answers import Layout, Table
 from sparsify.modifiers.distill.answers_file import Answers, check_tables
 from sparsify.modifiers.distill.cache import MOST_BYTES
@@ -38,7 +39,7 @@ class CachedTeacher:
         """Samples that were looked up at the beginning of the second epoch, and those that were found."""
 
         self._shifted, self._decoder = next_token(student), is_encoder_decoder(student)
-        self._tokens_are_classes = type(student).__name__.endswith("ForTokenClassification")
+        self._tokens_are_classes = type(base_of(student)).__name__.endswith("ForTokenClassification")
 
     def ask(self, arguments: Arguments, outputs: Any, inputs: Mapping[str, Any], step: int) -> Any:
         """Return the teacher's outputs for a batch, or what is known of them (`Sampled`).

@@ -27,6 +27,7 @@ def hidden_loss(
     parts = []
     for pair in pairs:
         mine, theirs = _found(student.hidden, pair.student.name), _found(teacher.hidden, pair.teacher.name)
+        theirs = theirs.to(mine.device)
         mine = project(pair.student.name, mine)
         if mine.shape != theirs.shape:
             raise HookError(
@@ -61,6 +62,7 @@ def attention_loss(
     parts = []
     for one, two, decoder in pairs:
         mine, theirs = _probabilities(student.maps, one), _probabilities(teacher.maps, two)
+        theirs = theirs.to(mine.device)
         if mine.shape[1] != theirs.shape[1]:
             mine, theirs = mine.mean(1, keepdim=True), theirs.mean(1, keepdim=True)
         if mine.shape != theirs.shape:
@@ -77,7 +79,10 @@ def _in_decoder(pair: LayerPair, inputs: Inputs) -> bool:
 
 def _found(hidden: Mapping[str, Tensor], name: str) -> Tensor:
     if name not in hidden:
-        raise HookError(f"the layer {name} was not run in this forward: it cannot be distilled")
+        raise HookError(
+            f"the layer {name} was not run in this forward: it cannot be distilled; where layers are skipped at random "
+            "(`layerdrop`), set that to 0"
+        )
     return hidden[name]
 
 

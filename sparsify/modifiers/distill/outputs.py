@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.errors import HookError
+from sparsify.layers.adapters import base_of
 from sparsify.modifiers.distill import losses
 from sparsify.modifiers.distill.positions import attended, labelled, mean_over
 from sparsify.modifiers.distill.sampled import Sampled, sampled_kl
@@ -20,7 +21,7 @@ SPANS = ("start_logits", "end_logits")
 
 def with_spans(outputs: Any, model: nn.Module) -> Any:
     """Return the outputs of a model; where one that answers questions returns a tuple, its two heads by name."""
-    if isinstance(outputs, tuple) and type(model).__name__.endswith("ForQuestionAnswering"):
+    if isinstance(outputs, tuple) and type(base_of(model)).__name__.endswith("ForQuestionAnswering"):
         tensors = [part for part in outputs if isinstance(part, Tensor) and part.dim() >= 2][:2]
         if len(tensors) == 2 and tensors[0].dim() == 2 and tensors[0].shape == tensors[1].shape:
             return dict(zip(SPANS, tensors, strict=True))
@@ -41,9 +42,9 @@ def logits_of(outputs: Any) -> dict[str, Tensor]:
             if len(found) == len(names):
                 return found
         raise HookError(
-            f"no logits among the outputs of the model, which are {', '.join(map(str, outputs))}: a loss that is made "
-            "without them (fused with the output layer, as TRL's SFTTrainer does) leaves none to distil; let the model "
-            "return its logits, as in the stock Trainer"
+            f"no logits among the outputs of the model, which are {', '.join(map(str, outputs))}: it has no head "
+            "(distil its `hidden` states), or its loss is fused with the output layer, as in TRL's SFTTrainer (let the "
+            "model return its logits, as in the stock Trainer)"
         )
     if isinstance(outputs, (tuple, list)):
         tensors = [part for part in outputs if isinstance(part, Tensor) and part.dim() >= 2]
@@ -52,12 +53,15 @@ def logits_of(outputs: Any) -> dict[str, Tensor]:
     raise HookError(f"no logits among the outputs of the model, a {type(outputs).__name__}")
 
 
-def logits_loss(term: LogitsTerm, student: Any, teacher: Any, inputs: Mapping[str, Any], *, shifted: bool) -> Tensor:
+def logits_loss(
+    term: LogitsTerm, student: Any, teacher: Any, inputs: Mapping[str, Any], *, shifted: bool, apart: bool = False
+) -> Tensor:
     """Return how far the student's logits are from the teacher's: the mean over valid positions, float32.
 
     `[batch, classes]`: one position a row; `[batch, positions, classes]`: padding and labels of −100 are left out;
     start and end logits `[batch, positions]`: distributions over the positions that are not padding, their mean.
-    `teacher` is what it returns, or what a cache knows of it. Raises HookError for logits of other shapes.
+    `apart`: each class is a yes or no of its own, as where a text has several labels; their mean. `teacher` is what it
+    returns, or what a cache knows of it. Raises HookError for logits of other shapes.
     """
     mine = logits_of(student)
     if isinstance(teacher, Sampled):
@@ -66,7 +70,8 @@ def logits_loss(term: LogitsTerm, student: Any, teacher: Any, inputs: Mapping[st
         return mean_over(sampled_kl(logits, teacher, term.temperature), valid)
     theirs = logits_of(teacher)
     check_same(mine, theirs)
-    parts = [_one(term, name, mine[name], theirs[name], inputs, shifted) for name in mine]
+    theirs = {name: logits.to(mine[name].device) for name, logits in theirs.items()}
+    parts = [_one(term, name, mine[name], theirs[name], inputs, shifted, apart) for name in mine]
     return torch.stack(parts).mean()
 
 
@@ -96,7 +101,7 @@ def counted(name: str, shape: torch.Size, inputs: Mapping[str, Any], *, shifted:
 
 
 def _one(
-    term: LogitsTerm, name: str, student: Tensor, teacher: Tensor, inputs: Mapping[str, Any], shifted: bool
+    term: LogitsTerm, name: str, student: Tensor, teacher: Tensor, inputs: Mapping[str, Any], shifted: bool, apart: bool
 ) -> Tensor:
     if student.dim() not in (2, 3):
         raise HookError(
@@ -105,15 +110,36 @@ def _one(
         )
     valid = counted(name, student.shape, inputs, shifted=shifted)
     if name not in SPANS:
-        return mean_over(_each(term, student, teacher), valid)
+        if valid is not None:  # of a masked language model most positions do not count
+            student, teacher = student[valid], teacher[valid]
+        each = _each(term, student, teacher, apart)
+        return each.sum() / max(each.numel(), 1)
     if valid is not None:
         student, teacher = (logits.float().masked_fill(~valid, -torch.inf) for logits in (student, teacher))
-    return mean_over(_each(term, student, teacher), None)
+    return mean_over(_each(term, student, teacher, False), None)
 
 
-def _each(term: LogitsTerm, student: Tensor, teacher: Tensor) -> Tensor:
+def several_labels(model: nn.Module) -> bool:
+    """Whether each class is a yes or no of its own; transformers finds it out at the first labels."""
+    return getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification"
+
+
+def _each(term: LogitsTerm, student: Tensor, teacher: Tensor, apart: bool) -> Tensor:
+    """Return the loss of each position; `apart`, the mean over classes, each a distribution over yes and no."""
+    if term.loss in ("kl", "jsd"):
+        if apart:
+            student, teacher = (torch.stack([each, torch.zeros_like(each)], dim=-1) for each in (student, teacher))
+            return _divergence(term, student, teacher).mean(-1)
+        if student.shape[-1] == 1:
+            raise HookError(
+                f"logits of one class ({list(student.shape)}) are no distribution, so that {term.loss} is 0 whatever "
+                "they are: write `loss: mse`"
+            )
+        return _divergence(term, student, teacher)
+    return losses.mse(student, teacher) if term.loss == "mse" else losses.cosine(student, teacher)
+
+
+def _divergence(term: LogitsTerm, student: Tensor, teacher: Tensor) -> Tensor:
     if term.loss == "kl":
         return losses.kl(student, teacher, term.temperature)
-    if term.loss == "jsd":
-        return losses.jsd(student, teacher, term.temperature, 0.5 if term.beta is None else term.beta)
-    return losses.mse(student, teacher) if term.loss == "mse" else losses.cosine(student, teacher)
+    return losses.jsd(student, teacher, term.temperature, 0.5 if term.beta is None else term.beta)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsify.layers.adapters import base_of
 from sparsify.layers.fresh import new_parameters
 from sparsify.modifiers.context import PlanContext
 from sparsify.modifiers.distill.fields import SELF, DistillFields, DistillTerm
@@ -63,8 +64,8 @@ def _problems(spec: DistillFields, context: PlanContext) -> Iterator[tuple[tuple
         yield (
             ("teacher",),
             (
-                f"the model itself cannot be the teacher: {new[0]} is new, with random weights; train it first, or "
-                "give the teacher as a binding"
+                f"the model itself cannot be the teacher: {new[0]} is new, with random weights: train it first, "
+                "save it, and load it again; or give the teacher (a copy of the trained model) as a binding"
             ),
         )
     for each in spec.named():
@@ -82,5 +83,5 @@ def _problems(spec: DistillFields, context: PlanContext) -> Iterator[tuple[tuple
 
 def _is_regression(model: nn.Module) -> bool:
     config: Any = getattr(model, "config", None)
-    head = type(model).__name__.endswith("ForSequenceClassification")
+    head = type(base_of(model)).__name__.endswith(("ForSequenceClassification", "ForImageClassification"))
     return head and (getattr(config, "num_labels", None) == 1 or getattr(config, "problem_type", None) == "regression")

@@ -5,6 +5,7 @@ Hooks on the modules see it, so that nobody has to ask for hidden states, and th
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,9 @@ class Recorder:
         self._wanted, self._open = wanted, False
         self._seen: Seen | None = None
         self._whole = False
+        self._passed_over: list[weakref.ref[Tensor]] = []
+        """Outputs of the forwards before the last one that no loss was handed over of."""
+
         self.handles = list(self._watch(model, layers, attentions))
 
     def _watch(
@@ -75,7 +79,13 @@ class Recorder:
         yield model.register_forward_hook(Hook(self._end), with_kwargs=True, prepend=True)
 
     def _begin(self, module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if self._whole and not torch.is_grad_enabled():
+            return  # an evaluation between a forward and its loss
+        passed_over = [each for each in self._passed_over if each() is not None]
+        if self._seen is not None and self._whole:
+            passed_over += [weakref.ref(tensor) for tensor in tensors_of(self._seen.outputs)]
         self.clear()
+        self._passed_over = passed_over
         if self._wanted():
             self._seen, self._open = Seen((positional, dict(named))), True
 
@@ -100,18 +110,33 @@ class Recorder:
 
     def clear(self) -> None:
         """Forget."""
-        self._seen, self._whole, self._open = None, False, False
+        self._seen, self._whole, self._open, self._passed_over = None, False, False, []
 
-    def take(self) -> Seen:
-        """Return the last whole forward, once. Raises HookError where there is none."""
+    def take(self, outputs: Any = None) -> Seen:
+        """Return the last whole forward, once. Raises HookError where there is none, or `outputs` are of one before."""
         seen, whole = self._seen, self._whole
+        passed_over = {tensor.data_ptr() for each in self._passed_over if (tensor := each()) is not None}
         self.clear()
+        if any(tensor.data_ptr() in passed_over for tensor in tensors_of(outputs)):
+            raise HookError(
+                "on_loss() was given the outputs of a forward that was not the last one: call it right after each "
+                "forward, before the next (an evaluation between them belongs under torch.no_grad())"
+            )
         if seen is None or not whole:
             raise HookError(
                 "on_loss() without a forward of the model before it: call it once for each forward in training mode, "
                 "with the loss of that forward"
             )
         return seen
+
+
+def tensors_of(outputs: Any) -> Iterator[Tensor]:
+    """Yield the tensors by which the outputs of a forward are known: what is given on to other forwards is not."""
+    if isinstance(outputs, Mapping):
+        parts = [value for name, value in outputs.items() if "logits" in name or name in ("loss", "last_hidden_state")]
+    else:
+        parts = list(outputs[:2]) if isinstance(outputs, (tuple, list)) else [outputs]
+    return (part for part in parts if isinstance(part, Tensor) and part.numel())
 
 
 def attention_map(output: Any) -> Tensor | None:

@@ -12,10 +12,11 @@ from sparsify.errors import HookError
 from sparsify.modifiers.contract import Run, Session
 from sparsify.modifiers.distill.cached import CachedTeacher
 from sparsify.modifiers.distill.fields import DistillTerm
+from sparsify.modifiers.distill.items import NUMBER, divides_by_items, share
 from sparsify.modifiers.distill.layers_loss import attention_loss, hidden_loss
-from sparsify.modifiers.distill.outputs import logits_loss, with_spans
+from sparsify.modifiers.distill.outputs import logits_loss, several_labels, with_spans
 from sparsify.modifiers.distill.plan import DistillPlan
-from sparsify.modifiers.distill.positions import divides_by_items, next_token, share
+from sparsify.modifiers.distill.positions import next_token
 from sparsify.modifiers.distill.projection import Projections
 from sparsify.modifiers.distill.recorder import Arguments, Seen
 from sparsify.modifiers.distill.setting import Setting, projections, setting_of
@@ -36,7 +37,7 @@ class DistillRun(Run):
         self.projections: dict[str, Projections] = projections(plan, self.setting, session)
         answers = self.setting.answers
         self.cache = CachedTeacher(plan, self.setting.teacher, answers, session.model) if answers is not None else None
-        self._shifted, self._by_items = next_token(session.model), divides_by_items(session.model)
+        self._shifted = next_token(session.model)
         self._made = self._arrived = 0
         """Losses with terms in this transaction, and those that a backward went through."""
 
@@ -51,16 +52,18 @@ class DistillRun(Run):
     def on_loss(self, step: int, loss: Tensor, outputs: Any, inputs: Any) -> Tensor:
         if not self.plan.active(step) or not torch.is_grad_enabled() or not loss.requires_grad:
             return loss
-        seen = self.setting.recorder.take()
+        seen = self.setting.recorder.take(outputs)
         seen.outputs = with_spans(seen.outputs if outputs is None else outputs, self.session.model)
         arguments = seen.arguments if inputs is None else _arguments(inputs)
         named = self._named(arguments)
+        if NUMBER in (given := seen.arguments[1]):  # whatever the loop calls its inputs, the loss was divided by it
+            named = {NUMBER: given[NUMBER], **named}
         if self.cache is None:
             taught = self.setting.teacher.ask(arguments)
         else:
             taught = Seen(arguments, self.cache.ask(arguments, seen.outputs, named, step))
         progress = self._progress(step)
-        part = share(named, shifted=self._shifted) if self._by_items else 1.0
+        part = share(named, shifted=self._shifted) if divides_by_items(self.session.model) else 1.0
         total: Tensor | None = None
         for each in self.spec.named():
             value = self._value(each.name, each.term, seen, taught, named)
@@ -100,7 +103,8 @@ class DistillRun(Run):
 
     def _value(self, name: str, term: DistillTerm, student: Seen, teacher: Seen, inputs: Mapping[str, Any]) -> Tensor:
         if term.type == "logits":
-            return logits_loss(term, student.outputs, teacher.outputs, inputs, shifted=self._shifted)
+            apart = several_labels(self.session.model)
+            return logits_loss(term, student.outputs, teacher.outputs, inputs, shifted=self._shifted, apart=apart)
         if term.type == "hidden":
             pairs = self.setting.pairs[name]
             return hidden_loss(term, pairs, student, teacher, inputs, self.projections[name])

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sparsify.bits import fingerprint
-from sparsify.errors import PlanError
+from sparsify.errors import PlanError, first_line
 from sparsify.layers import unwrap
+from sparsify.layers.adapters import base_of
 from sparsify.modifiers.distill.outputs import with_spans
 from sparsify.modifiers.distill.positions import is_encoder_decoder
 from sparsify.modifiers.distill.recorder import Arguments, Recorder, Seen
@@ -52,7 +53,7 @@ def check_fits(teacher: nn.Module, student: nn.Module, name: str) -> None:
     own: Any = getattr(student, "config", None)
     other: Any = getattr(teacher, "config", None)
     for key, what in (("vocab_size", "reads other tokens"), ("image_size", "reads images of another size")):
-        one, two = getattr(own, key, None), getattr(other, key, None)
+        one, two = (_size(config, key) for config in (own, other))
         if isinstance(one, int) and isinstance(two, int) and one != two:
             raise PlanError(f"{name} {what} than the model ({key} {two}, not {one}): both see the same inputs")
     if not _is_classifier(student):
@@ -64,8 +65,14 @@ def check_fits(teacher: nn.Module, student: nn.Module, name: str) -> None:
         )
 
 
+def _size(config: Any, key: str) -> Any:
+    """Return a size of a configuration; of one that has a configuration for texts, that of it."""
+    texts = getattr(config, "text_config", None) if key == "vocab_size" else None
+    return getattr(config if texts is None else texts, key, None)
+
+
 def _is_classifier(model: nn.Module) -> bool:
-    return type(model).__name__.endswith("Classification")
+    return type(base_of(model)).__name__.endswith("Classification")
 
 
 def _labels(config: Any) -> list[str] | None:
@@ -87,14 +94,15 @@ class Teacher:
 
     def __init__(self, model: nn.Module, recorder: Recorder, student: nn.Module) -> None:
         self.model, self.recorder = model, recorder
-        device = next((parameter.device for parameter in student.parameters()), torch.device("cpu"))
-        model.to(device)
+        _place(model, next((parameter.device for parameter in student.parameters()), torch.device("cpu")))
         model.eval()
         self.kind = type(model).__name__
         self.checksum = checksum_of_tensors(self.weights())
-        self._names = _accepted(model)
+        self._names, self._by_name = _accepted(base_of(model)), _is_of_transformers(model)
         self._student = inspect.signature(student.forward)
         self._keeps_labels = is_encoder_decoder(model)
+        floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+        self._dtype = next(floating, None)
 
     def release(self) -> None:
         """Let go of the model; it is not asked again."""
@@ -120,6 +128,8 @@ class Teacher:
         positional, named = self._fitting(arguments)
         if rows is not None and len(rows) < batch:
             positional, named = _rows_of(positional, rows, batch), _rows_of(named, rows, batch)
+        if self._dtype is not None:  # images and sounds come in the student's, which may be another
+            positional, named = _in_dtype(positional, self._dtype), _in_dtype(named, self._dtype)
         self.recorder.clear()
         self.model(*positional, **named)
         seen = self.recorder.take()
@@ -128,23 +138,55 @@ class Teacher:
 
     def reads(self, name: str) -> bool:
         """Whether an argument of the student's forward says something about a sample, as not all in a batch does."""
-        return self._names is None or name in self._names or name in UNSEEN
+        return not self._by_name or self._names is None or name in self._names or name in UNSEEN
 
     def _fitting(self, arguments: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
         positional, named = arguments
-        if self._names is None:
-            return positional, named
+        names = self._names if self._names is not None else {*named}
+        if not self._by_name:
+            return positional, {key: value for key, value in named.items() if key in names}
         bound = self._student.bind_partial(*positional)
         whole = {**bound.arguments, **named} if positional else named
         unseen = UNSEEN if self._keeps_labels else (*UNSEEN, "labels")
-        return (), {key: value for key, value in whole.items() if key in self._names and key not in unseen}
+        return (), {key: value for key, value in whole.items() if key in names and key not in unseen}
+
+
+def _place(model: nn.Module, device: torch.device) -> None:
+    """Move a teacher to the student's device; one that is spread over several (`device_map`) stays where it is.
+
+    Raises PlanError for one that cannot be moved, or whose weights are not in memory.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise PlanError("the teacher's weights are not in memory (offloaded, or never loaded): load it whole")
+    if getattr(model, "hf_device_map", None) or all(tensor.device == device for tensor in tensors):
+        return
+    try:
+        model.to(device)
+    except (RuntimeError, ValueError, NotImplementedError) as error:  # quantized, out of memory
+        raise PlanError(f"the teacher cannot be moved to {device}: {first_line(error)}; load it there") from None
+
+
+def _is_of_transformers(model: nn.Module) -> bool:
+    return getattr(model, "config", None) is not None and hasattr(model, "config_class")
 
 
 def _accepted(model: nn.Module) -> set[str] | None:
-    """Return the names of what a model of transformers takes; None for other modules, which are given everything."""
-    if getattr(model, "config", None) is None or not hasattr(model, "config_class"):
-        return None
-    return set(inspect.signature(model.forward).parameters)
+    """Return the names of what a model takes; None for a module that takes whatever it is given."""
+    parameters = inspect.signature(model.forward).parameters
+    open_ended = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    return None if open_ended and not _is_of_transformers(model) else set(parameters)
+
+
+def _in_dtype(value: Any, dtype: torch.dtype) -> Any:
+    """Return an argument with its floating-point tensors in another dtype."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, Mapping):
+        return {key: _in_dtype(each, dtype) for key, each in value.items()}
+    if type(value) in (tuple, list):  # others, such as packed sequences, are more than their parts
+        return type(value)(_in_dtype(each, dtype) for each in value)
+    return value
 
 
 def _rows_of(value: Any, rows: Tensor, batch: int) -> Any:

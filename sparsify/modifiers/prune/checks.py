@@ -54,6 +54,8 @@ def _axes(prune: PruneFields) -> Iterator[Conflict]:
         )
     if scope.by_row and not pattern.by_row:
         yield "scope", f"the scope {scope.type!r} ranks what is inside a row; a {pattern.type} is not"
+    if pattern.multiple > 1 and not (pattern.apart or scope.type == "tensor"):
+        yield "pattern", "`align` rounds what each layer keeps by itself: add `equal: true`, or write `scope: tensor`"
     if criterion.learned and prune.masking in ("project", "admm"):
         yield "masking", f"the scores of {criterion.type!r} need latent weights to learn from: leave `masking` out"
     if criterion.keeps_zeros and prune.masking in ("latent", "admm"):
@@ -96,6 +98,9 @@ def _gates(prune: PruneFields) -> Iterator[Conflict]:
         )
     if prune.sparsity is not None and prune.sparsity.curve.once:
         yield "sparsity", f"gates close gradually: the curve {prune.sparsity.curve.type!r} leaves them no time"
+    if not prune.exact and (prune.pattern.apart or prune.pattern.multiple > 1):
+        key = "equal" if prune.pattern.apart else "align"
+        yield "pattern", f"`{key}` needs an exact number at the end: give a `sparsity`, and no `finish: threshold`"
     if prune.sparsity is None and prune.finish == "exact":
         yield "finish", "`exact` needs a `sparsity`"
     for role in prune.penalty.roles if prune.penalty else ():

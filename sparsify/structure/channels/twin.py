@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sparsify.errors import PlanError
-from sparsify.layers.outline import bare
+from sparsify.layers.outline import bare, redrawn
 
 BYTES = 1 << 30
 """The most that the parameters of a twin may take."""
@@ -25,20 +25,18 @@ def twin(model: nn.Module) -> nn.Module:
             f"a copy with random weights, on which channels are followed, would take {size / 1e9:.1f} GB; the most is "
             f"{BYTES / 1e9:.1f} GB"
         )
-    made = bare(model)
     generator = torch.Generator().manual_seed(0)
-    done: dict[int, Any] = {}
-    for module in made.modules():
-        for store, copied in ((module._parameters, _parameter), (module._buffers, _buffer)):
-            for name, value in store.items():
-                if value is not None:
-                    if id(value) not in done:
-                        done[id(value)] = (value, copied(name, value, generator))
-                    store[name] = done[id(value)][1]
+
+    def new(name: str, value: Tensor) -> Tensor:
+        return _parameter(name, value, generator) if isinstance(value, nn.Parameter) else _buffer(name, value)
+
+    made = redrawn(bare(model), new)
+    for parameter in made.parameters():  # frozen ones too: the check asks how much each matters
+        parameter.requires_grad_(parameter.is_floating_point())
     return made
 
 
-def _parameter(name: str, value: Tensor, generator: torch.Generator) -> nn.Parameter:
+def _parameter(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
     if isinstance(value, nn.UninitializedParameter):
         raise PlanError(f"{name} is not initialised yet; run the model once before")
     shape = value.shape
@@ -48,12 +46,10 @@ def _parameter(name: str, value: Tensor, generator: torch.Generator) -> nn.Param
         made = torch.randn(shape, generator=generator) * 0.2
     else:
         made = torch.rand(shape, generator=generator) + 0.5
-    return nn.Parameter(
-        made.to(torch.float32) if value.is_floating_point() else made.to(value.dtype), value.is_floating_point()
-    )
+    return made.to(torch.float32) if value.is_floating_point() else made.to(value.dtype)
 
 
-def _buffer(name: str, value: Tensor, generator: torch.Generator) -> Tensor:
+def _buffer(name: str, value: Tensor) -> Tensor:
     if value.is_meta:
         made = torch.zeros(value.shape, dtype=value.dtype)
         return made.fill_(1) if "var" in name else made

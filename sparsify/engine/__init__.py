@@ -1,0 +1,46 @@
+"""The sparse engine: linear layers multiplied by what is not zero, on the CPU.
+
+`accelerate` changes a model's layers where that is faster, `restore` takes it back. Needs a library that is compiled
+when the package is installed (`missing()` says why it is not there); what is here is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsify.engine.chosen import Choice, Chosen
+    from sparsify.engine.layer import SparseLinear
+    from sparsify.engine.library import instructions, missing
+    from sparsify.engine.operator import sparse_linear
+    from sparsify.engine.packed import pack, unpack
+    from sparsify.engine.saved import load, save_choices
+    from sparsify.engine.whole import accelerate, restore
+
+_PUBLIC = {
+    "Choice": "chosen",
+    "Chosen": "chosen",
+    "SparseLinear": "layer",
+    "accelerate": "whole",
+    "instructions": "library",
+    "load": "saved",
+    "missing": "library",
+    "pack": "packed",
+    "pipeline": "pipelines",
+    "restore": "whole",
+    "save_choices": "saved",
+    "sparse_linear": "operator",
+    "unpack": "packed",
+}
+
+__all__ = [
+    "Choice", "Chosen", "SparseLinear", "accelerate", "instructions", "load", "missing", "pack", "pipeline", "restore",
+    "save_choices", "sparse_linear", "unpack",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)

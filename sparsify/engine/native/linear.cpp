@@ -1,0 +1,123 @@
+// The product: which kernels, which tiles, which threads.
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "engine.h"
+#include "pool.h"
+#include "task.h"
+
+namespace sparsify {
+
+bool known(const void* packed, uint64_t bytes);
+
+namespace {
+
+constexpr uint64_t TASKS_A_THREAD = 4;  // so that a thread that is late does not keep the others waiting
+
+int32_t best() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl"))
+        return SPARSIFY_AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return SPARSIFY_AVX2;
+#endif
+    return SPARSIFY_PORTABLE;
+}
+
+const Kernels* kernels_of(int32_t instructions) {
+    static const int32_t most = best();
+    if (instructions == SPARSIFY_BEST) instructions = most;
+    if (instructions < SPARSIFY_PORTABLE || instructions > most) return nullptr;
+#if defined(__x86_64__)
+    if (instructions == SPARSIFY_AVX512) return &avx512_kernels;
+    if (instructions == SPARSIFY_AVX2) return &avx2_kernels;
+#endif
+    return &portable_kernels;
+}
+
+struct Free {
+    void operator()(float* what) const { std::free(what); }
+};
+
+// Memory of this thread that the next call uses again; null where there is none to be had.
+float* scratch(uint64_t floats) {
+    thread_local std::unique_ptr<float, Free> held;
+    thread_local uint64_t size = 0;
+    if (size < floats) {
+        held.reset();
+        size = 0;
+        void* made = nullptr;
+        if (posix_memalign(&made, ALIGNMENT, aligned(floats * sizeof(float)))) return nullptr;
+        held.reset(static_cast<float*>(made));
+        size = floats;
+    }
+    return held.get();
+}
+
+struct Plan {
+    Task task;
+    const Kernels* kernels;
+    uint32_t tile;
+    uint64_t tiles, spans, chunks;  // a task is a tile × a span of chunks
+    std::atomic<bool> failed{false};
+};
+
+void one(void* context, uint64_t number) {
+    Plan& plan = *static_cast<Plan*>(context);
+    const Header& header = header_of(plan.task.packed);
+    const uint64_t token = number / plan.spans * plan.tile, span = number % plan.spans;
+    const uint32_t count = static_cast<uint32_t>(std::min<uint64_t>(plan.tile, plan.task.tokens - token));
+    float* memory = scratch((header.columns + header.chunk) * plan.tile);
+    if (!memory) {
+        plan.failed = true;
+        return;
+    }
+    plan.kernels->run(plan.task, token, count, span * plan.chunks / plan.spans,
+                      (span + 1) * plan.chunks / plan.spans, memory);
+}
+
+}  // namespace
+}  // namespace sparsify
+
+using namespace sparsify;
+
+extern "C" {
+
+#ifndef SPARSIFY_SOURCES
+#define SPARSIFY_SOURCES ""
+#endif
+
+int32_t sparsify_interface(void) { return 1; }
+
+const char* sparsify_sources(void) { return SPARSIFY_SOURCES; }
+
+int32_t sparsify_instructions(void) { return best(); }
+
+int32_t sparsify_linear(const void* packed, uint64_t bytes, uint64_t rows, uint64_t columns, uint32_t value_type,
+                        const void* x, uint64_t tokens, const void* bias, uint32_t activation, void* y,
+                        uint32_t threads, int32_t instructions) {
+    if (value_type != FLOAT32 || activation > LAST_ACTIVATION || threads == 0) return SPARSIFY_BAD_ARGUMENT;
+    if (!known(packed, bytes)) return SPARSIFY_BAD_PACKED;
+    if (header_of(packed).rows != rows || header_of(packed).columns != columns) return SPARSIFY_OTHER_SHAPE;
+    const Kernels* kernels = kernels_of(instructions);
+    if (!kernels) return SPARSIFY_NO_KERNELS;
+    if (tokens == 0) return SPARSIFY_OK;
+    const Header& header = header_of(packed);
+    Plan plan{};
+    plan.task = {packed, static_cast<const float*>(x), static_cast<const float*>(bias), static_cast<float*>(y), tokens,
+                 activation};
+    plan.kernels = kernels;
+    plan.tile = kernels->tile(header, tokens);
+    plan.tiles = parts(tokens, plan.tile);
+    plan.chunks = chunks_of(header);
+    plan.spans = 1;
+    if (threads > 1) plan.spans = std::min(plan.chunks, std::max<uint64_t>(1, parts(threads * TASKS_A_THREAD, plan.tiles)));
+    parallel(threads, plan.tiles * plan.spans, one, &plan);
+    return plan.failed ? SPARSIFY_NO_MEMORY : SPARSIFY_OK;
+}
+
+}  // extern "C"

@@ -1,0 +1,196 @@
+"""The linear layers of a model, tried one by one, and multiplied by the engine where that is faster."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsify.anatomy.outputs import tensors
+from sparsify.applied import at_work
+from sparsify.engine import fusing
+from sparsify.engine.chosen import DENSE, KERNELS, Choice, Chosen
+from sparsify.engine.layer import Sparse, to_dense, to_sparse
+from sparsify.engine.library import instructions
+from sparsify.engine.operator import ACTIVATIONS
+from sparsify.engine.packed import pack
+from sparsify.engine.rules import Layer, layers_of, unfit, worth_a_trial, zeros_of
+from sparsify.engine.trial import tried
+from sparsify.errors import KernelError, did_you_mean
+from sparsify.layers import unwrap
+from sparsify.linears import rows_seen, run_on, shared
+
+TOKENS = 256
+MARGIN = 0.05
+TOLERANCE = 1e-3
+"""How far the outputs of the whole model may be from the dense ones, relative to the largest."""
+
+
+def accelerate(
+    model: nn.Module,
+    *,
+    sample: Any = None,
+    tokens: int = TOKENS,
+    margin: float = MARGIN,
+    choices: Chosen | Mapping[str, Any] | None = None,
+    keep_dense: bool = True,
+) -> Chosen:
+    """Let the sparse engine multiply by the weights of linear layers where that is faster than torch; for inference.
+
+    Each `nn.Linear` and Conv1D of float32 on the CPU with enough zeros is timed with torch's dense product and the
+    engine's kernels, on `tokens` rows, or on as many as it gets when the model is run on `sample` (a tensor, a tuple of
+    arguments, or a mapping by name), and is changed where one is faster by `margin`. With a `sample`, activations right
+    behind such layers are taken by the kernels, and the whole model is compared with itself: where its outputs differ
+    everything is as it was. Layers are changed in place: parameters, names and the keys of a state stay; `restore`
+    takes it back. `choices`, what was returned before, are made again without a trial. Without `keep_dense` the dense
+    weights of sparse layers are let go: their memory is free, a state has them all the same (made of the packed ones),
+    and every zero that comes back is +0.0.
+
+    Raises KernelError where the engine does not work, while a manager is at work, where the outputs differ, and for
+    choices that this model cannot follow.
+    """
+    base = unwrap(model)
+    layers = list(layers_of(base))
+    _check(base, layers, tokens, margin)
+    where = f"{instructions()}, {torch.get_num_threads()} threads"
+    ties = shared(base)
+    reasons = {layer.name: unfit(layer, ties) for layer in layers}
+    before = run_on(base, sample, "the model cannot be run on the sample") if sample is not None else None
+    if choices is not None:
+        found = _followed(base, layers, reasons, choices)
+    else:
+        found = _tried(base, layers, reasons, sample, tokens, margin)
+    try:
+        _make(base, layers, found, keep_dense)
+        if sample is not None and any(choice.sparse for choice in found):
+            _compare(before, run_on(base, sample, "with sparse layers the model fails, and has its dense ones again"))
+    except BaseException:
+        _undo(base, {choice.layer for choice in found if choice.sparse} | {choice.fused for choice in found})
+        raise
+    return Chosen(tuple(found), where)
+
+
+def restore(model: nn.Module) -> tuple[str, ...]:
+    """Give a model the dense layers back that `accelerate` changed, and return their names. Nothing else is touched.
+
+    Raises KernelError while a manager is at work.
+    """
+    base = unwrap(model)
+    if at_work(base):
+        raise KernelError("a manager is at work on the model: call finalize() first")
+    names = [name for name, module in base.named_modules() if to_dense(module)]
+    for module in base.modules():
+        fusing.give_back(module)
+    return tuple(names)
+
+
+def _check(model: nn.Module, layers: list[Layer], tokens: int, margin: float) -> None:
+    if at_work(model):
+        raise KernelError(
+            "a manager is at work on the model: call finalize() first; the engine wants weights that stay"
+        )
+    if not layers:
+        raise KernelError(f"{type(model).__name__} has no linear layer, and the engine multiplies for no other")
+    packed = {id(module.weight) for module in model.modules() if isinstance(module, Sparse)}
+    if any(parameter.is_meta and id(parameter) not in packed for parameter in model.parameters()):
+        raise KernelError(f"{type(model).__name__} has no weights (they are on the meta device)")
+    if type(tokens) is not int or tokens < 1:
+        raise KernelError(f"tokens is {tokens}: a trial needs 1 or more")
+    if not (0 <= margin < math.inf):
+        raise KernelError(f"margin is {margin}: it is 0 or more, 0.05 for 5 % faster")
+
+
+def _tried(
+    model: nn.Module, layers: list[Layer], reasons: dict[str, str], sample: Any, tokens: int, margin: float
+) -> list[Choice]:
+    """Return what is best for each layer, and which activations go with it."""
+    counts = rows_seen(model, [(each.name, each.module) for each in layers], sample) if sample is not None else {}
+    found: list[Choice] = []
+    for layer in layers:
+        rows = counts.get(layer.name, 0) if sample is not None else tokens
+        reason = reasons[layer.name] or ("" if rows else "the model does not call it on the sample")
+        found.append(Choice(layer.name, layer.shape, why=reason) if reason else _best(layer, rows, margin))
+    if sample is None:
+        return found
+    sparse = {choice.layer for choice in found if choice.sparse}
+    after = fusing.followers(model, {each.name: each.module for each in layers if each.name in sparse}, sample)
+    return [
+        replace(choice, fused=after[choice.layer][0], activation=after[choice.layer][1])
+        if choice.layer in after
+        else choice
+        for choice in found
+    ]
+
+
+def _best(layer: Layer, tokens: int, margin: float) -> Choice:
+    """Try a layer."""
+    weight = layer.weight.contiguous()
+    packed = {name: pack(weight, KERNELS[name]) for name in worth_a_trial(weight)}
+    trial = tried(layer, packed, tokens)
+    choice = Choice(layer.name, layer.shape, zeros=zeros_of(weight), tokens=tokens, seconds=trial.seconds)
+    if trial.wrong or choice.faster is None or choice.best is None:
+        return replace(choice, why=trial.wrong)
+    if choice.faster >= 1 + margin:
+        return replace(choice, kernel=choice.best)
+    word = "slower here" if choice.faster < 1 else f"not faster by {margin:.0%} here"
+    return replace(choice, why=f"{word}: {choice.faster:.2f}×")
+
+
+def _followed(
+    model: nn.Module, layers: list[Layer], reasons: dict[str, str], choices: Chosen | Mapping[str, Any]
+) -> list[Choice]:
+    """Return choices that were given, once it is clear that all of them can be made. Raises KernelError."""
+    given = choices if isinstance(choices, Chosen) else Chosen.from_dict(choices)
+    mine = {layer.name: layer for layer in layers}
+    modules = dict(model.named_modules())
+    for choice in given.layers:
+        if choice.layer not in mine:
+            raise KernelError(f"choices name {choice.layer}, which the model lacks{did_you_mean(choice.layer, mine)}")
+        if choice.shape != mine[choice.layer].shape:
+            one, two = (" × ".join(map(str, each)) for each in (choice.shape, mine[choice.layer].shape))
+            raise KernelError(f"choices have {choice.layer} as {one}; here it is {two}")
+        if choice.sparse and reasons[choice.layer]:
+            raise KernelError(f"choices have {choice.layer} sparse, which cannot be: {reasons[choice.layer]}")
+        if choice.activation not in ACTIVATIONS or (choice.activation != "none") != bool(choice.fused):
+            raise KernelError(f"choices have {choice.layer} with activation {choice.activation!r} of {choice.fused!r}")
+        if choice.fused:
+            there = modules.get(choice.fused)
+            if there is None or fusing.activation_of(there) != choice.activation:
+                raise KernelError(f"choices have {choice.fused} as {choice.activation}, which it is not here")
+    return list(given.layers)
+
+
+def _make(model: nn.Module, layers: list[Layer], found: list[Choice], keep_dense: bool) -> None:
+    mine, modules = {layer.name: layer for layer in layers}, dict(model.named_modules())
+    ready: list[tuple[Layer, Tensor, Choice]] = []
+    for choice in found:
+        if choice.kernel != DENSE:
+            layer = mine[choice.layer]
+            ready.append((layer, pack(layer.weight.contiguous(), KERNELS[choice.kernel]), choice))
+    for layer, packed, choice in ready:
+        to_sparse(layer.module, packed, layer.sparse_class, choice.activation, keep_dense)
+        if choice.fused:
+            fusing.take(modules[choice.fused])
+
+
+def _undo(model: nn.Module, names: set[str]) -> None:
+    for name, module in model.named_modules():
+        if name in names:
+            to_dense(module)
+            fusing.give_back(module)
+
+
+def _compare(before: Any, after: Any) -> None:
+    """Raise KernelError where outputs are not the same."""
+    for one, two in zip(tensors(before), tensors(after), strict=True):
+        largest = max(float(one.abs().max()) if one.numel() else 0.0, 1e-30)
+        apart = float((one.float() - two.float()).abs().max()) / largest if one.numel() else 0.0
+        if bool(one.isfinite().all()) and not apart <= TOLERANCE:
+            raise KernelError(
+                f"with sparse layers the model's outputs are off by {apart:.2g} of the largest: it uses a layer or an "
+                "activation in a way that a module cannot show, and has its dense layers again"
+            )

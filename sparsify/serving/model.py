@@ -1,0 +1,120 @@
+"""The model that a server runs, as a function over batches of texts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparsify.engine.pipelines import pipeline
+from sparsify.errors import SparsifyError, first_line
+from sparsify.pretrained import positions
+
+PARAMETERS: Mapping[str, Mapping[str, tuple[type, float, float]]] = {
+    "text-classification": {"top_k": (int, 1, 10_000)},
+    "token-classification": {},
+    "fill-mask": {"top_k": (int, 1, 10_000)},
+    "text-generation": {
+        "max_new_tokens": (int, 1, 4096),
+        "do_sample": (bool, 0, 1),
+        "temperature": (float, 1e-3, 100),
+        "top_k": (int, 1, 10_000),
+        "top_p": (float, 1e-3, 1),
+        "repetition_penalty": (float, 0.1, 10),
+    },
+    "feature-extraction": {},
+}
+"""What a request may set, by task: type, least and most."""
+
+_tokenizing = threading.Lock()
+
+Chosen = tuple[tuple[str, Any], ...]
+"""Parameters of a request, sorted by name; requests with the same ones share a batch."""
+
+
+class InputError(SparsifyError):
+    """A request that this model cannot answer."""
+
+
+@dataclass
+class Served:
+    """A model with its tokenizer, for one task."""
+
+    name: str
+    task: str
+    engine: str
+    run: Any
+    longest: int | None
+    """The most tokens that the model has positions for, special ones included."""
+
+    @classmethod
+    def open(cls, path: str | Path, task: str | None = None, engine: str = "sparse") -> Served:
+        """Load a folder or a packed file. Raises SparsifyError."""
+        made = pipeline(task, path, engine=engine)
+        if made.tokenizer.pad_token is None:  # batches need one; masked out, it changes nothing
+            made.tokenizer.pad_token = made.tokenizer.eos_token
+        if made.task == "text-generation":
+            made.tokenizer.padding_side = "left"
+        return cls(Path(path).name, made.task, engine, made, positions(made.model.config))
+
+    def answer(self, texts: list[str], parameters: Chosen) -> Sequence[Any]:
+        """Return an answer for each text; called by one thread at a time."""
+        batched = {"batch_size": len(texts)} if self.run.tokenizer.pad_token is not None else {}
+        with torch.inference_mode():
+            answers = list(self.run(texts, **batched, **dict(parameters)))
+        if self.task == "fill-mask" and len(texts) == 1:  # this pipeline takes a list of one for a text
+            return [answers]
+        if self.task != "feature-extraction":
+            return answers
+        # of a batch, the pipeline returns the vectors of the padding too
+        return [
+            [rows[:number] for rows in answer] for answer, number in zip(answers, self._lengths(texts), strict=True)
+        ]
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has."""
+        with _tokenizing:  # a fast tokenizer must not be used by two threads
+            return [len(ids) for ids in self.run.tokenizer(list(texts), verbose=False)["input_ids"]]
+
+    def check(self, texts: Sequence[str], limit: int) -> None:
+        """Raise InputError for a text that is empty, too long, or lacks what the task needs."""
+        most = min(limit, self.longest or limit)
+        for index, (text, number) in enumerate(zip(texts, self._lengths(texts), strict=True)):
+            if number > most:
+                raise InputError(f"inputs[{index}] has {number:,} tokens; at most {most:,} are taken")
+            if self.task == "fill-mask" and self.run.tokenizer.mask_token not in text:
+                raise InputError(f"inputs[{index}] has no {self.run.tokenizer.mask_token} to fill")
+            if not text.strip():
+                raise InputError(f"inputs[{index}] is empty")
+
+    def parameters(self, given: Mapping[str, Any]) -> Chosen:
+        """Return the parameters of a request. Raises InputError for what this task does not take."""
+        known = PARAMETERS[self.task]
+        for name, value in given.items():
+            if name not in known:
+                rest = f"it takes {', '.join(known)}" if known else "it takes none"
+                raise InputError(f"{self.task} takes no parameter {name!r}: {rest}")
+            kind, least, most = known[name]
+            fits = isinstance(value, (int, float) if kind is float else kind)
+            if not fits or (isinstance(value, bool) and kind is not bool) or not least <= value <= most:
+                raise InputError(f"{name}: expected {_expected(kind, least, most)}, got {value!r}")
+        return tuple(sorted(given.items()))
+
+    def warm(self) -> str | None:
+        """Answer one text, so that the first request does not pay for the start; return what was wrong with it."""
+        text = "a text" if self.task != "fill-mask" else f"a {self.run.tokenizer.mask_token}"
+        try:
+            self.answer([text], (("max_new_tokens", 1),) if self.task == "text-generation" else ())
+        except Exception as error:  # whatever a model does
+            return first_line(error)
+        return None
+
+
+def _expected(kind: type, least: float, most: float) -> str:
+    if kind is bool:
+        return "true or false"
+    return f"a {'whole number' if kind is int else 'number'} from {least:g} to {most:g}"

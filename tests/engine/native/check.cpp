@@ -1,0 +1,204 @@
+// A stand-alone program that runs the engine without Python, for the sanitizers: every kernel on awkward shapes against a
+// slow reference, damaged buffers, threads, forks. `make engine-test` compiles it with the engine's sources.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "engine.h"
+
+namespace {
+
+int failures = 0;
+
+#define EXPECT(what)                                                        \
+    do {                                                                    \
+        if (!(what)) {                                                      \
+            std::printf("%s:%d: not so: %s\n", __FILE__, __LINE__, #what);  \
+            ++failures;                                                     \
+        }                                                                   \
+    } while (0)
+
+struct Freed {
+    void operator()(void* what) const { std::free(what); }
+};
+
+// Memory of exactly so many bytes, so that the sanitizer sees a step beyond.
+struct Buffer {
+    std::unique_ptr<char, Freed> memory;
+    uint64_t bytes = 0;
+    explicit Buffer(uint64_t size) : memory(static_cast<char*>(std::aligned_alloc(64, (size + 63) / 64 * 64))), bytes(size) {}
+};
+
+struct Matrix {
+    uint64_t rows, columns;
+    std::vector<float> dense, values;
+    std::vector<int64_t> starts{0};
+    std::vector<int32_t> indices;
+
+    Matrix(uint64_t r, uint64_t c, double density, std::mt19937& random) : rows(r), columns(c), dense(r * c) {
+        std::uniform_real_distribution<double> uniform(0, 1);
+        std::normal_distribution<float> normal;
+        for (float& each : dense)
+            if (uniform(random) < density) each = normal(random);
+        for (uint64_t row = 0; row < r; ++row) {
+            for (uint64_t k = 0; k < c; ++k)
+                if (dense[row * c + k] != 0) {
+                    indices.push_back(static_cast<int32_t>(k));
+                    values.push_back(dense[row * c + k]);
+                }
+            starts.push_back(static_cast<int64_t>(indices.size()));
+        }
+    }
+
+    Buffer packed(uint32_t height) const {
+        const int64_t size = sparsify_packed_bytes(rows, columns, starts.data(), indices.data(), height);
+        EXPECT(size > 0);
+        Buffer out(static_cast<uint64_t>(size));
+        EXPECT(sparsify_pack(rows, columns, starts.data(), indices.data(), values.data(), SPARSIFY_FLOAT32, height,
+                             out.memory.get(), out.bytes) == SPARSIFY_OK);
+        EXPECT(sparsify_check(out.memory.get(), out.bytes) == SPARSIFY_OK);
+        return out;
+    }
+};
+
+std::vector<float> product(const Matrix& m, const Buffer& packed, const std::vector<float>& x, uint64_t tokens,
+                           const float* bias, uint32_t threads, int32_t instructions, uint32_t activation = 0) {
+    std::vector<float> y(tokens * m.rows, std::numeric_limits<float>::quiet_NaN());
+    EXPECT(sparsify_linear(packed.memory.get(), packed.bytes, m.rows, m.columns, SPARSIFY_FLOAT32, x.data(), tokens, bias,
+                           activation, y.data(), threads, instructions) == SPARSIFY_OK);
+    return y;
+}
+
+std::vector<float> noise(uint64_t count, std::mt19937& random) {
+    std::normal_distribution<float> normal;
+    std::vector<float> made(count);
+    for (float& each : made) each = normal(random);
+    return made;
+}
+
+double activated(double x, uint32_t activation) {
+    switch (activation) {
+        case 1:
+            return x < 0 ? 0 : x;
+        case 2:
+            return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
+        case 3:
+            return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+        case 4:
+            return x / (1 + std::exp(-x));
+        default:
+            return x;
+    }
+}
+
+void shapes(int32_t instructions) {
+    std::mt19937 random(1);
+    const uint64_t sizes[][2] = {{1, 1}, {3, 5}, {17, 129}, {64, 128}, {259, 193}, {513, 70}};
+    for (const auto& size : sizes)
+        for (double density : {0.0, 0.07, 0.5, 1.0}) {
+            const Matrix m(size[0], size[1], density, random);
+            const std::vector<float> bias = noise(m.rows, random);
+            for (uint32_t height : {1u, 2u, 4u}) {
+                const Buffer packed = m.packed(height);
+                std::vector<float> back(m.dense.size());
+                EXPECT(sparsify_unpack(packed.memory.get(), packed.bytes, back.data()) == SPARSIFY_OK);
+                EXPECT(back == m.dense);
+                for (uint64_t tokens : {1, 4, 7, 16, 33, 48, 64, 67, 130}) {
+                    const std::vector<float> x = noise(tokens * m.columns, random);
+                    const uint32_t activation = static_cast<uint32_t>(tokens % 5);
+                    const std::vector<float> y = product(m, packed, x, tokens, bias.data(), 1, instructions, activation);
+                    for (uint64_t t = 0; t < tokens; ++t)
+                        for (uint64_t r = 0; r < m.rows; ++r) {
+                            double sum = bias[r], size_of_sum = std::fabs(sum);
+                            for (uint64_t k = 0; k < m.columns; ++k) {
+                                const double term = double{m.dense[r * m.columns + k]} * x[t * m.columns + k];
+                                sum += term;
+                                size_of_sum += std::fabs(term);
+                            }
+                            const double error = std::fabs(activated(sum, activation) - y[t * m.rows + r]);
+                            if (!(error <= 2e-6 * (1 + size_of_sum))) {
+                                std::printf("%llu × %llu, height %u, %llu tokens, activation %u: off by %g\n",
+                                            (unsigned long long)m.rows, (unsigned long long)m.columns, height,
+                                            (unsigned long long)tokens, activation, error);
+                                ++failures;
+                                return;
+                            }
+                        }
+                }
+            }
+        }
+}
+
+void damage() {
+    std::mt19937 random(2);
+    const Matrix m(70, 300, 0.2, random);
+    const Buffer packed = m.packed(2);
+    for (uint64_t bytes : {uint64_t{0}, uint64_t{8}, uint64_t{63}, packed.bytes - 64, packed.bytes - 1})
+        EXPECT(sparsify_check(packed.memory.get(), bytes) == SPARSIFY_BAD_PACKED);
+    Buffer copy(packed.bytes);
+    std::uniform_int_distribution<uint64_t> anywhere(0, packed.bytes - 1), header(0, 63), bit(0, 7);
+    for (int i = 0; i < 2000; ++i) {
+        std::memcpy(copy.memory.get(), packed.memory.get(), packed.bytes);
+        copy.memory.get()[i % 2 ? anywhere(random) : header(random)] ^= static_cast<char>(1 << bit(random));
+        EXPECT(sparsify_check(copy.memory.get(), copy.bytes) != SPARSIFY_OK);
+    }
+    const int64_t backwards[] = {0, 2, 1}, whole[] = {0, 1, 2};
+    const int32_t outside[] = {0, 9}, fine[] = {0, 1};
+    const float values[] = {1, 2};
+    EXPECT(sparsify_packed_bytes(2, 4, backwards, fine, 1) == SPARSIFY_BAD_MATRIX);
+    EXPECT(sparsify_packed_bytes(2, 4, whole, outside, 1) == SPARSIFY_BAD_MATRIX);
+    EXPECT(sparsify_packed_bytes(2, 4, whole, fine, 3) == SPARSIFY_BAD_ARGUMENT);
+    EXPECT(sparsify_pack(2, 4, whole, fine, values, 7, 1, copy.memory.get(), copy.bytes) == SPARSIFY_BAD_ARGUMENT);
+    float x[300] = {}, y[70];
+    const void* p = packed.memory.get();
+    EXPECT(sparsify_linear(p, packed.bytes, 70, 299, 0, x, 1, nullptr, 0, y, 1, 0) == SPARSIFY_OTHER_SHAPE);
+    EXPECT(sparsify_linear(p, packed.bytes, 70, 300, 0, x, 1, nullptr, 9, y, 1, 0) == SPARSIFY_BAD_ARGUMENT);
+    EXPECT(sparsify_linear(p, packed.bytes, 70, 300, 0, x, 1, nullptr, 0, y, 1, 99) == SPARSIFY_NO_KERNELS);
+    EXPECT(sparsify_linear(p, packed.bytes, 70, 300, 0, x, 0, nullptr, 0, y, 1, 0) == SPARSIFY_OK);
+}
+
+// The same bits whatever the number of threads, from several callers at once, and in a forked child.
+void threads() {
+    std::mt19937 random(3);
+    const Matrix m(600, 200, 0.1, random);
+    const Buffer packed = m.packed(1);
+    const uint64_t tokens = 150;
+    const std::vector<float> x = noise(tokens * m.columns, random);
+    const std::vector<float> once = product(m, packed, x, tokens, nullptr, 1, SPARSIFY_BEST);
+    for (uint32_t count : {2u, 3u, 8u})
+        for (int i = 0; i < 20; ++i) EXPECT(product(m, packed, x, tokens, nullptr, count, SPARSIFY_BEST) == once);
+    std::vector<std::thread> callers;
+    std::vector<int> wrong(4);
+    for (size_t c = 0; c < wrong.size(); ++c)
+        callers.emplace_back([&, c] {
+            for (int i = 0; i < 20; ++i) wrong[c] += product(m, packed, x, tokens, nullptr, 3, SPARSIFY_BEST) != once;
+        });
+    for (auto& caller : callers) caller.join();
+    for (int each : wrong) EXPECT(each == 0);
+    const pid_t child = fork();
+    if (child == 0) _exit(product(m, packed, x, tokens, nullptr, 3, SPARSIFY_BEST) == once ? 0 : 1);
+    int status = -1;
+    waitpid(child, &status, 0);
+    EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    EXPECT(product(m, packed, x, tokens, nullptr, 3, SPARSIFY_BEST) == once);
+}
+
+}  // namespace
+
+int main() {
+    for (int32_t instructions = SPARSIFY_PORTABLE; instructions <= sparsify_instructions(); ++instructions)
+        shapes(instructions);
+    damage();
+    threads();
+    std::printf(failures ? "%d failures\n" : "the engine does what it should\n", failures);
+    return failures != 0;
+}
