@@ -36,7 +36,7 @@ MOST_SEEDS = 2**32 - 1
 TASKS = tuple(AUTO)
 """What `sparsify train` can do, and `sparsify plan` can show."""
 
-FLAGS = {"total_steps": "--steps", "steps_per_epoch": "--steps-per-epoch"}
+FLAGS = {"total_steps": "--steps", "steps_per_epoch": "--steps-per-epoch", "max_bytes": "--max-bytes"}
 """Argument in Python → flag of the command line."""
 
 _ARGUMENT = re.compile(rf"(?<![\w`'\".])({'|'.join(FLAGS)})(?![\w`'\"=.])")

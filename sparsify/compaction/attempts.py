@@ -134,7 +134,8 @@ def without_channels(made: Made, attempts: Attempts, example_inputs: Any) -> tup
     if not channels.candidates(made.model):
         return 0, []
     if any(not parameter.numel() for parameter in made.model.parameters()):
-        return 0, ["dead channels stay: they are not followed where a block has nothing left (`at_least=1` keeps one)"]
+        why = "they are not followed where a block has nothing left (--at-least 1, `at_least=1` in Python, keeps one)"
+        return 0, [f"dead channels stay: {why}"]
     try:
         found = coupled(made.model, example_inputs)
     except PlanError as error:

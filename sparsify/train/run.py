@@ -62,11 +62,11 @@ def run(
 ) -> dict[str, Any]:
     """Train under `recipe` (dense without one) and write `directory`; return the report.
 
-    The folder gets the model, what goes with it, `recipe.yaml` and `report.json`, which is written last; it is locked
-    meanwhile. `allow_changed_recipe` lets a resumed run have another recipe, and another number of epochs, than it was
-    begun with. Raises DataError and PlanError before anything is trained or written; StateError for a folder that
-    cannot be written to, or whose run is another; TrainingError, for a folder in which another process trains, too;
-    SparsityError if the model falls short; `keeper.Stopped` on Ctrl-C, with everything saved.
+    The folder gets the model, what goes with it, `recipe.yaml`, `predictions.json` and `report.json`, which is written
+    last; it is locked meanwhile. `allow_changed_recipe` lets a resumed run have another recipe, and another number of
+    epochs, than it was begun with. Raises DataError and PlanError before anything is trained or written; StateError for
+    a folder that cannot be written to, or whose run is another; TrainingError, for a folder in which another process
+    trains, too; SparsityError if the model falls short; `keeper.Stopped` on Ctrl-C, with everything saved.
     """
     with ExitStack() as stack:
         asked = replace(asked, processes=stack.enter_context(joined()))

@@ -251,6 +251,7 @@ def test_training_with_transformers_4_is_refused_in_a_sentence(monkeypatch: pyte
 
 def test_messages_name_flags_and_quote_what_was_written() -> None:
     assert with_flags("'2 epochs' needs steps_per_epoch") == "'2 epochs' needs --steps-per-epoch"
+    assert with_flags("allow them with max_bytes") == "allow them with --max-bytes"
     for text in (
         "unknown key 'total_steps'",
         "Plan.of(recipe, model, total_steps=…)",

@@ -186,7 +186,8 @@ def test_the_page_and_the_picture_of_a_folder(tmp_path: Path) -> None:
     top, bottom, left, right = map(int, re.findall(r"\d+", one.partition("rows")[2])[:4])
     assert top <= 5 <= bottom
     assert left <= 7 <= right
-    images = re.findall(r"data:image/png;base64,([^\"]+)", text)
+    drawn = text[text.index("<h2>Heads</h2>") :]  # above it is the picture, with a bar of colours
+    images = re.findall(r"data:image/png;base64,([^\"]+)", drawn)
     assert len(images) == 2 * 7 + len(SHADES)
     assert Image.open(io.BytesIO(base64.b64decode(images[0]))).size == (32, 32)
     made = report(tmp_path / "model").picture().make
