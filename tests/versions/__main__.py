@@ -22,12 +22,17 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="run the whole default suite, not the subset")
     parser.add_argument("--processes", default="logical", help="processes of pytest (by default one a core)")
     parser.add_argument("--no-record", action="store_true", help="write neither record nor page")
+    parser.add_argument(
+        "--failed",
+        action="store_true",
+        help="run again the files in which tests failed, in what --keep left under --root",
+    )
     parser.add_argument("--page", action="store_true", help="only write docs/versions.md from the record")
     chosen = parser.parse_args(words)
     if unknown := sorted(set(chosen.names) - set(names)):
         parser.error(f"no environment is called {', '.join(unknown)}; there are {', '.join(names)}")
-    if chosen.keep and chosen.root is None:
-        parser.error("--keep needs --root")
+    if (chosen.keep or chosen.failed) and chosen.root is None:
+        parser.error("--keep and --failed need --root")
     if chosen.page:
         page.write()
         return 0
@@ -37,14 +42,13 @@ def main(words: list[str] | None = None) -> int:
             if chosen.names and environment.name not in chosen.names:
                 continue
             tests = () if chosen.all else known.subset
+            folder = chosen.root or Path(temporary)
+            earlier = record.read().get(environment.name)
             try:
-                entry = build.run(
-                    environment,
-                    chosen.root or Path(temporary),
-                    tests,
-                    processes=chosen.processes,
-                    keep=chosen.keep,
-                )
+                if chosen.failed:
+                    entry = build.run_failed(environment, folder, earlier, processes=chosen.processes)
+                else:
+                    entry = build.run(environment, folder, tests, processes=chosen.processes, keep=chosen.keep)
             except build.BuildError as error:
                 print(error, file=sys.stderr)
                 failed = True

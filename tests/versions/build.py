@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.util import find_spec
@@ -28,6 +29,9 @@ class BuildError(Exception):
     """An environment cannot be built, or tests cannot be run in it."""
 
 
+RESULTS = "results.xml"
+
+
 def run(environment: Environment, folder: Path, tests: Sequence[str], *, processes: str, keep: bool) -> Entry:
     """Build `environment` in a folder, run `tests` in it, and delete it unless `keep`.
 
@@ -39,24 +43,51 @@ def run(environment: Environment, folder: Path, tests: Sequence[str], *, process
         raise BuildError(
             f"{folder} has {free / 1e9:.1f} GB left, and {NEEDED / 1e9:.0f} are needed; choose another --root"
         )
+    tested = commit()
     try:
         build(environment, place)
         seconds, counts = run_tests(environment, place, tests, processes)
         return Entry(
             name=environment.name,
             **versions(place),  # type: ignore[arg-type]
-            **counts,  # type: ignore[arg-type]
+            passed=counts["passed"],
+            failed=counts["failed"],
+            skipped=counts["skipped"],
             tests="subset" if tests else "all",
             warnings=environment.warnings,
             test_seconds=round(seconds),
             build_seconds=round(float((place / TOOK).read_text())),
             disk_gigabytes=round(size(place) / 1e9, 1),
             date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-            commit=commit(),
+            commit=tested,
         )
     finally:
         if not keep:
             shutil.rmtree(place, ignore_errors=True)
+
+
+def run_failed(environment: Environment, folder: Path, entry: Entry | None, *, processes: str) -> Entry:
+    """Run again, in an environment that was kept, the files in which tests failed; return the entry with what they gave.
+
+    For mends, of tests or of a lower bound, that the other files cannot feel: the environment is brought up to date
+    first. Raises `BuildError` where the environment or its results are not there.
+    """
+    place = folder / environment.name
+    if entry is None or not (place / RESULTS).exists():
+        raise BuildError(f"{place} was not kept: run {environment.name} with --root and --keep first")
+    earlier = outcomes(place / RESULTS)
+    files = sorted(file for file, counts in earlier.items() if counts["failed"])
+    if not files:
+        raise BuildError(f"{environment.name}: nothing failed")
+    tested = commit()
+    build(environment, place)
+    seconds, counts = run_tests(environment, place, files, processes, RESULTS.replace(".", "-again."))
+    for file in files:
+        counts.subtract(earlier[file])
+    sums = {key: getattr(entry, key) + counts[key] for key in ("passed", "failed", "skipped")}
+    spent = entry.test_seconds + round(seconds)
+    update = {**sums, **versions(place), "again": tuple(files), "test_seconds": spent, "commit": tested}
+    return entry.model_copy(update=update)
 
 
 def build(environment: Environment, place: Path) -> None:
@@ -75,10 +106,10 @@ def build(environment: Environment, place: Path) -> None:
 
 
 def run_tests(
-    environment: Environment, place: Path, tests: Sequence[str], processes: str
-) -> tuple[float, dict[str, int]]:
+    environment: Environment, place: Path, tests: Sequence[str], processes: str, name: str = RESULTS
+) -> tuple[float, Counter[str]]:
     """Run pytest; return its seconds, and how many tests passed, failed and were skipped."""
-    results = place / "results.xml"
+    results = place / name
     command = [python(place), "-m", "pytest", "-n", processes, "--dist", "loadfile", "--tb=short"]
     command += ["-p", "no:cacheprovider", f"--junitxml={results}", *tests]
     if environment.warnings == "default":
@@ -87,17 +118,17 @@ def run_tests(
     subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}, check=False)
     if not results.exists():
         raise BuildError(f"{environment.name}: pytest ended without results")
-    return time.monotonic() - began, counted(results)
+    return time.monotonic() - began, sum(outcomes(results).values(), Counter())
 
 
-def counted(results: Path) -> dict[str, int]:
-    """Return the counts of a file that pytest wrote with `--junitxml`; errors count as failed."""
-    suite = ElementTree.parse(results).getroot().find("testsuite")
-    if suite is None:
-        raise BuildError(f"{results} has no testsuite")
-    total, failures, errors, skipped = (int(suite.get(key, "0")) for key in ("tests", "failures", "errors", "skipped"))
-    failed = failures + errors
-    return {"passed": total - failed - skipped, "failed": failed, "skipped": skipped}
+def outcomes(results: Path) -> dict[str, Counter[str]]:
+    """Return how many tests passed, failed and were skipped by file, as pytest wrote it with `--junitxml`."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for case in ElementTree.parse(results).getroot().iter("testcase"):
+        file = case.get("classname", "").replace(".", "/") + ".py"
+        kinds = {child.tag for child in case}
+        found[file]["failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"] += 1
+    return dict(found)
 
 
 def versions(place: Path) -> dict[str, object]:

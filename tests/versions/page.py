@@ -32,7 +32,7 @@ def text(known: Table, entries: dict[str, Entry]) -> str:
     """Return the page: what was run, with which versions, and what is expected to work and was not run."""
     run = [entries[each.name] for each in known.environments if each.name in entries]
     missing = [each.name for each in known.environments if each.name not in entries]
-    return HEAD + _runs(run) + "\n" + _packages(run) + _expected(known, missing) + NOTES
+    return HEAD + _runs(run) + _packages(run) + _expected(known, missing) + NOTES
 
 
 def _runs(run: list[Entry]) -> str:
@@ -57,7 +57,13 @@ def _runs(run: list[Entry]) -> str:
             f"{entry.date}, {entry.commit}",
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+    again = [
+        f"In *{entry.name}*, files in which something failed were run again alone after a mend (`--failed`), and are counted "
+        f"as they were then: {', '.join(f'`{file}`' for file in entry.again)}.\n"
+        for entry in run
+        if entry.again
+    ]
+    return "\n".join([*lines, "", *again]) + "\n"
 
 
 def _packages(run: list[Entry]) -> str:

@@ -28,6 +28,8 @@ class Entry(BaseModel):
     passed: int
     failed: int
     skipped: int
+    again: tuple[str, ...] = ()
+    """Files in which tests failed at first, for what was then mended; they were run again alone (`--failed`)."""
     test_seconds: float
     """Wall-clock seconds of the tests."""
     build_seconds: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from tests.versions.__main__ import main
 from tests.versions.environments import ROOT, Environment, table
 
 TABLE = table()
+ENTRY = record.Entry(
+    name="a", python="3.11.7", packages={"torch": "2.6.0"}, tests="subset", warnings="default", passed=1, failed=0,
+    skipped=0, test_seconds=1, build_seconds=1, disk_gigabytes=1, date="2026-01-01", commit="0",
+)  # fmt: skip
+PAIR = {"torch": "2.6.0", "transformers": "4.48.0"}
 RUN = [each for each in TABLE.environments if each.name in record.read()]
 
 
@@ -81,22 +87,50 @@ def test_the_page_says_what_was_not_run() -> None:
     assert all(f"- Python {each.python}." in text for each in TABLE.expected)
 
 
+def write_results(path: Path, **files: str) -> None:
+    """Write what pytest would: for each file a letter a test, p, f, e (error) or s."""
+    inside = {"p": "", "f": "<failure/>", "e": "<error/>", "s": "<skipped/>"}
+    cases = [
+        f'<testcase classname="tests.{file}" name="a">{inside[letter]}</testcase>'
+        for file, letters in files.items()
+        for letter in letters
+    ]
+    path.write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>")
+
+
 def test_counts_come_from_what_pytest_wrote(tmp_path: Path) -> None:
-    results = tmp_path / "results.xml"
-    results.write_text('<testsuites><testsuite tests="10" failures="2" errors="1" skipped="3"/></testsuites>')
-    assert build.counted(results) == {"passed": 4, "failed": 3, "skipped": 3}
-    results.write_text("<testsuites/>")
-    with pytest.raises(build.BuildError, match="has no testsuite"):
-        build.counted(results)
+    write_results(tmp_path / "a.xml", test_a="ppfes", test_b="p")
+    found = build.outcomes(tmp_path / "a.xml")
+    assert found == {"tests/test_a.py": {"passed": 2, "failed": 2, "skipped": 1}, "tests/test_b.py": {"passed": 1}}
+
+
+def test_what_failed_is_run_again_and_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "newest"
+    place.mkdir()
+    with pytest.raises(build.BuildError, match="was not kept"):
+        build.run_failed(named("newest"), tmp_path, ENTRY, processes="0")
+    write_results(place / build.RESULTS, test_a="ppf", test_b="pps")
+    ran: list[list[str]] = []
+
+    def run_tests(environment: Environment, place: Path, tests: list[str], *_: str) -> tuple[float, Counter[str]]:
+        ran.append(tests)
+        return 2.0, Counter(passed=2, skipped=1)
+
+    monkeypatch.setattr(build, "run_tests", run_tests)
+    monkeypatch.setattr(build, "build", lambda environment, place: None)
+    monkeypatch.setattr(build, "versions", lambda place: {"python": "3.11.9"})
+    before = ENTRY.model_copy(update={"passed": 4, "failed": 1, "skipped": 1})
+    after = build.run_failed(named("newest"), tmp_path, before, processes="0")
+    assert ran == [["tests/test_a.py"]]
+    assert (after.passed, after.failed, after.skipped) == (4, 0, 2)
+    assert (after.again, after.test_seconds, after.python) == (("tests/test_a.py",), 3, "3.11.9")
+    assert "In *a*, files in which something failed" in page._runs([after.model_copy(update={"packages": PAIR})])
 
 
 def test_an_entry_takes_the_place_of_an_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "FILE", tmp_path / "record.json")
     assert record.read() == {}
-    entry = record.Entry(name="a", python="3.11.7", packages={"torch": "2.4.0"}, tests="subset", warnings="default",
-                         passed=1, failed=0, skipped=0, test_seconds=1, build_seconds=1, disk_gigabytes=1,
-                         date="2026-01-01", commit="0")  # fmt: skip
-    for each in (entry, entry.model_copy(update={"name": "b"}), entry.model_copy(update={"passed": 2})):
+    for each in (ENTRY, ENTRY.model_copy(update={"name": "b"}), ENTRY.model_copy(update={"passed": 2})):
         record.write(each)
     assert {name: each.passed for name, each in record.read().items()} == {"a": 2, "b": 1}
 
