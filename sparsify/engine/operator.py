@@ -19,7 +19,7 @@ NO_GRADIENTS = (
     "its dense layers back with sparsify.engine.restore(model)"
 )
 
-_LIBRARY = torch.library.Library("sparsify", "DEF")
+_LIBRARY: Any = torch.library.Library("sparsify", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "linear(Tensor x, Tensor packed, Tensor? bias, int rows, int activation=0, int instructions=0) -> Tensor"
 )
@@ -55,7 +55,7 @@ def _linear(
     return y
 
 
-@torch.library.register_fake("sparsify::linear")
+@torch.library.register_fake("sparsify::linear")  # type: ignore[untyped-decorator]
 def _fake(
     x: Tensor, packed: Tensor, bias: Tensor | None, rows: int, activation: int = 0, instructions: int = 0
 ) -> Tensor:
