@@ -30,19 +30,20 @@ class Sparse(nn.Module):
     sparsify_trained: bool
     sparsify_activation: str
     sparsify_packed: Tensor
-    weight: nn.Parameter
+    weight: Any
     """The dense weight; on the meta device where it was let go."""
 
-    bias: nn.Parameter | None
+    bias: Any
     transposed: ClassVar[bool] = False
     """Whether the weight is stored as [inputs, outputs]."""
 
     def dense_weight(self) -> Tensor:
         """Return the dense weight as it is stored."""
-        if not self.weight.is_meta:
-            return self.weight.detach()
+        weight: Tensor = self.weight
+        if not weight.is_meta:
+            return weight.detach()
         dense = unpack(self.sparsify_packed)
-        return (dense.t().contiguous() if self.transposed else dense).to(self.weight.dtype)
+        return (dense.t().contiguous() if self.transposed else dense).to(weight.dtype)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -59,9 +60,7 @@ class Sparse(nn.Module):
         if torch.is_grad_enabled() and x.requires_grad:
             raise KernelError(NO_GRADIENTS)
         if x.device.type != "cpu" or x.dtype not in TAKES:
-            raise KernelError(
-                f"sparse layers take float32, bfloat16 or float16 on the CPU, not {x.dtype} on {x.device}"
-            )
+            raise KernelError(f"sparse layers take float32, bfloat16 or float16 on the CPU; got {x.dtype}, {x.device}")
         if not torch.compiler.is_compiling() and _has_changed(self.weight):
             raise KernelError(f"a weight was changed after it had been packed: {CHANGED}")
         wanted = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
@@ -120,10 +119,12 @@ def to_dense(module: nn.Module) -> bool:
         module.__dict__.pop(name, None)
     module._buffers.pop(PACKED, None)
     module._non_persistent_buffers_set.discard(PACKED)
-    module.__class__ = dense  # type: ignore[assignment]
-    if isinstance(module.weight, nn.Parameter):
-        module.weight.requires_grad_(trained)
-        vars(module.weight).pop(NOTED, None)
+    weight = module.weight
+    given_back: Any = module
+    given_back.__class__ = dense
+    if isinstance(weight, nn.Parameter):
+        weight.requires_grad_(trained)
+        vars(weight).pop(NOTED, None)
     return True
 
 

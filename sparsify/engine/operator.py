@@ -19,8 +19,8 @@ NO_GRADIENTS = (
     "its dense layers back with sparsify.engine.restore(model)"
 )
 
-_LIBRARY = torch.library.Library("sparsify", "DEF")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
+_LIBRARY: Any = torch.library.Library("sparsify", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY.define(
     "linear(Tensor x, Tensor packed, Tensor? bias, int rows, int activation=0, int instructions=0) -> Tensor"
 )
 

@@ -207,6 +207,27 @@ def test_a_compiled_model_computes_the_same(tmp_path: Path) -> None:
         assert torch.allclose(*found, atol=1e-5)
 
 
+def test_the_sparse_engine_is_measured_beside_torch_and_computes_the_same(tmp_path: Path) -> None:
+    folder = tiny.text_model(tmp_path / "model", layers=1)
+    half(folder)
+    if ENGINES["sparse"].missing():
+        pytest.skip("the engine was not compiled")
+    done = call(folder, *QUICK, "--seq-len", 8, "--engine", "torch,sparse", "--json")
+    assert done.exit_code == 0, done.output
+    timings = json.loads(done.stdout)["cases"][0]["timings"]
+    assert [timing["engine"] for timing in timings] == ["torch", "sparse"]
+    assert timings[1]["engine_speedup"]["median"] > 0
+    assert "the sparse engine multiplies by what is not zero" in timings[1]["why"]
+    from sparsify.benchmarking.engines import Prepared
+
+    (subject,) = subjects([folder])
+    opened = [ENGINES[name].open(Prepared(subject.folder, subject.model), 1) for name in ("torch", "sparse")]
+    for length in (5, 9):
+        (inputs,) = inputs_of([subject], 2, length)
+        found = [bind(inputs)().last_hidden_state for bind in opened]  # type: ignore[attr-defined]
+        assert torch.allclose(*found, atol=1e-5)
+
+
 def test_a_model_with_fewer_inputs_gets_the_same_texts(tmp_path: Path) -> None:
     for name in ("bert", "distilbert"):
         save_sparse(name, tmp_path / name)

@@ -197,7 +197,7 @@ def test_the_fastest_kernel_is_taken_and_none_that_is_slower(faster: dict[str, f
 def test_choices_are_data_and_are_made_again_without_a_trial(monkeypatch: pytest.MonkeyPatch, faster: Any) -> None:
     first = Net()
     chosen = engine.accelerate(first, sample=TOKENS)
-    assert "4 of 9 linear layers are sparse" in str(chosen)
+    assert "4 of 10 linear layers are sparse" in str(chosen)
     assert "unstructured + gelu" in chosen.table()
     data = json.loads(json.dumps(chosen.to_dict()))
     assert Chosen.from_dict(data) == chosen

@@ -154,6 +154,8 @@ void compute(const Task& task, uint64_t token, uint32_t count, uint64_t first, u
     }
 }
 
+#include "single.inl"
+
 template <int L, int ALL>
 void of_height(const Task& task, uint64_t token, uint32_t count, uint64_t first, uint64_t last, float* scratch) {
     switch (header_of(task.packed).height) {
@@ -186,6 +188,7 @@ void of_width(const Task& task, uint64_t token, uint32_t count, uint64_t first, 
 }
 
 void run(const Task& task, uint64_t token, uint32_t count, uint64_t first, uint64_t last, float* scratch) {
+    if (count == 1 && header_of(task.packed).height == 4) return compute_one(task, token, first, last, scratch);
     switch (tile(header_of(task.packed), count)) {
         case 4:
             return of_width<4>(task, token, count, first, last, scratch);
