@@ -209,7 +209,7 @@ def test_matrices_of_unknown_classes_can_be_named() -> None:
     ):
         Plan.of(recipe(targets=""), model, total_steps=99)
     assert Plan.of(recipe(targets="0.kernel"), model, total_steps=99)
-    with pytest.raises(PlanError, match="covers .* register_layer makes classes of layers known"):
+    with pytest.raises(PlanError, match="covers .*register_layer makes classes of layers known"):
         Plan.of(recipe(targets=""), nn.Sequential(Raw(8, 4), nn.Linear(4, 2), nn.Linear(2, 2)), total_steps=99)
 
 
@@ -220,7 +220,7 @@ def normed(inputs: int, outputs: int) -> nn.Sequential:
 def test_what_computes_weights_is_told_with_what_to_do() -> None:
     model = nn.Sequential(normed(8, 16), normed(16, 16), nn.Linear(16, 4), nn.Linear(4, 2))
     with pytest.raises(
-        PlanError, match=r"covers 14 % .*\*\.\* \(is computed by parametrizations .* remove_parametrizations"
+        PlanError, match=r"covers 14 % .*\*\.\* \(is computed by parametrizations .*remove_parametrizations"
     ):
         Plan.of(recipe(targets=""), model, total_steps=99)
 
