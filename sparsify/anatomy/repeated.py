@@ -52,8 +52,8 @@ def _walk(
 def _repeated(container: nn.Module, nested: bool) -> list[tuple[str, nn.Module]]:
     """Return the elements of a container that repeat, by name; empty where it is none.
 
-    Elements are modules of several modules: a list of single matrices, with adapters or without, is no stack of layers. A ModuleList within a
-    layer repeats only where its elements share a class (T5 keeps its two blocks in one).
+    Elements are modules of several modules: a list of single matrices, with adapters or without, is no stack of layers.
+    A ModuleList within a layer repeats only where its elements share a class (T5 keeps its two blocks in one).
     """
     whole = [
         (name, part)
