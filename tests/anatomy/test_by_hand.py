@@ -94,16 +94,17 @@ def test_a_part_of_the_model_that_is_called_adapter() -> None:
     assert [block.name for block in anatomy_of(model).attentions] == ["adapter.0.attn", "adapter.1.attn"]
     assert (
         coverage(model, read(model), []).total
-        == sum(p.numel() for p in model.adapter.parameters() if p.dim() > 1) + 8 * WIDTH
+        == sum(p.numel() for p in model.get_submodule("adapter").parameters() if p.dim() > 1) + 8 * WIDTH
     )
 
 
 def test_an_adapter_within_a_layer_is_none_of_the_model() -> None:
     model = Model([Block(), Block()])
     wanted, total = names(model, "default"), coverage(model, read(model), []).total
-    for block in model.blocks.children():
+    for block in model.get_submodule("blocks").children():
+        assert isinstance(block, Block)
         block.adapters = nn.ModuleDict({"mine": FeedForward()})
-        block.mlp.fc1 = LoRA(block.mlp.fc1)  # type: ignore[union-attr, arg-type]
+        block.mlp.add_module("fc1", LoRA(block.mlp.fc1))
     assert {name.replace(".linear", "") for name in names(model, "default")} == wanted
     assert coverage(model, read(model), []).total == total
 
