@@ -46,8 +46,8 @@ class Inference:
             with _lock:
                 family = self._mine.get(key) or _found.get(key) or self._infer(name, module, inner)
             self._mine[key] = family
-            blocks: list[AttentionPaths | FeedForwardPaths] = [*family.attentions, *family.feed_forwards]
-            if not any(paths.doubt.startswith(UNKNOWN) for paths in blocks):
+            doubts = [*(paths.doubt for paths in family.attentions), *(paths.doubt for paths in family.feed_forwards)]
+            if not any(doubt.startswith(UNKNOWN) for doubt in doubts):
                 _found[key] = family
             yield family
 

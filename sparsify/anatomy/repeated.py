@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from torch import nn
 
 from sparsify.anatomy.words import is_outside
-from sparsify.layers import Weight, weights
+from sparsify.layers import Weight, in_use, weights
 
 PARALLEL = re.compile(r"experts?|heads?|branch(es)?|adapters?|scales?", re.IGNORECASE)
 """Names of containers whose elements stand beside each other within a layer, not one after another."""
@@ -52,11 +52,13 @@ def _walk(
 def _repeated(container: nn.Module, nested: bool) -> list[tuple[str, nn.Module]]:
     """Return the elements of a container that repeat, by name; empty where it is none.
 
-    Elements are modules of several modules: a list of single matrices is no stack of layers. A ModuleList within a
-    layer repeats only where its elements share a class (T5 keeps its two blocks in one).
+    Elements are modules of several modules: a list of single matrices, with adapters or without, is no stack of layers.
+    A ModuleList within a layer repeats only where its elements share a class (T5 keeps its two blocks in one).
     """
     whole = [
-        (name, part) for name, part in container.named_children() if part._modules and any(True for _ in own(part))
+        (name, part)
+        for name, part in container.named_children()
+        if part._modules and not in_use(part) and any(True for _ in own(part))
     ]
     listed = isinstance(container, nn.ModuleList)
     if not whole:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ WIDTH, HEADS = 16, 4
 class Attention(nn.Module):
     """Query, key and value in one matrix; `kind` is what is done beside the usual."""
 
-    def __init__(self, kind: str = "plain", order: Any = None) -> None:
+    def __init__(self, kind: str = "plain") -> None:
         super().__init__()
         self.kind, self.num_heads = kind, HEADS
         self.qkv, self.proj, self.norm = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
