@@ -48,7 +48,7 @@ def kept(module: nn.Module) -> Kept | None:
 
 def arguments(module: nn.Module) -> tuple[str, str, str] | None:
     """Return what a forward calls tokens, numbers of their experts, and shares; None where it takes no numbers."""
-    kind: Any = type(module)
+    kind: Any = type(module) if kept(module) is None else type(module).__base__
     names = [name for name in inspect.signature(kind.forward).parameters if name != "self"]
     return (names[0], names[1], names[2]) if len(names) == 3 and names[1] in INDICES else None
 

@@ -131,7 +131,7 @@ def _bias(weight: Any) -> int:
 
 
 def _same(found: torch.Tensor, wanted: torch.Tensor) -> None:
-    assert float((found - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
+    assert (found - wanted).abs().max().item() <= 1e-5 * wanted.abs().max().item()
 
 
 def test_training_goes_on_and_routers_are_no_targets() -> None:
