@@ -70,7 +70,7 @@ def leave(module: nn.Module, of: int, numbers: Iterable[int]) -> None:
     if not mine or sorted(set(mine)) != list(mine) or mine[0] < 0 or mine[-1] >= of:
         raise ValueError("these are no experts of it")
     if before is None:
-        if all(len(parameter) % of for parameter in module.parameters()):
+        if all(not parameter.dim() or len(parameter) % of for parameter in module.parameters()):
             raise ValueError(f"it has no {of} experts")
         module.__class__ = _fewer(type(module), names)
     setattr(module, ATTRIBUTE, Kept(of, mine))
