@@ -48,7 +48,7 @@ def kept(module: nn.Module) -> Kept | None:
 
 def arguments(module: nn.Module) -> tuple[str, str, str] | None:
     """Return what a forward calls tokens, numbers of their experts, and shares; None where it takes no numbers."""
-    kind: Any = type(module)
+    kind: Any = type(module) if kept(module) is None else type(module).__base__
     names = [name for name in inspect.signature(kind.forward).parameters if name != "self"]
     return (names[0], names[1], names[2]) if len(names) == 3 and names[1] in INDICES else None
 
@@ -70,7 +70,7 @@ def leave(module: nn.Module, of: int, numbers: Iterable[int]) -> None:
     if not mine or sorted(set(mine)) != list(mine) or mine[0] < 0 or mine[-1] >= of:
         raise ValueError("these are no experts of it")
     if before is None:
-        if all(len(parameter) % of for parameter in module.parameters()):
+        if all(not parameter.dim() or len(parameter) % of for parameter in module.parameters()):
             raise ValueError(f"it has no {of} experts")
         module.__class__ = _fewer(type(module), names)
     setattr(module, ATTRIBUTE, Kept(of, mine))

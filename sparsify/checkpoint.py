@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import torch
 
-from sparsify.errors import StateError, first_line
+from sparsify.errors import SparsifyError, StateError, first_line
 from sparsify.files import check_regular
 
 
@@ -50,7 +50,8 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Path:
 def replace_folder(folder: str | Path, fill: Callable[[Path], Any]) -> Path:
     """Let `fill` write into an empty folder beside, and put that in the place of `folder`, whatever is there.
 
-    Raises StateError where it cannot be written; what was there is then untouched.
+    What was there stays whole until the new one stands in its place. Raises StateError where it cannot be written (a
+    full disk, too, of which safetensors and torch tell in their own ways); what was there is then untouched.
     """
     folder = Path(folder)
     try:
@@ -59,14 +60,48 @@ def replace_folder(folder: str | Path, fill: Callable[[Path], Any]) -> Path:
         try:
             made.chmod(0o777 & ~umask())
             fill(made)
-            if folder.is_dir():
-                shutil.rmtree(folder)
-            os.replace(made, folder)
+            _exchange(made, folder)
         finally:
             shutil.rmtree(made, ignore_errors=True)
-    except OSError as error:
-        raise StateError(f"{folder} cannot be written: {error.strerror or error}") from None
+    except SparsifyError:
+        raise
+    except Exception as error:
+        if not about_files(error):
+            raise
+        raise StateError(
+            f"{folder} cannot be written: {getattr(error, 'strerror', None) or first_line(error)}"
+        ) from None
     return folder
+
+
+def _exchange(made: Path, folder: Path) -> None:
+    """Put a folder in the place of another, which goes only when the new one is there. Raises OSError."""
+    if not folder.is_dir():
+        os.replace(made, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
+    try:
+        os.replace(folder, old)
+    except BaseException:
+        old.rmdir()
+        raise
+    try:
+        os.replace(made, folder)
+    except BaseException:
+        if folder.exists():  # another process has put its own there meanwhile
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def about_files(error: Exception) -> bool:
+    """Whether an error is about writing: torch and safetensors wrap those of the system in their own."""
+    return isinstance(error, OSError) or any(
+        word in f"{type(error).__name__} {error}"
+        for word in ("SafetensorError", "PytorchStreamWriter", "inline_container")
+    )
 
 
 def umask() -> int:

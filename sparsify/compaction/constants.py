@@ -22,7 +22,7 @@ def check(units: list[Unit], inputs: dict[str, Tensor]) -> None:
     """
     for unit in units:
         speaking = ~unit.alive & ~unit.silent
-        given = inputs.get(unit.reader)
+        given = _given(unit, inputs)
         if not bool(speaking.any()):
             continue
         if given is None:
@@ -40,6 +40,11 @@ def check(units: list[Unit], inputs: dict[str, Tensor]) -> None:
             unit.keep(speaking & (adds > 0), "what they hand on is constant, and there is no bias to add it to")
 
 
+def _given(unit: Unit, inputs: dict[str, Tensor]) -> Tensor | None:
+    """Return what the matrix that reads a unit is given; None for experts that share theirs: tokens come to all."""
+    return None if unit.output.storage.stack else inputs.get(unit.reader)
+
+
 def _added(unit: Unit, given: Tensor) -> Tensor:
     """Return what every unit adds to the outputs, where it is constant; float64 [outputs, units]."""
     means = given.double().mean(0)
@@ -52,7 +57,7 @@ def fold(units: list[Unit], inputs: dict[str, Tensor]) -> None:
     done: set[int] = set()
     for unit in units:
         gone = ~unit.alive & ~unit.silent
-        bias, given = unit.output.bias(), inputs.get(unit.reader)
+        bias, given = unit.output.bias(), _given(unit, inputs)
         if bias is None or given is None or not bool(gone.any()) or id(bias.parameter) in done:
             continue
         if bias.span is None:

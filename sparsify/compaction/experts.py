@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,8 @@ def _take_out(model: nn.Module, name: str, kept: Tensor) -> None:
     count, left = len(kept), kept.nonzero().flatten()
     absent_experts.leave(told, count, left.tolist())
     for module in told.modules():
-        for store in (module._parameters, module._buffers):
+        stores: tuple[Any, ...] = (module._parameters, module._buffers)
+        for store in stores:
             for key, old in store.items():
                 if old is not None:
                     stacks = old.detach().view(count, -1, *old.shape[1:])

@@ -27,9 +27,13 @@ def from_packed(path: str | Path, *, max_bytes: int | None = None) -> nn.Module:
     packed = PackedFile(path, max_bytes=max_bytes)
     if "config.json" not in packed.beside():
         raise StateError(f"{path} holds tensors and no config.json: pack a folder of transformers to get a model")
-    with tempfile.TemporaryDirectory(prefix="sparsify-") as folder:
-        write_all(packed, Path(folder))
-        return pretrained.from_folder(folder, dtype="auto")
+    try:
+        with tempfile.TemporaryDirectory(prefix="sparsify-") as folder:
+            write_all(packed, Path(folder))
+            return pretrained.from_folder(folder, dtype="auto")
+    except OSError as error:
+        where = tempfile.gettempdir()
+        raise StateError(f"{path} cannot be unpacked into {where}: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from sparsify import ranks
+from sparsify.checkpoint import about_files
 from sparsify.errors import SparsifyError, StateError, TrainingError, did_you_mean, first_line
 from sparsify.integrations.common.checkpoints import (
     check,
@@ -220,7 +221,7 @@ def _train(
     except Exception as error:
         if is_lost(error):
             raise TrainingError(f"{LOST}: {first_line(error)}{_last_good(directory)}") from None
-        if not _about_files(error):
+        if not about_files(error):
             raise
         raise TrainingError(_unwritten(error, directory)) from None
     finally:
@@ -323,14 +324,6 @@ def _last(directory: Path, run: str) -> Path | None:
         raise StateError(f"{error}; remove that folder to go on from {before}") from None
     refuse_others(directory / CHECKPOINTS, run, OTHERS)
     return whole[-1] if whole else None
-
-
-def _about_files(error: Exception) -> bool:
-    """Whether an error is about writing: torch and safetensors wrap those of the system in their own."""
-    return isinstance(error, OSError) or any(
-        word in f"{type(error).__name__} {error}"
-        for word in ("SafetensorError", "PytorchStreamWriter", "inline_container")
-    )
 
 
 def _unwritten(error: Exception, directory: Path) -> str:

@@ -114,7 +114,8 @@ def test_dead_experts_leave_and_routers_stay(name: str, tmp_path: Path) -> None:
     folder = save(small, tmp_path / "small")
     again = load(folder)
     for other in (again, copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
-        assert torch.equal(other(input_ids=IDS).logits, small(input_ids=IDS).logits)
+        assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in small.state_dict().items())
+        _same(other(input_ids=IDS).logits, wanted)  # where weights lie in memory may decide the last bit
     with pytest.raises(Exception, match="mismatch"):  # stock transformers
         type(model).from_pretrained(folder)
     if name != "renormalised":
@@ -131,7 +132,7 @@ def _bias(weight: Any) -> int:
 
 
 def _same(found: torch.Tensor, wanted: torch.Tensor) -> None:
-    assert float((found - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max())
+    assert (found - wanted).abs().max().item() <= 1e-5 * wanted.abs().max().item()
 
 
 def test_training_goes_on_and_routers_are_no_targets() -> None:
@@ -256,7 +257,7 @@ def test_the_loader_of_the_documentation_knows_of_experts(tmp_path: Path) -> Non
     program = code[: code.index("\n\n\nassert")] + (
         "\n\nimport sys\nfound = load_small(sys.argv[1], transformers.MixtralForCausalLM)\n"
         "given = torch.load(sys.argv[2])\n"
-        "assert torch.equal(found(input_ids=given['ids']).logits, given['wanted'])\n"
+        "torch.testing.assert_close(found(input_ids=given['ids']).logits, given['wanted'], rtol=1e-5, atol=1e-5)\n"
         "assert not any(name.startswith('sparsify') for name in sys.modules)\n"
     )
     done = subprocess.run(
