@@ -100,5 +100,5 @@ def _take_out(model: nn.Module, name: str, kept: Tensor) -> None:
                 if old is not None:
                     stacks = old.detach().view(count, -1, *old.shape[1:])
                     stacks = stacks.index_select(0, left.to(old.device)).flatten(0, 1)
-                    store[key] = nn.Parameter(stacks, old.requires_grad) if key in module._parameters else stacks  # type: ignore[assignment]
+                    store[key] = nn.Parameter(stacks, old.requires_grad) if key in module._parameters else stacks
     follow(told.modules(), COUNTS, count, len(left))

@@ -76,7 +76,7 @@ class Sparse(nn.Module):
         return y.to(wanted)
 
 
-class SparseLinear(Sparse, nn.Linear):  # type: ignore[misc]
+class SparseLinear(Sparse, nn.Linear):
     """An `nn.Linear` whose product is the engine's."""
 
     def extra_repr(self) -> str:
