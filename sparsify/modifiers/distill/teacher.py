@@ -184,7 +184,7 @@ def _in_dtype(value: Any, dtype: torch.dtype) -> Any:
         return value.to(dtype) if value.is_floating_point() else value
     if isinstance(value, Mapping):
         return {key: _in_dtype(each, dtype) for key, each in value.items()}
-    if isinstance(value, (tuple, list)):
+    if type(value) in (tuple, list):  # others, such as packed sequences, are more than their parts
         return type(value)(_in_dtype(each, dtype) for each in value)
     return value
 

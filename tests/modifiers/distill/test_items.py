@@ -75,7 +75,10 @@ def test_whether_a_model_divides_by_the_number_is_what_it_does(name: str) -> Non
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     numbers = torch.tensor(10), torch.tensor(20)
-    one, two = (float(model(**inputs, num_items_in_batch=number).loss.detach()) for number in numbers)
+    try:
+        one, two = (float(model(**inputs, num_items_in_batch=number).loss.detach()) for number in numbers)
+    except TypeError as error:  # transformers 4 gives it to fewer models
+        pytest.skip(str(error))
     assert divides_by_items(model) == (one == pytest.approx(2 * two, rel=1e-4))
     assert divides_by_items(model) or one == pytest.approx(two, rel=1e-4)
 
