@@ -182,7 +182,7 @@ def test_the_best_checkpoint_at_the_target_can_be_kept(place: Path, tmp_path: Pa
 def test_resuming_under_other_settings_is_refused(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     interrupted(place, out, 9, monkeypatch)
-    with pytest.raises(StateError, match=r"begun otherwise[\s\S]*lr: 0.003 then, 0.001 now"):
+    with pytest.raises(StateError, match=r"started with other settings[\s\S]*lr: 0.003 then, 0.001 now"):
         run(settings(place, lr=1e-3), recipe(), out, resume=True)
     with pytest.raises(StateError, match=r"recipe: '[0-9a-f]{64}' then, '[0-9a-f]{64}' now"):
         run(settings(place), recipe(0.5), out, resume=True)

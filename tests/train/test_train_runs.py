@@ -195,7 +195,7 @@ def test_a_record_that_is_none_is_one_error(place: Path, tmp_path: Path, kind: s
     else:
         text = RECORDS[kind]
         (out / "run.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(StateError, match=r"run\.json (cannot be read|is not a record)|begun otherwise"):
+    with pytest.raises(StateError, match=r"run\.json (cannot be read|is not a record)|started with other settings"):
         run(settings(place), recipe(), out, resume=True)
     assert [path.name for path in out.iterdir()] == ["run.json"]
 
