@@ -190,16 +190,17 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     needed = tmp_path / "needed"
     needed.mkdir()
     code = """
-import sys
+import shutil, sys
 from importlib.metadata import entry_points
 from importlib.resources import files
 import sparsify, sparsify.integrations.plain.loop
-from sparsify import Recipe
+from sparsify import Recipe, engine
 assert "venv" in sparsify.__file__, sparsify.__file__
 assert Recipe.load("demo").name == "demo"
 assert (files("sparsify.schemas") / "recipe.v1.json").read_text().startswith("{")
 assert any(e.name == "sparsify" for e in entry_points(group="console_scripts"))
 assert "py.typed" in [p.name for p in files("sparsify").iterdir()]
+assert engine.missing() is None or not shutil.which("c++"), engine.missing()
 sparsify.integrations.plain.loop.main()
 """
     site = next(path for path in sys.path if path.endswith("site-packages"))

@@ -59,12 +59,12 @@ class Sparse(nn.Module):
         """Move or cast; a weight that was let go has nothing to move, but takes the type."""
         weight: Tensor = self.weight
         if not weight.is_meta:
-            return super()._apply(fn, recurse)
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         wanted = fn(torch.empty(0, dtype=weight.dtype)).dtype
         parameters, others = self._parameters, {k: v for k, v in self._parameters.items() if k != "weight"}
         self._parameters = others
         try:
-            super()._apply(fn, recurse)
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         finally:
             made = nn.Parameter(weight.to(wanted), requires_grad=False)
             self._parameters = {name: made if name == "weight" else others[name] for name in parameters}
