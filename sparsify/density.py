@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sparsify.errors import StateError
 from sparsify.layers import Named, Weight, all_weights, unwrap
 from sparsify.masking import count_zeros
 
@@ -67,7 +68,7 @@ class Density:
 def measure(model: nn.Module, targeted: Iterable[Weight] = ()) -> Density:
     """Count the zeros of a model, and of what is targeted in it or in a model of the same names.
 
-    Raises StateError for a targeted weight that the model lacks.
+    Raises StateError for a targeted weight that the model lacks, and for weights on the meta device.
 
     Examples:
         >>> import torch
@@ -83,6 +84,11 @@ def measure(model: nn.Module, targeted: Iterable[Weight] = ()) -> Density:
     """
     model = unwrap(model)
     named = Named(model)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise StateError(
+            f"{type(model).__name__} has weights on the meta device, where there is nothing to count; those of sparse "
+            "layers come back with sparsify.engine.restore(model)"
+        )
     layers = {weight.name: count(weight.tensor) for weight in all_weights(model)}
     regions = {weight.name: weight.region(named.get(weight).detach()) for weight in targeted}
     tensors = {name: count(region) for name, region in regions.items()}

@@ -96,18 +96,20 @@ def test_it_works_with_the_core_alone(wheel: Path, tmp_path: Path) -> None:
     empty.lend(*declared(wheel))
     empty.run("pip", "install", "--quiet", "--no-index", str(wheel), cwd=tmp_path)
     code = """
-import sys
+import shutil, sys
 from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.util import find_spec
 import sparsify, sparsify.integrations.plain.loop
-from sparsify import Recipe
+from sparsify import Recipe, break_even, engine
 assert "empty" in sparsify.__file__, sparsify.__file__
 assert not [name for name in ("transformers", "typer", "matplotlib", "pytest") if find_spec(name)]
 assert Recipe.load("demo").name == "demo"
 assert (files("sparsify.schemas") / "recipe.v1.json").read_text().startswith("{")
 assert any(e.name == "sparsify" for e in entry_points(group="console_scripts"))
 assert "py.typed" in [p.name for p in files("sparsify").iterdir()]
+assert engine.missing() is None or not shutil.which("c++"), engine.missing()
+assert break_even.sentence()
 sparsify.integrations.plain.loop.main()
 """
     assert "90.0%" in empty.run("python", "-c", code, cwd=tmp_path).stdout

@@ -55,6 +55,21 @@ class Sparse(nn.Module):
             raise KernelError(f"{prefix}weight is packed, and nothing can be loaded into it: {CHANGED}")
         super()._load_from_state_dict(state_dict, prefix, *others)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move or cast; a weight that was let go has nothing to move, but takes the type."""
+        weight: Tensor = self.weight
+        if not weight.is_meta:
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        wanted = fn(torch.empty(0, dtype=weight.dtype)).dtype
+        parameters, others = self._parameters, {k: v for k, v in self._parameters.items() if k != "weight"}
+        self._parameters = others
+        try:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        finally:
+            made = nn.Parameter(weight.to(wanted), requires_grad=False)
+            self._parameters = {name: made if name == "weight" else others[name] for name in parameters}
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         """Multiply in float32, whatever the input's type; the output has that type, or autocast's where it is on."""
         if torch.is_grad_enabled() and x.requires_grad:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsify import KernelError, Manager, Recipe, engine
+from sparsify import KernelError, Manager, Recipe, StateError, engine, measure
 from sparsify.engine import trial, whole
 from sparsify.engine.chosen import Chosen
 from sparsify.engine.fusing import Fused, activation_of
@@ -344,6 +344,13 @@ def test_dense_weights_may_be_let_go(faster: Any) -> None:
     assert all(torch.equal(value, state[name]) for name, value in dense.state_dict().items())
     with pytest.raises(KernelError, match=r"first\.up\.weight is packed, and nothing can be loaded into it"):
         model.load_state_dict(state)
+    with pytest.raises(StateError, match=r"sparsify\.engine\.restore"):
+        measure(model)
+    moved = copy.deepcopy(model).to("cpu").bfloat16()
+    assert (moved.first.up.weight.dtype, moved.first.up.bias.dtype) == (torch.bfloat16, torch.bfloat16)
+    assert moved.first.up.weight.is_meta
+    assert list(moved.state_dict()) == list(state)
+    assert moved.state_dict()["first.up.weight"].dtype == torch.bfloat16
     assert engine.accelerate(model, sample=TOKENS).sparse == (), "what is sparse stays as it is"
     assert engine.restore(model) == chosen.sparse
     assert torch.equal(output(model), output(dense))
