@@ -20,7 +20,9 @@ def test_another_recipe_wants_a_flag(place: Path, tmp_path: Path, monkeypatch: p
     out = tmp_path / "out"
     interrupted(place, out, 9, monkeypatch)
     before = contents(out)
-    with pytest.raises(StateError, match=r"started with other settings; .* or add --allow-changed-recipe[\s\S]*  recipe: "):
+    with pytest.raises(
+        StateError, match=r"started with other settings; .* or add --allow-changed-recipe[\s\S]*  recipe: "
+    ):
         run(settings(place), recipe(0.9), out, resume=True)
     assert contents(out) == before
     with pytest.raises(StateError, match=r"or another --out:\n[\s\S]*  lr: 0.003 then"):
