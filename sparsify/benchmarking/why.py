@@ -10,7 +10,7 @@ NEAR = 0.05
 """How far two speed-ups may lie apart and still be called the same."""
 
 REST = "small matrices reach less of the machine's rate, and what is no matrix product (norms, softmax, memory) stays"
-CUT = "cutting whole heads, neurons or channels out of the model, or an engine that skips zeros, would"
+CUT = "cutting whole heads, neurons or channels out of the model, or an engine that skips zeros (`sparse`), would"
 
 
 def theoretical(flops: Flops, reference: Flops) -> float | None:

@@ -39,7 +39,7 @@ def test_the_theory_is_dense_by_what_is_left() -> None:
 
 @pytest.mark.parametrize(("flops", "measured", "wanted"), [
     (SPARSE, 1.0, "zeros promise 5.00×, but PyTorch's kernels multiply dense matrices, where a zero costs as much"),
-    (SPARSE, 1.0, "cutting whole heads, neurons or channels out of the model, or an engine that skips zeros, would"),
+    (SPARSE, 1.0, "cutting whole heads, neurons or channels out of the model, or an engine that skips zeros (`sparse`), would"),
     (SPARSE, 5.0, "What was measured is what the operations promise"),
     (SPARSE, 6.0, "More was measured than operations promise"),
     (SMALL, 2.0, "The smaller shapes promise 4.00×, but small matrices reach less"),
