@@ -42,6 +42,8 @@ class BuildPy(build_py):
             return
         build = engine()
         folder = build.FOLDER
+        if self.editable_mode and build.is_current(folder):
+            return
         root = Path() if self.editable_mode else Path(self.build_lib)
         try:
             build.compile_library(root / ENGINE / "native" / build.LIBRARY, folder)
