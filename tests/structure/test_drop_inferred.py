@@ -133,7 +133,7 @@ def test_what_cannot_be_run_is_refused() -> None:
         def forward(self, x: Tensor, other: Tensor) -> Tensor:  # type: ignore[override]
             return super().forward(x) + other
 
-    with pytest.raises(PlanError, match=r"it could not be tried \(TypeError: .*'other'"):
+    with pytest.raises(PlanError, match=r"it could not be tried \(RuntimeError: The size of tensor"):
         Manager(drop("blocks", [0, 2, 3])).attach(Needs())
 
 
