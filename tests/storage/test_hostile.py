@@ -105,7 +105,7 @@ LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a type from the future": (lambda h: _set(h, ["stored", 0, "dtype"], "float3"), "'float3' is no type of numbers"),
     "a name that steers terminals": (lambda h: _set(h, ["stored", 0, "dtype"], "\x1b[31m"), "no type of numbers"),
     "two of one name": (lambda h: _set(h, ["tensors", 0, "name"], h["tensors"][1]["name"]), "the same name"),
-    "a place that there is not": (lambda h: _set(h, ["tensors", 0, "stored"], 99), "that there is not"),
+    "a place that there is not": (lambda h: _set(h, ["tensors", 0, "stored"], 99), "that does not exist"),
 }  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_another_version_is_named(good: bytes, tmp_path: Path) -> None:
 def test_a_header_that_would_be_huge_is_refused(good: bytes, tmp_path: Path) -> None:
     entries, rest = mutations.parts(good)
     entries["__metadata__"]["size"] = str(1 << 40)
-    refused(mutations.whole(entries, rest), tmp_path, "absurdly large")
+    refused(mutations.whole(entries, rest), tmp_path, "it claims an impossible size")
 
 
 def test_a_flipped_bit_in_any_plane_is_noticed(good: bytes, tmp_path: Path) -> None:

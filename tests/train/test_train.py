@@ -100,7 +100,7 @@ def test_the_folder_loads_without_us(place: Path, tmp_path: Path) -> None:
     assert report["density"]["targeted"]["sparsity"] == pytest.approx(0.75, abs=1e-3)
     assert report["training"]["metrics"]["accuracy"] > 0.9
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "config.json", "model.safetensors", "recipe.yaml", "report.json", "run.json", "tokenizer.json", "tokenizer_config.json",
+        "config.json", "model.safetensors", "predictions.json", "recipe.yaml", "report.json", "run.json", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
 
 
