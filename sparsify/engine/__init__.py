@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sparsify.engine.library import instructions, missing
     from sparsify.engine.operator import sparse_linear
     from sparsify.engine.packed import pack, unpack
+    from sparsify.engine.pipelines import pipeline
     from sparsify.engine.saved import load, save_choices
     from sparsify.engine.whole import accelerate, restore
 

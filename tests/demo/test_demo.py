@@ -81,7 +81,9 @@ def test_the_page_is_self_contained(shown: tuple[Path, str]) -> None:
     assert "learning rate starts again" in page, "why accuracy falls before anything is pruned"
     assert "attention.query" in page, "zeros by role and layer"
     assert "dense model: " in page
-    assert not re.search(r"""(src|href)=["'](?!#|data:image/png;base64,)""", page.replace('xlink:href="#', "").replace('href="#', ""))
+    assert not re.search(
+        r"""(src|href)=["'](?!#|data:image/png;base64,)""", page.replace('xlink:href="#', "").replace('href="#', "")
+    )
 
 
 def test_the_saved_model_is_an_ordinary_one(shown: tuple[Path, str]) -> None:
