@@ -128,7 +128,7 @@ def models(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 dense: Any = encoder(name, zeros, pattern)
                 for batch, length in ((b, n) for n in asked.lengths for b in asked.batch_sizes):
                     ids = torch.randint(1000, 20000, (batch, length))
-                    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+                    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": 0 * ids}
                     sparse = copy.deepcopy(dense)
                     chosen = engine.accelerate(sparse, sample=given)
                     calls: dict[str, Callable[[], object]] = {
