@@ -92,7 +92,13 @@ def from_folder(directory: str | Path, **named: Any) -> nn.Module:
     except SparsifyError as error:
         raise PlanError(f"{directory}: {error}") from None
     except Exception as error:  # the library raises of every kind
-        raise PlanError(f"{directory}: the model cannot be loaded: {first_line(error)}") from None
+        reason = first_line(error)
+        if "ignore_mismatched_sizes" in str(error) and wide is None:  # transformers names its flag, and no tensor
+            reason = (
+                "its tensors have other shapes than config.json says. If it is a compacted model that save_pretrained "
+                f"or the Trainer wrote: those leave out {widths.FILE}; save the model with sparsify.save(model, DIR)"
+            )
+        raise PlanError(f"{directory}: the model cannot be loaded: {reason}") from None
     assert isinstance(model, nn.Module)
     return model
 

@@ -29,7 +29,7 @@ OPTIONAL = {"attention_mask", "token_type_ids"}
 
 @dataclass(frozen=True)
 class Subject:
-    """A model of a folder, and what is known before it runs."""
+    """A model of a folder or a packed file, and what is known before it runs."""
 
     folder: Path
     model: nn.Module
@@ -41,7 +41,10 @@ class Subject:
 
 
 def subjects(folders: Sequence[Path]) -> list[Subject]:
-    """Load the models. Raises StateError or PlanError for a folder, BenchmarkError where they take other inputs."""
+    """Load the models of folders and packed files.
+
+    Raises StateError or PlanError for one of them, BenchmarkError where they take other inputs.
+    """
     files = [saved.find(folder) for folder in folders]  # what is missing is said before anything is loaded
     found = [_subject(folder, each, label) for folder, each, label in zip(folders, files, labels(folders), strict=True)]
     for other in found[1:]:
@@ -89,11 +92,13 @@ def usual_length(found: Sequence[Subject]) -> int | None:
 
 def _subject(folder: Path, files: saved.Saved, label: str) -> Subject:
     model = load_model(folder)
-    signature = signature_of(model, folder)
+    with files.beside() as beside:
+        signature = signature_of(model, beside)
+        written = read_written(beside / REPORT).metrics
     counted = density.measure(model).layers
     size = size_of(files.files)
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}.values()
-    metrics = {name: value for name, value in read_written(folder / REPORT).metrics.items() if math.isfinite(value)}
+    metrics = {name: value for name, value in written.items() if math.isfinite(value)}
     about = Model(
         name=label,
         folder=str(folder),

@@ -61,10 +61,13 @@ def _list(
 def benchmark(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="DIR…", help="Folders of transformers; or results (.json) to draw together."),
+        typer.Argument(
+            metavar="DIR…", help="Folders of transformers, or packed files; or results (.json) to draw together."
+        ),
     ],
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="DENSE", help="A folder: what the others are compared with.")
+        Path | None,
+        typer.Option("--against", metavar="DENSE", help="A folder or packed file: what the others are compared with."),
     ] = None,
     engine: Annotated[
         list[str] | None, _list("--engine", "ENGINE", engines, f"{', '.join(NAMES)}; by default torch.", words(*NAMES))

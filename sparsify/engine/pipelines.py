@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from sparsify.engine.whole import accelerate
 from sparsify.errors import PlanError, did_you_mean, first_line
 from sparsify.files import read_json
 from sparsify.storage.packed import PackedFile
-from sparsify.storage.unpacking import write_all
+from sparsify.storage.unpacking import temporary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,6 +109,5 @@ def opened(path: str | Path) -> Iterator[Path]:
     packed = PackedFile(path)
     if "config.json" not in packed.beside():
         raise PlanError(f"{path} holds tensors and no config.json: pack a folder of transformers to get a model")
-    with tempfile.TemporaryDirectory(prefix="sparsify-") as folder:
-        write_all(packed, Path(folder))
-        yield Path(folder)
+    with temporary(packed) as folder:
+        yield folder

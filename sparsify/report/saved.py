@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -40,11 +39,10 @@ class Saved:
             yield self.path
             return
         from sparsify.storage.packed import PackedFile
-        from sparsify.storage.unpacking import write_beside
+        from sparsify.storage.unpacking import temporary, write_beside
 
-        with TemporaryDirectory(prefix="sparsify-") as folder:
-            write_beside(PackedFile(self.path), Path(folder))
-            yield Path(folder)
+        with temporary(PackedFile(self.path), write_beside) as folder:
+            yield folder
 
     def notes(self) -> list[str]:
         """Return what is to be said of how the weights are stored."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from sparsify.anatomy.outputs import tensors
 from sparsify.anatomy.samples import samples
 from sparsify.errors import StateError
 from sparsify.storage.packed import PackedFile
-from sparsify.storage.unpacking import write_all
+from sparsify.storage.unpacking import temporary
 
 
 def from_packed(path: str | Path, *, max_bytes: int | None = None) -> nn.Module:
@@ -27,13 +26,8 @@ def from_packed(path: str | Path, *, max_bytes: int | None = None) -> nn.Module:
     packed = PackedFile(path, max_bytes=max_bytes)
     if "config.json" not in packed.beside():
         raise StateError(f"{path} holds tensors and no config.json: pack a folder of transformers to get a model")
-    try:
-        with tempfile.TemporaryDirectory(prefix="sparsify-") as folder:
-            write_all(packed, Path(folder))
-            return pretrained.from_folder(folder, dtype="auto")
-    except OSError as error:
-        where = tempfile.gettempdir()
-        raise StateError(f"{path} cannot be unpacked into {where}: {error.strerror or error}") from None
+    with temporary(packed) as folder:
+        return pretrained.from_folder(folder, dtype="auto")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -65,6 +67,19 @@ def write_beside(packed: PackedFile, folder: Path) -> list[str]:
     for name in packed.beside():
         (folder / name).write_bytes(packed.text(name))
     return packed.beside()
+
+
+@contextmanager
+def temporary(packed: PackedFile, write: Callable[[PackedFile, Path], object] = write_all) -> Iterator[Path]:
+    """Yield a temporary folder with what is packed, or what `write` takes of it. Raises StateError where it is full."""
+    with ExitStack() as stack:
+        try:  # what is raised while the folder is read is none of ours
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sparsify-")))
+            write(packed, folder)
+        except OSError as error:
+            where = tempfile.tempdir or "a temporary folder"
+            raise StateError(f"{packed.path} cannot be unpacked into {where}: {error.strerror or error}") from None
+        yield folder
 
 
 def _write_weights(file: IO[bytes], packed: PackedFile, number: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+from sparsify import compact, save
 from sparsify.benchmarking.engines import ENGINES
 from sparsify.benchmarking.results import read_result
 from sparsify.benchmarking.subjects import inputs_of, labels, subjects
@@ -19,8 +20,9 @@ from sparsify.cli.app import app
 from sparsify.cli.benchmark import NAMES
 from sparsify.errors import BenchmarkError
 from sparsify.export import onnx as exporter
+from sparsify.storage import pack
 from tests import tiny
-from tests.models import save_sparse
+from tests.models import build, save_sparse
 
 QUICK = ("--rounds", "6", "--seconds", "0", "--no-memory", "--threads", "1")
 
@@ -237,6 +239,33 @@ def test_a_model_with_fewer_inputs_gets_the_same_texts(tmp_path: Path) -> None:
     assert torch.equal(first["input_ids"], second["input_ids"])
     assert first["attention_mask"].all()
     assert first["input_ids"].shape == (3, 12)
+
+
+def test_packed_files_are_measured_like_the_folders_in_them(tmp_path: Path) -> None:
+    """Widths, metrics and zeros are in the file, and so is what `--memory` loads in a process of its own."""
+    model = build("bert")
+    model.save_pretrained(tmp_path / "dense")
+    with torch.no_grad():
+        for number, layer in enumerate(model.bert.encoder.layer):
+            layer.output.dense.weight[:, : 8 + 8 * number] = 0
+    save(compact(model.eval()), tmp_path / "small")
+    scored(tmp_path / "small", accuracy=0.5)
+    for name in ("dense", "small"):
+        pack(tmp_path / name, tmp_path / f"{name}.packed")
+    words = ("--seq-len", 8, "--json", "--threads", 1, *QUICK[:4])
+    done = call(tmp_path / "small.packed", tmp_path / "small", "--against", tmp_path / "dense.packed", *words)
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.stdout)
+    dense, packed, folder = data["models"]
+    assert [each["name"] for each in (dense, packed, folder)] == ["dense.packed", "small.packed", "small"]
+    assert packed["metrics"] == folder["metrics"] == {"accuracy": 0.5}
+    assert packed["weights"] == folder["weights"] < dense["weights"]
+    assert packed["memory"] == folder["memory"]
+    assert packed["disk"] == (tmp_path / "small.packed").stat().st_size < folder["disk"]
+    (tmp_path / "cut.packed").write_bytes((tmp_path / "small.packed").read_bytes()[:2000])
+    done = call(tmp_path / "cut.packed", *words)
+    assert done.exit_code == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_labels_tell_folders_apart() -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from sparsify import CompactionError, PlanError, StateError, compact, load, save
 from sparsify.compaction import compacted
+from sparsify.compaction.folder import compact_folder
 from sparsify.compaction.running import Runner
 from sparsify.widths import FILE
 from tests.anatomy.declared import make
@@ -111,6 +112,37 @@ def test_layers_of_different_widths_are_said_in_transformers_own_words(tmp_path:
     assert again.generate(tokens, max_new_tokens=4, do_sample=False).shape == (1, 12)
     second = save(again.float(), tmp_path / "again")  # what was loaded is saved like what was made
     assert (second / FILE).read_bytes() == (folder / FILE).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["BertForSequenceClassification", "LlamaForCausalLM", "GPT2LMHeadModel"])
+def test_what_save_pretrained_writes_of_one_is_refused_with_what_to_do(kind: str, tmp_path: Path) -> None:
+    """The Trainer saves so: no widths lie beside the weights, and what its modules keep is in no file."""
+    model = make(kind)
+    kill(model)
+    small = compact(model)
+    small.save_pretrained(tmp_path / "small")  # type: ignore[operator]
+    with pytest.raises(PlanError, match=r"other shapes than config\.json says.*sparsify\.save\(model, DIR\)"):
+        load(tmp_path / "small")
+    with pytest.raises(Exception, match="mismatch"):
+        type(model).from_pretrained(tmp_path / "small")
+    assert Runner(small).difference(load(save(small, tmp_path / "again"))) == 0
+
+
+def test_shards(tmp_path: Path) -> None:
+    """Large models lie in several files, with an index: they are made smaller, saved and loaded like those in one."""
+    model = make("BertForSequenceClassification")
+    kill(model)
+    model.save_pretrained(tmp_path / "one")
+    model.save_pretrained(tmp_path / "many", max_shard_size="20KB")
+    assert not (tmp_path / "many" / "model.safetensors").exists()
+    small = [compact_folder(tmp_path / name, tmp_path / f"{name}-small").model for name in ("one", "many")]
+    assert not list((tmp_path / "many-small").glob("model-0*"))
+    again = [load(tmp_path / f"{name}-small") for name in ("one", "many")]
+    again[0].save_pretrained(tmp_path / "shards", max_shard_size="10KB")  # type: ignore[operator]
+    (tmp_path / "shards" / FILE).write_bytes((tmp_path / "one-small" / FILE).read_bytes())
+    assert not (tmp_path / "shards" / "model.safetensors").exists()
+    for other in (*small[1:], *again, load(tmp_path / "shards")):
+        assert Runner(small[0]).difference(other) == 0
 
 
 def test_what_is_no_model_of_transformers(tmp_path: Path) -> None:

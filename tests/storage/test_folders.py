@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,10 @@ from torch import nn
 from transformers import AutoModel
 from typer.testing import CliRunner
 
-from sparsify import pretrained
+from sparsify import engine, pretrained
 from sparsify.cli.app import app
 from sparsify.errors import StateError
+from sparsify.report import saved
 from sparsify.storage import PackedFile, from_packed, output_error, pack, unpack
 from tests import tiny
 from tests.storage.drawn import same
@@ -253,3 +256,24 @@ def test_unknown_tensors_and_files_are_refused(packed: Path) -> None:
         found.tensor(name + "s")
     with pytest.raises(StateError, match="did you mean 'config.json'"):
         found.text("config.jsn")
+
+
+def _beside(path: Path) -> None:
+    with saved.find(path).beside():
+        pass
+
+
+@pytest.mark.parametrize("read", [from_packed, engine.load, lambda path: engine.pipeline(None, path), _beside])
+def test_a_full_temporary_folder_is_one_error(
+    read: Callable[[Path], object], packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, before[1]))  # no file may grow, as on a full disk
+    try:
+        with pytest.raises(StateError, match="cannot be unpacked into .*: File too large"):
+            read(packed)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
