@@ -16,6 +16,7 @@ from sparsify.anatomy import architecture
 from sparsify.cli.app import app
 from sparsify.criteria import Criterion
 from sparsify.patterns import Pattern
+from sparsify.schedules import Curve
 from tests import tiny
 from tests.serving.served import classifier
 
@@ -33,7 +34,7 @@ def test_the_blocks_of_a_page(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for root in (Criterion, Pattern):  # what an example defines is gone after it
+    for root in (Criterion, Curve, Pattern):  # what an example defines is gone after it
         monkeypatch.setattr(root, "_members", dict(root.members()))
     monkeypatch.setattr(architecture, "_known", {family.name: family for family in architecture.architectures()})
     if page.name == "serve.md":

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sparsify.spec import Family
+from pydantic import model_validator
+from typing_extensions import Self
+
+from sparsify.spec import Family, fail
+
+TRIED = 64
+"""Into so many parts progress is divided to see whether a curve stays within its ends and never falls."""
 
 
 class Curve(Family):
@@ -16,6 +22,25 @@ class Curve(Family):
 
     once: ClassVar[bool] = False
     """True for a curve that has one update, at the beginning of its window."""
+
+    @model_validator(mode="after")
+    def _rises_from_0_to_1(self) -> Self:
+        """Refuse a curve of somebody's own that would miss what the recipe promises."""
+        if type(self).fraction is Curve.fraction:
+            return self
+        before = 0.0
+        for part in range(1, TRIED):
+            progress = part / TRIED
+            found = self.fraction(progress)
+            if not 0 <= found <= 1:
+                raise fail(f"curve '{self.type}': fraction({progress:.3g}) is {found:.4g}; it must lie between 0 and 1")
+            if found < before - 1e-9:
+                raise fail(
+                    f"curve '{self.type}': it falls from {before:.4g} to {found:.4g} at fraction({progress:.3g}); it "
+                    "must rise from 0 to 1"
+                )
+            before = found
+        return self
 
     def fraction(self, progress: float) -> float:
         """Return the part of the way that is done, in [0, 1], at `progress` in (0, 1); monotone."""

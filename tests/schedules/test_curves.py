@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sparsify.durations import Duration
+from sparsify.errors import RecipeError, SparsifyError
 from sparsify.modifiers.span import ClockError, Span
+from sparsify.recipe import Recipe
 from sparsify.schedules import Curve, Ramp, Window
 from sparsify.schedules.constant import Constant
 from sparsify.schedules.window import StepWindow
@@ -124,3 +129,32 @@ def test_no_curve_begins_beyond_its_target() -> None:
     """LLM Compressor's polynomial decay starts at 1.6 for a target of 0.8, and its linear passes the target."""
     for curve in CURVES:
         assert all(0 <= curve.value(p / 50, 0.0, 0.8) <= 0.8 for p in range(-10, 90))
+
+
+@pytest.mark.parametrize(("fraction", "said"), [
+    (lambda p: 1.5 * p, r"fraction\(0.672\) is 1.008; it must lie between 0 and 1"),
+    (lambda p: p - 0.1, r"fraction\(0.0156\) is -0.0843\d; it must lie"),
+    (lambda p: 1 - p, r"it falls from 0.9844 to 0.9688 at fraction\(0.0312\); it must rise"),
+    (lambda p: float("nan"), "is nan; it must lie between"),
+])  # fmt: skip
+def test_a_curve_of_ones_own_keeps_what_the_recipe_promises(
+    monkeypatch: pytest.MonkeyPatch, fraction: Callable[[float], float], said: str
+) -> None:
+    monkeypatch.setattr(Curve, "_members", dict(Curve.members()))
+
+    class Mine(Curve):
+        type: Literal["mine"] = "mine"
+        broken: bool = False
+
+        def fraction(self, progress: float) -> float:
+            return fraction(progress) if self.broken else progress
+
+    with pytest.raises(RecipeError, match=rf"curve 'mine': .*{said}"):
+        Recipe.parse("{version: 1, modifiers: [{type: prune, sparsity: {to: 0.8, curve: {type: mine, broken: true}}}]}")
+    with pytest.raises(SparsifyError, match=rf"curve 'other': .*{said}"):
+
+        class Other(Curve):
+            type: Literal["other"] = "other"
+
+            def fraction(self, progress: float) -> float:
+                return fraction(progress)
