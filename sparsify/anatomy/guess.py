@@ -68,6 +68,7 @@ HEADS = ("num_heads", "num_attention_heads", "n_heads", "nhead", "n_head", "head
 
 GATED = (
     ("up_proj", "gate_proj", "down_proj"),
+    ("up", "gate", "down"),
     ("w3", "w1", "w2"),
     ("wi_1", "wi_0", "wo"),
     ("linear_v", "linear", "linear_1"),

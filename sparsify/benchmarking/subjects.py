@@ -23,6 +23,9 @@ from sparsify.report.size import size_of
 from sparsify.report.written import read_written
 
 USUAL_LENGTH = 128
+TIMES = {"runtime", "samples_per_second", "steps_per_second"}
+"""What a trainer writes beside metrics: how long its evaluation took."""
+
 OPTIONAL = {"attention_mask", "token_type_ids"}
 """Inputs that one model may take and another not, for the same texts."""
 
@@ -98,7 +101,7 @@ def _subject(folder: Path, files: saved.Saved, label: str) -> Subject:
     counted = density.measure(model).layers
     size = size_of(files.files)
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}.values()
-    metrics = {name: value for name, value in written.items() if math.isfinite(value)}
+    metrics = {name: value for name, value in written.items() if math.isfinite(value) and name not in TIMES}
     about = Model(
         name=label,
         folder=str(folder),

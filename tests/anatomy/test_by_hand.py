@@ -236,3 +236,19 @@ def test_a_model_by_hand_is_seen_through_peft_s_adapters() -> None:
     assert {role: len(names(adapted, role)) for role in anatomy_of(adapted).roles()} == wanted
     assert doubts(adapted) == (["", ""], ["", ""])
     assert not any("lora" in name for name in names(adapted, "default"))
+
+
+class Gated(nn.Module):
+    """down(silu(gate(x)) · up(x)), under the shortest names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.gate, self.down = nn.Linear(WIDTH, 24), nn.Linear(WIDTH, 24), nn.Linear(24, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+
+def test_a_gate_under_its_bare_name_belongs_to_the_neurons() -> None:
+    anatomy = anatomy_of(Model([Gated(), Gated()]))
+    assert [(block.doubt, block.gate is not None) for block in anatomy.feed_forwards] == [("", True)] * 2

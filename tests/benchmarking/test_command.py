@@ -68,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     place = tmp_path_factory.mktemp("benchmark")
     dense = scored(tiny.text_model(place / "dense", layers=1), accuracy=0.9, loss=0.3)
     shutil.copytree(dense, sparse := place / "spar[red]se")
-    zeros = half(scored(sparse, accuracy=0.8, loss=0.5))
+    zeros = half(scored(sparse, accuracy=0.8, loss=0.5, runtime=1.0, samples_per_second=40.0))
     html, png = place / "out.html", place / "out.png"
     done = call(
         sparse, "--against", dense, "--engine", "torch,onnxruntime", "--batch-size", "2", "--batch-size", "1",
