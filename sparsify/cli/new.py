@@ -71,6 +71,8 @@ def new(
     told = [break_even.sentence()] if hardware == "sparse-engine" else []
     for each in [*([advice.but] if advice.but else []), *told, *notes]:
         note(f"note: {each}")
+    if steps == STEPS:
+        note(f"It suits a training of {steps:,} optimizer steps; for another length: --steps N --overwrite")
     head = f" --task {task}" if task else ""
     note(f"Next: sparsify explain {path}, sparsify plan {path} --model {model}{head} --steps {steps}")
     if advice.leaves:
