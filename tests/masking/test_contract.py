@@ -62,7 +62,7 @@ BREACHES: dict[str, tuple[Any, str]] = {
     "mul_ on a view": (lambda self, w, place: w.view(-1)[:1].mul_(2).new_ones(w.shape), "writes into the weights"),
     "through .data": (lambda self, w, place: w.data.abs_().clone(), "writes into the weights"),
     "through numpy": (lambda self, w, place: torch.from_numpy(abs(_doubled(w.numpy()))), "writes into the weights"),
-    "noise": (lambda self, w, place: torch.rand(w.shape), "answer alike"),
+    "noise": (lambda self, w, place: torch.rand(w.shape), "must return the same scores"),
     "NaN": (lambda self, w, place: w / 0 * 0, "hold NaN values"),
     "infinite": (lambda self, w, place: w.abs() / 0, "hold infinite values"),
     "an exception": (lambda self, w, place: w.no_such_method(), "raised AttributeError"),

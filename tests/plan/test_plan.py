@@ -357,7 +357,7 @@ def test_touching_windows_are_no_overlap(mlp: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("clock", "message"),
     [
-        ({"epochs": 3}, "epochs needs steps_per_epoch"),
+        ({"epochs": 3}, "steps_per_epoch is needed with epochs"),
         ({"epochs": 3, "steps_per_epoch": 10, "total_steps": 29}, "total_steps is 29, but 3 epochs of 10 steps are 30"),
         ({"total_steps": 0}, "total_steps must be a whole number of at least 1, got 0"),
         ({"total_steps": 10.5}, "total_steps must be a whole number of at least 1, got 10.5"),

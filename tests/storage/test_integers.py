@@ -30,6 +30,10 @@ def test_zero_stays_zero_and_everything_else_is_near(tensor: Tensor, kind: str, 
         assert coded.stored.exact
         assert same(back, tensor)
         return
+    if tensor.dtype == torch.float16 and coded.stored.exact:  # near its largest number a step would go beyond it
+        assert float(tensor.abs().max()) > 60000
+        assert same(back, tensor)
+        return
     assert (coded.stored.value_type, back.dtype, back.shape) == (kind, tensor.dtype, tensor.shape)
     assert bool((back[tensor == 0] == 0).all())
     assert coded.error is not None

@@ -189,7 +189,7 @@ def test_rewinding_over_the_end_is_refused() -> None:
         "version: 1\nmodifiers:\n  - {type: substitute, norms: nonorm, window: {end: 4}}\n"
         "  - {type: rewind, every: 3}\n"
     )
-    with pytest.raises(PlanError, match="weights of step 0 would not fit any more"):
+    with pytest.raises(PlanError, match="weights of step 0 would no longer fit"):
         Plan.of(Recipe.parse(text), build("bert"), total_steps=STEPS)
 
 
@@ -198,7 +198,7 @@ REWINDS = "version: 1\nmodifiers:\n  - {{type: rewind, {}}}\n  - {{type: substit
 
 @pytest.mark.parametrize("rewind", ["every: 3", "every: 6, to: 5"])
 def test_rewinding_over_the_end_is_refused_where_it_stands_before(rewind: str) -> None:
-    with pytest.raises(PlanError, match=r"would not fit any more"):
+    with pytest.raises(PlanError, match=r"would no longer fit"):
         Plan.of(Recipe.parse(REWINDS.format(rewind)), build("bert"), total_steps=STEPS)
 
 
