@@ -36,7 +36,7 @@ def test_hooks_refuse_an_open_autocast_region(mlp: nn.Module) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         manager.on_step_begin()
         loss_of(mlp, 0).backward()
-        with pytest.raises(HookError, match=r"on_before_optimizer_step\(\) was called was called inside an autocast region"):
+        with pytest.raises(HookError, match=r"on_before_optimizer_step\(\) was called inside an autocast region"):
             manager.on_before_optimizer_step()
     manager.on_before_optimizer_step()
     optimizer.step()

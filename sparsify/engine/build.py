@@ -68,6 +68,7 @@ def compile_library(target: Path | None = None, folder: Path = FOLDER) -> Path:
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     files = [str(path) for path in sources(folder) if path.suffix == ".cpp"]
     command = [found, *FLAGS, f'-DSPARSIFY_SOURCES="{MARK}{fingerprint(folder)}"', "-o", str(partial), *files]
+    command.append("-lc++" if platform.system() == "Darwin" else "-lstdc++")  # CXX may be a C compiler, such as gcc
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
         if done.returncode != 0:
