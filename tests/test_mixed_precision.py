@@ -40,7 +40,10 @@ def test_hooks_refuse_an_open_autocast_region(mlp: nn.Module) -> None:
             manager.on_before_optimizer_step()
     manager.on_before_optimizer_step()
     optimizer.step()
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(HookError, match=r"on_step_end\(\) was called inside"):
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(HookError, match=r"on_step_end\(\) was called inside"),
+    ):
         manager.on_step_end()
 
 
