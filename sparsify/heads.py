@@ -23,6 +23,15 @@ AUTO = {
 }
 """Task → the class of transformers that gives a model its head."""
 
+PIPELINES = {
+    "text-classification": AUTO["text-classification"],
+    "token-classification": AUTO["token-classification"],
+    "fill-mask": AUTO["masked-lm"],
+    "text-generation": AUTO["causal-lm"],
+    "feature-extraction": "AutoModel",
+}
+"""Pipelines of transformers over texts → the class of their models; the first that fits a model is meant."""
+
 LABELLED = ("text-classification", "image-classification", "token-classification")
 """Tasks whose head has a row for every label of the data."""
 

@@ -8,22 +8,13 @@ from typing import Annotated
 
 import typer
 
-from sparsify.cli.common import finite, guarded
+from sparsify.cli.common import finite, guarded, one_of
 from sparsify.cli.console import say
-from sparsify.errors import SparsifyError, did_you_mean
+from sparsify.errors import SparsifyError
+from sparsify.heads import PIPELINES
 
 NEEDS = ("fastapi", "prometheus_client", "transformers", "uvicorn")
-TASKS = ("text-classification", "token-classification", "fill-mask", "text-generation", "feature-extraction")
 ENGINES = ("sparse", "torch")
-
-
-def _one_of(flag: str, choices: tuple[str, ...]) -> object:
-    def check(value: str | None) -> str | None:
-        if value is not None and value not in choices:
-            raise typer.BadParameter(f"{value!r} is none of them{did_you_mean(value, choices)}", param_hint=flag)
-        return value
-
-    return check
 
 
 @guarded
@@ -34,13 +25,11 @@ def serve(
         typer.Option(
             "--task",
             metavar="TASK",
-            callback=_one_of("--task", TASKS),
-            help=f"{', '.join(TASKS)}. By default what the model is made for.",
+            callback=one_of(*PIPELINES),
+            help=f"{', '.join(PIPELINES)}. By default what the model is made for.",
         ),
     ] = None,
-    engine: Annotated[
-        str, typer.Option("--engine", callback=_one_of("--engine", ENGINES), help="sparse or torch.")
-    ] = "sparse",
+    engine: Annotated[str, typer.Option("--engine", callback=one_of(*ENGINES), help="sparse or torch.")] = "sparse",
     host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 for everybody.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
     threads: Annotated[int | None, typer.Option("--threads", min=1, max=4096, help="By default torch's.")] = None,

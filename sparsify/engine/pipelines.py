@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,13 @@ from sparsify.engine import saved
 from sparsify.engine.whole import accelerate
 from sparsify.errors import PlanError, did_you_mean, first_line
 from sparsify.files import read_json
-from sparsify.storage.packed import PackedFile
-from sparsify.storage.unpacking import temporary
+from sparsify.heads import PIPELINES
+from sparsify.storage.models import unpacked
 
 if TYPE_CHECKING:
     from torch import nn
 
-TEXT = ("text-classification", "token-classification", "fill-mask", "text-generation", "feature-extraction")
-"""Tasks whose inputs are texts, by transformers' names; the first that fits a model is the one that is meant."""
+ENGINES = ("sparse", "torch")
 
 ROWS, TOKENS = 4, 64
 """The batch on which layers are tried, where no choices were saved with the model."""
@@ -30,23 +28,29 @@ ROWS, TOKENS = 4, 64
 def pipeline(task: str | None, path: str | Path, *, engine: str = "sparse", **options: Any) -> Any:
     """Return transformers' pipeline for the model in a folder, or in a packed file.
 
-    `task` is one of `TEXT`, or None for the one that the model is made for. With `engine="sparse"` the model is made
-    float32, and its linear layers run on the sparse engine by the choices that were saved with it (`save_choices`),
-    else where a trial on a batch of 4 × 64 tokens says that it is faster; with `"torch"` the model is as it was saved.
-    `options` go to transformers' `pipeline`. Raises PlanError for a folder without a model or tokenizer and for a model
-    that does not fit the task, StateError for damaged files, KernelError where the engine does not work.
+    `task` is one of `heads.PIPELINES`, or None for the one that the model is made for. With `engine="sparse"` the model
+    is made float32, and its linear layers run on the sparse engine by the choices that were saved with it
+    (`save_choices`), else where a trial on a batch of 4 × 64 tokens says that it is faster; with `"torch"` the model is
+    as it was saved. `options` go to transformers' `pipeline`. Raises PlanError for a folder without a model or
+    tokenizer, for a model that does not fit the task and for another engine, StateError for damaged files and for
+    packed ones without a model, KernelError where the engine does not work.
 
         classify = engine.pipeline("text-classification", "runs/sparse")
         classify(["a gripping film", "two hours of nothing"])
     """
     import transformers
 
-    with opened(path) as folder:
+    if engine not in ENGINES:
+        raise PlanError(
+            f"there is no engine {engine!r} here{did_you_mean(engine, ENGINES)}; there are sparse and torch"
+        )
+    folders: AbstractContextManager[Path] = unpacked(path) if Path(path).is_file() else nullcontext(Path(path))
+    with folders as folder:
         model = pretrained.from_folder(folder)
         named = fitting(model, task, path)
         if engine == "sparse":
             choices = read_json(folder / saved.FILE) if (folder / saved.FILE).exists() else None
-            accelerate(model.float(), sample=None if choices else _sample(model), choices=choices)
+            accelerate(model.float(), sample=None if choices else _sample(model), choices=choices, keep_dense=False)
         tokenizer = pretrained.tokenizer(folder)
         try:
             return transformers.pipeline(named, model=model, tokenizer=tokenizer, **options)
@@ -56,14 +60,16 @@ def pipeline(task: str | None, path: str | Path, *, engine: str = "sparse", **op
 
 def fitting(model: nn.Module, task: str | None, path: str | Path) -> str:
     """Return the task that a model is run for. Raises PlanError where the one that was asked for is none of its own."""
-    mine = tuple(name for name in TEXT if _suits(model, name))
+    mine = tuple(name for name in PIPELINES if _suits(model, name))
     kind = type(model).__name__
     if task is None and mine:
         return mine[0]
     if task is not None and task in mine:
         return task
-    if task is not None and task not in TEXT:
-        raise PlanError(f"there is no task {task!r} here{did_you_mean(task, TEXT)}; there are {', '.join(TEXT)}")
+    if task is not None and task not in PIPELINES:
+        raise PlanError(
+            f"there is no task {task!r} here{did_you_mean(task, PIPELINES)}; there are {', '.join(PIPELINES)}"
+        )
     rest = f"it does {' and '.join(mine)}" if mine else "its inputs are not texts alone, or its task has no pipeline"
     raise PlanError(f"{path} holds a {kind}: {rest}")
 
@@ -71,22 +77,17 @@ def fitting(model: nn.Module, task: str | None, path: str | Path) -> str:
 def _suits(model: nn.Module, task: str) -> bool:
     import transformers
 
-    makers = {
-        "text-classification": transformers.AutoModelForSequenceClassification,
-        "token-classification": transformers.AutoModelForTokenClassification,
-        "fill-mask": transformers.AutoModelForMaskedLM,
-        "text-generation": transformers.AutoModelForCausalLM,
-    }
-    config: Any = model.config
-    if task == "feature-extraction":
-        return not any(_suits(model, other) for other in makers) and _made_by(transformers.AutoModel, config, model)
-    return _made_by(makers[task], config, model)
+    def made_by(name: str) -> bool:
+        return _made_by(getattr(transformers, PIPELINES[name]), model)
+
+    heads = [name for name in PIPELINES if name != "feature-extraction"]
+    return made_by(task) and (task in heads or not any(made_by(name) for name in heads))
 
 
-def _made_by(maker: Any, config: Any, model: nn.Module) -> bool:
+def _made_by(maker: Any, model: nn.Module) -> bool:
     """Whether an auto class makes models of this class from such a configuration."""
     try:
-        kinds = maker._model_mapping[type(config)]
+        kinds = maker._model_mapping[type(model.config)]
     except KeyError:
         return False
     return any(isinstance(model, kind) for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
@@ -98,16 +99,3 @@ def _sample(model: nn.Module) -> dict[str, torch.Tensor]:
     shape = ROWS, min(TOKENS, pretrained.positions(config) or TOKENS)
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-@contextmanager
-def opened(path: str | Path) -> Iterator[Path]:
-    """Yield the folder of a model, unpacked for as long as it is read where a packed file is given."""
-    if not Path(path).is_file():
-        yield Path(path)
-        return
-    packed = PackedFile(path)
-    if "config.json" not in packed.beside():
-        raise PlanError(f"{path} holds tensors and no config.json: pack a folder of transformers to get a model")
-    with temporary(packed) as folder:
-        yield folder

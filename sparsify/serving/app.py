@@ -81,7 +81,6 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
         began = time.perf_counter()
         try:
             status, content = 200, await _predict(request)
-            metrics.texts.inc(len(content) if isinstance(content, list) else 1)
         except Refused as refused:
             status, content = refused.status, {"error": refused.text}
         metrics.requests.labels(str(status)).inc()
@@ -107,6 +106,7 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
             raise Refused(504, f"no answer within {limits.timeout:g} s") from None
         except Exception as error:  # whatever a model does
             raise Refused(500, f"the model raised {type(error).__name__}") from error
+        metrics.texts.inc(len(texts))
         answers = [_plain(answer) for answer in answers]
         return answers if isinstance(inputs, list) else answers[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ PARAMETERS: Mapping[str, Mapping[str, tuple[type, float, float]]] = {
 }
 """What a request may set, by task: type, least and most."""
 
-_tokenizing = threading.Lock()
+_counting = threading.Lock()
 
 Chosen = tuple[tuple[str, Any], ...]
 """Parameters of a request, sorted by name; requests with the same ones share a batch."""
@@ -48,6 +49,9 @@ class Served:
     task: str
     engine: str
     run: Any
+    counter: Any
+    """A tokenizer that counts tokens; that of `run` belongs to the thread that runs batches."""
+
     longest: int | None
     """The most tokens that the model has positions for, special ones included."""
 
@@ -59,7 +63,8 @@ class Served:
             made.tokenizer.pad_token = made.tokenizer.eos_token
         if made.task == "text-generation":
             made.tokenizer.padding_side = "left"
-        return cls(Path(path).name, made.task, engine, made, positions(made.model.config))
+        counter = copy.deepcopy(made.tokenizer)
+        return cls(Path(path).name, made.task, engine, made, counter, positions(made.model.config))
 
     def answer(self, texts: list[str], parameters: Chosen) -> Sequence[Any]:
         """Return an answer for each text; called by one thread at a time."""
@@ -77,8 +82,8 @@ class Served:
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has."""
-        with _tokenizing:  # a fast tokenizer must not be used by two threads
-            return [len(ids) for ids in self.run.tokenizer(list(texts), verbose=False)["input_ids"]]
+        with _counting:  # a fast tokenizer must not be used by two threads
+            return [len(ids) for ids in self.counter(list(texts), verbose=False)["input_ids"]]
 
     def check(self, texts: Sequence[str], limit: int) -> None:
         """Raise InputError for a text that is empty, too long, or lacks what the task needs."""

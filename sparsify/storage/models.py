@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,18 @@ def from_packed(path: str | Path, *, max_bytes: int | None = None) -> nn.Module:
     Its files lie in a temporary folder while transformers reads them. Raises StateError for a file without config.json,
     PlanError for a model that cannot be made.
     """
+    with unpacked(path, max_bytes=max_bytes) as folder:
+        return pretrained.from_folder(folder, dtype="auto")
+
+
+@contextmanager
+def unpacked(path: str | Path, *, max_bytes: int | None = None) -> Iterator[Path]:
+    """Yield the folder of transformers in a packed file. Raises StateError where it holds no model, or is damaged."""
     packed = PackedFile(path, max_bytes=max_bytes)
     if "config.json" not in packed.beside():
         raise StateError(f"{path} holds tensors and no config.json: pack a folder of transformers to get a model")
     with temporary(packed) as folder:
-        return pretrained.from_folder(folder, dtype="auto")
+        yield folder
 
 
 @dataclass(frozen=True)

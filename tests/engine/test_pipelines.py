@@ -62,6 +62,8 @@ def test_a_task_that_does_not_fit(folder: Path, tmp_path: Path):
         engine.pipeline("fill-mask", folder)
     with pytest.raises(PlanError, match=r"there is no task 'text-clasification' here.*text-classification"):
         engine.pipeline("text-clasification", folder)
+    with pytest.raises(PlanError, match=r"there is no engine 'spars' here \(did you mean 'sparse'"):
+        engine.pipeline(None, folder, engine="spars")
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "model.safetensors"):

@@ -110,6 +110,17 @@ def test_what_it_is_and_how_it_does(client: TestClient, folder: Path):
         assert float(_value(after, name)) == float(_value(before, name) if name in before else 0) + more
     assert 'sparsify_requests_total{status="400"}' in after
     assert float(_value(after, "sparsify_waiting_texts")) == 0
+    ask(client, "a film", top_k=2)  # two labels of one text
+    assert (
+        float(_value(client.get("/metrics").text, "sparsify_texts_total"))
+        == float(_value(after, "sparsify_texts_total")) + 1
+    )
+
+
+def test_the_tokenizer_of_the_running_batch_is_nobody_elses(served: Served):
+    """A fast tokenizer that two threads use at once raises "Already borrowed"."""
+    assert served.counter is not served.run.tokenizer
+    assert served.counter.get_vocab() == served.run.tokenizer.get_vocab()
 
 
 class Held:
