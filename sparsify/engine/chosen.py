@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sparsify import choices
 from sparsify.errors import KernelError
 from sparsify.escaping import one_line, quoted
 
@@ -71,7 +72,7 @@ class Chosen:
     @property
     def sparse(self) -> tuple[str, ...]:
         """The layers that the engine multiplies."""
-        return tuple(choice.layer for choice in self.layers if choice.sparse)
+        return choices.sparse(self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data, fit for JSON."""
@@ -90,10 +91,7 @@ class Chosen:
 
     def table(self) -> str:
         """Return a table for a terminal, a line a layer."""
-        rows = [COLUMNS, *(_row(choice) for choice in self.layers)]
-        widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, f"{len(self.sparse)} of {len(self.layers)} linear layers are sparse ({self.where})"])
+        return choices.table(COLUMNS, [_row(choice) for choice in self.layers], len(self.sparse), self.where)
 
     def __str__(self) -> str:
         return self.table()
@@ -102,9 +100,7 @@ class Chosen:
 def _choice(data: Any) -> Choice:
     if not isinstance(data, Mapping) or not isinstance(data.get("layer"), str):
         raise KernelError(f"a layer of choices has a name (`layer`); got {quoted(data)}")
-    name, shape, kernel = data["layer"], data.get("shape"), data.get("kernel")
-    if not isinstance(shape, (list, tuple)) or len(shape) != 2 or any(type(size) is not int for size in shape):
-        raise KernelError(f"choices: {one_line(name)} has no shape of two whole numbers, but {quoted(shape)}")
+    name, shape, kernel = data["layer"], choices.shape_of(data), data.get("kernel")
     if kernel != DENSE and kernel not in KERNELS:
         known = ", ".join((DENSE, *KERNELS))
         raise KernelError(f"choices: {one_line(name)} has kernel {quoted(kernel)} (one of: {known})")
@@ -114,7 +110,7 @@ def _choice(data: Any) -> Choice:
     words = {key: data[key] for key in ("why", "activation", "fused") if isinstance(data.get(key), str)}
     zeros, tokens = data.get("zeros"), data.get("tokens")
     return Choice(
-        name, (shape[0], shape[1]), kernel, **words, zeros=zeros if isinstance(zeros, float) else None,
+        name, shape, kernel, **words, zeros=zeros if isinstance(zeros, float) else None,
         tokens=tokens if type(tokens) is int else None, seconds=times,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sparsify.anatomy.outputs import tensors
 from sparsify.applied import at_work
+from sparsify.choices import check, verdict
 from sparsify.engine import fusing
 from sparsify.engine.chosen import DENSE, KERNELS, Choice, Chosen
 from sparsify.engine.layer import Sparse, to_dense, to_sparse
@@ -20,7 +21,7 @@ from sparsify.engine.operator import ACTIVATIONS
 from sparsify.engine.packed import pack
 from sparsify.engine.rules import Layer, layers_of, unfit, worth_a_trial, zeros_of
 from sparsify.engine.trial import tried
-from sparsify.errors import KernelError, did_you_mean
+from sparsify.errors import KernelError
 from sparsify.layers import unwrap
 from sparsify.linears import rows_seen, run_on, shared
 
@@ -134,10 +135,8 @@ def _best(layer: Layer, tokens: int, margin: float) -> Choice:
     choice = Choice(layer.name, layer.shape, zeros=zeros_of(weight), tokens=tokens, seconds=trial.seconds)
     if trial.wrong or choice.faster is None or choice.best is None:
         return replace(choice, why=trial.wrong)
-    if choice.faster >= 1 + margin:
-        return replace(choice, kernel=choice.best)
-    word = "slower here" if choice.faster < 1 else f"not faster by {margin:.0%} here"
-    return replace(choice, why=f"{word}: {choice.faster:.2f}×")
+    why = verdict(choice.faster, margin)
+    return replace(choice, why=why) if why else replace(choice, kernel=choice.best)
 
 
 def _followed(
@@ -147,14 +146,8 @@ def _followed(
     given = choices if isinstance(choices, Chosen) else Chosen.from_dict(choices)
     mine = {layer.name: layer for layer in layers}
     modules = dict(model.named_modules())
+    check(given.layers, mine, reasons)
     for choice in given.layers:
-        if choice.layer not in mine:
-            raise KernelError(f"choices name {choice.layer}, which the model lacks{did_you_mean(choice.layer, mine)}")
-        if choice.shape != mine[choice.layer].shape:
-            one, two = (" × ".join(map(str, each)) for each in (choice.shape, mine[choice.layer].shape))
-            raise KernelError(f"choices have {choice.layer} as {one}; here it is {two}")
-        if choice.sparse and reasons[choice.layer]:
-            raise KernelError(f"choices have {choice.layer} sparse, which cannot be: {reasons[choice.layer]}")
         if choice.activation not in ACTIVATIONS or (choice.activation != "none") != bool(choice.fused):
             raise KernelError(f"choices have {choice.layer} with activation {choice.activation!r} of {choice.fused!r}")
         if choice.fused:

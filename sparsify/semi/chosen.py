@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sparsify import choices
 from sparsify.errors import KernelError
 from sparsify.escaping import one_line, quoted
 
@@ -51,7 +52,7 @@ class Chosen:
     @property
     def sparse(self) -> tuple[str, ...]:
         """The layers that were converted."""
-        return tuple(choice.layer for choice in self.layers if choice.sparse)
+        return choices.sparse(self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data, fit for JSON."""
@@ -66,10 +67,7 @@ class Chosen:
 
     def table(self) -> str:
         """Return a table for a terminal, a line a layer."""
-        rows = [COLUMNS, *(_row(choice) for choice in self.layers)]
-        widths = [max(len(row[place]) for row in rows) for place in range(len(COLUMNS))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, f"{len(self.sparse)} of {len(self.layers)} linear layers are sparse ({self.where})"])
+        return choices.table(COLUMNS, [_row(choice) for choice in self.layers], len(self.sparse), self.where)
 
     def __str__(self) -> str:
         return self.table()
@@ -78,14 +76,12 @@ class Chosen:
 def _choice(data: Any) -> Choice:
     if not isinstance(data, Mapping) or not isinstance(data.get("layer"), str) or type(data.get("sparse")) is not bool:
         raise KernelError(f"a layer of choices has a name (`layer`) and `sparse`, true or false; got {quoted(data)}")
-    shape = data.get("shape")
-    if not isinstance(shape, (list, tuple)) or len(shape) != 2 or any(type(size) is not int for size in shape):
-        raise KernelError(f"choices: {one_line(data['layer'])} has no shape of two whole numbers, but {quoted(shape)}")
+    shape = choices.shape_of(data)
     tokens, why = data.get("tokens"), str(data.get("why", ""))
     seconds = (data.get(key) for key in ("dense_seconds", "sparse_seconds"))
     dense, sparse = (each if isinstance(each, float) else None for each in seconds)
     rows = tokens if type(tokens) is int else None
-    return Choice(data["layer"], (shape[0], shape[1]), data["sparse"], why, rows, dense, sparse)
+    return Choice(data["layer"], shape, data["sparse"], why, rows, dense, sparse)
 
 
 def _row(choice: Choice) -> tuple[str, ...]:

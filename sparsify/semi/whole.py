@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from sparsify.applied import at_work
-from sparsify.errors import KernelError, did_you_mean, first_line
+from sparsify.choices import check, verdict
+from sparsify.errors import KernelError, first_line
 from sparsify.layers import unwrap
 from sparsify.linears import Linear, linears, rows_seen, run_on, shared
 from sparsify.semi.chosen import Choice, Chosen
@@ -107,12 +108,10 @@ def _chosen(layer: Linear, tokens: int, margin: float, kernels: Kernels) -> Choi
     if trial.wrong:
         return Choice(layer.name, layer.shape, False, trial.wrong, tokens)
     faster = trial.dense / trial.sparse if trial.sparse else 1.0
-    sparse = faster >= 1 + margin
-    word = "slower here" if faster < 1 else f"not faster by {margin:.0%} here"
-    if sparse:
+    why = verdict(faster, margin)
+    if not why:
         convert(layer.module, compressed, kernels)
-    why = "" if sparse else f"{word}: {faster:.2f}×"
-    return Choice(layer.name, layer.shape, sparse, why, tokens, trial.dense, trial.sparse)
+    return Choice(layer.name, layer.shape, not why, why, tokens, trial.dense, trial.sparse)
 
 
 def _follow(
@@ -121,14 +120,7 @@ def _follow(
     """Convert the layers that were chosen before; all of them, or none. Raises KernelError."""
     given = choices if isinstance(choices, Chosen) else Chosen.from_dict(choices)
     mine = {layer.name: layer for layer in layers}
-    for choice in given.layers:
-        if choice.layer not in mine:
-            raise KernelError(f"choices name {choice.layer}, which the model lacks{did_you_mean(choice.layer, mine)}")
-        if choice.shape != mine[choice.layer].shape:
-            one, two = (" × ".join(map(str, each)) for each in (choice.shape, mine[choice.layer].shape))
-            raise KernelError(f"choices have {choice.layer} as {one}; here it is {two}")
-        if choice.sparse and reasons[choice.layer]:
-            raise KernelError(f"choices have {choice.layer} sparse, which cannot be: {reasons[choice.layer]}")
+    check(given.layers, mine, reasons)
     try:
         compressed = {name: kernels.compress(mine[name].module.weight.detach()) for name in given.sparse}
     except (RuntimeError, NotImplementedError) as error:
