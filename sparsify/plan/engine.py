@@ -11,7 +11,7 @@ ANYWHERE, ROWS = "unstructured", 4
 
 
 def words(plan: Plan) -> str | None:
-    """Return from how many zeros on the engine is faster, and how fast it is on these; None where nothing suits it.
+    """Return from how many zeros on the engine is faster, and how fast it is on most of these; None where none suit it.
 
     It suits zeros at single places and in blocks; whole heads, neurons and channels leave the model without it.
     """
@@ -23,7 +23,7 @@ def words(plan: Plan) -> str | None:
             found.setdefault(kernel, []).append((elements, modifier.nonzeros))
     if not found:
         return None
-    kernel = min(found)
+    kernel = max(found, key=lambda name: sum(size for size, _ in found[name]))
     elements, nonzeros = map(sum, zip(*found[kernel], strict=True))
     zeros = 1 - nonzeros / max(elements, 1)
     return break_even.sentence(zeros, kernel=kernel) if zeros >= break_even.LEAST else None
