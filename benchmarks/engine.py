@@ -2,8 +2,9 @@
 
 Layers: torch's dense product (MKL), the engine with each instruction set, and MKL's own sparse product (torch's CSR).
 Models: a BERT with random weights of which so many are zero: torch, torch.compile (`--compile`), ONNX Runtime
-(`--onnx`) and the engine. Ratios are of the shortest times: what else the machine does only adds to a time. The dense
-rate beside them says whether the dense product was as fast as it can be.
+(`--onnx`), DeepSparse (`--deepsparse PYTHON`, the Python of an environment with `deepsparse==1.8.0`) and the engine.
+Ratios are of the shortest times: what else the machine does only adds to a time. The dense rate beside them says
+whether the dense product was as fast as it can be.
 
     python benchmarks/engine.py [--only layers models] [--tokens 1 16 128 2048] [--zeros 0.5 0.7 0.8 0.9 0.95 0.97]
         [--patterns unstructured 4x1 1x4 32x32 2:4] [--batch-sizes 1 4 16] [--lengths 128] [--rounds 15] [--json FILE]
@@ -24,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import deep_sparse  # beside this file
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -140,6 +142,8 @@ def models(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
                             calls[key] = partial(torch.compile(model), **given)
                     if asked.onnx:
                         calls["ONNX Runtime"] = session(dense, given)
+                    if asked.deepsparse:
+                        calls["DeepSparse"] = deep_sparse.call(dense, given, asked.deepsparse, torch.get_num_threads())
                     with torch.inference_mode():
                         times = best(calls, asked)
                         apart = float((dense(**given).logits - sparse(**given).logits).abs().max())
@@ -182,6 +186,7 @@ def main() -> None:
     parser.add_argument("--mkl", action="store_true", help="MKL's sparse product, too")
     parser.add_argument("--compile", action="store_true", help="torch.compile, too")
     parser.add_argument("--onnx", action="store_true", help="ONNX Runtime, too")
+    parser.add_argument("--deepsparse", metavar="PYTHON", help="DeepSparse, too, run by this Python")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     if asked.processor_time and torch.get_num_threads() > 1:
