@@ -1,16 +1,19 @@
 """Where modifiers meet: A ends × B begins, at the same step, in the next stage, later, and saved and resumed in between.
 
-Every kind of modifier must be in `KINDS`; a new one is found missing by `test_every_modifier_is_here`.
+Every kind of modifier must be in `KINDS`; a new one is found missing by `test_every_modifier_is_here`. Every pair meets
+at one of its places in the default suite, the places in turn, and at all of them in the slow one.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import nn
 
 from sparsify import Manager, Recipe, measure
@@ -117,6 +120,20 @@ def latent_from_the_stage(second: str) -> bool:
     return any(word in KINDS[second].text for word in ("latent", "movement", "hard-concrete"))
 
 
+def meetings() -> Iterator[ParameterSet]:
+    """Yield every pair with every place at which the plan lets it meet, all but one marked slow."""
+    for row, first in enumerate(sorted(FIRSTS)):
+        for column, second in enumerate(sorted(KINDS)):
+            places = ["step", "stage", "later"]
+            if latent_from_the_stage(second):
+                places.remove("step")
+            if second in ("layer drop", "substitute"):  # the structure changes before the training
+                places = ["step"]
+            often = (row + column) % len(places)
+            for number, place in enumerate(places):
+                yield pytest.param(first, second, place, marks=[] if number == often else [pytest.mark.slow])
+
+
 class Training:
     """A small BERT under a recipe, and what was seen after every step."""
 
@@ -181,14 +198,8 @@ def _texts() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("place", ["step", "stage", "later"])
-@pytest.mark.parametrize("second", sorted(KINDS))
-@pytest.mark.parametrize("first", sorted(FIRSTS))
+@pytest.mark.parametrize(("first", "second", "place"), meetings())
 def test_a_ends_where_b_begins(first: str, second: str, place: str) -> None:
-    if place == "step" and latent_from_the_stage(second):
-        pytest.skip("refused in the plan: latent weights are held from the beginning of the stage")
-    if place != "step" and second in ("layer drop", "substitute"):
-        pytest.skip("refused in the plan: the structure changes before the training")
     recipe = written(first, second, place)
     one = Training(recipe).train(FIRST + SECOND, STOPS)
     kind = KINDS[second]
