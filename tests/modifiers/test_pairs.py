@@ -198,7 +198,7 @@ def _texts() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("first", "second", "place"), meetings())
+@pytest.mark.parametrize(("first", "second", "place"), list(meetings()))
 def test_a_ends_where_b_begins(first: str, second: str, place: str) -> None:
     recipe = written(first, second, place)
     one = Training(recipe).train(FIRST + SECOND, STOPS)
