@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparsify.benchmarking import tables
+from sparsify.benchmarking import profile_tables, tables
 from sparsify.benchmarking.results import Result
 from sparsify.report.page import page
 from sparsify.report.picture import Picture
@@ -29,5 +29,8 @@ def page_of(result: Result, title: str, picture: Picture) -> str:
         times.append(((f"{case.title}: {first}", *rest), tables.timings(result, case)))
         sentences = [("", tables.operations(case)), *tables.sentences(result, case)]
         said.append(((case.title, tables.rate(case)), sentences))
+        for sentence, looked in profile_tables.profiles(case):
+            said.append(((f"{case.title}, where the time goes", ""), [("", sentence)]))
+            said += looked
     sections = [("Machine", result.machine), ("Notes", "\n".join(result.notes))]
     return page(title, LEAD, times, picture.svg, sections, said)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from sparsify.benchmarking.flops import Flops
 from sparsify.benchmarking.machine import Rate
 from sparsify.benchmarking.medians import Ratio, Spread
+from sparsify.benchmarking.profile import Profile
 from sparsify.errors import BenchmarkError
 from sparsify.files import read_json
 from sparsify.recipe.problems import problems_of
@@ -84,6 +85,8 @@ class Timing(_Part):
     """Why measured and theoretical differ, or that nothing is to be expected."""
 
     peak: Peak | None
+    profile: Profile | None = None
+    """Where its time goes, where that was asked for."""
 
 
 class Case(_Part):

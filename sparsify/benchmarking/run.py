@@ -10,18 +10,20 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from sparsify.benchmarking.engines import ENGINES, Engine, Inputs, Prepared
+from sparsify.benchmarking.engines import ENGINES, Engine, Forward, Inputs, Prepared
 from sparsify.benchmarking.flops import Flops, count_flops
 from sparsify.benchmarking.machine import machine, product, rate_of
 from sparsify.benchmarking.medians import LEAST, ratio_of, spread_of
 from sparsify.benchmarking.memory import peaks
 from sparsify.benchmarking.points import choose
+from sparsify.benchmarking.profile import Profile
+from sparsify.benchmarking.profiling import profile
 from sparsify.benchmarking.results import Case, Peak, Result, Timing
 from sparsify.benchmarking.subjects import Subject, inputs_of, subjects, usual_length
 from sparsify.benchmarking.why import theoretical, why
 from sparsify.errors import BenchmarkError
 from sparsify.progress import task
-from sparsify.report.latency import timed
+from sparsify.report.latency import Call, timed
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Asked:
     rounds: int = 30
     seconds: float = 30.0
     memory: bool = True
+    profile: bool = False
+    """Look into the forwards of engines that show layers, after they were timed."""
+
     metric: str | None = None
     """What pictures show."""
 
@@ -58,6 +63,8 @@ def benchmark(asked: Asked) -> Result:
         names = [subject.about.name for subject in found]
         inputs = {name: [each[place] for each in drawn] for place, name in enumerate(names)}
         engines = _working(asked.engines, notes)
+        if asked.profile:
+            _check_profile(engines, notes)
         prepared = _prepared(found, engines, Path(work))
         marks = _every_mark(prepared, threads, inputs, notes) if asked.memory else {}
         runs = {pair: ENGINES[pair[1]].open(each, threads) for pair, each in prepared.items()}
@@ -70,7 +77,8 @@ def benchmark(asked: Asked) -> Result:
             calls = [bind(these[name]) for (name, _), bind in runs.items()]
             *times, rates = timed([*calls, product()], asked.rounds, least=LEAST, seconds=asked.seconds, what=what)
             peak = {pair: every[number] for pair, every in marks.items()}
-            cases.append(_case(batch, length, flops, dict(zip(runs, times, strict=True)), rates, against, peak))
+            looked = _profiles(dict(zip(runs, calls, strict=True))) if asked.profile else {}
+            cases.append(_case(batch, length, flops, dict(zip(runs, times, strict=True)), rates, against, peak, looked))
         return Result(
             machine=machine(),
             threads=threads,
@@ -110,6 +118,24 @@ def _working(names: Sequence[str], notes: list[str]) -> list[Engine]:
     return [ENGINES[name] for name, reason in reasons.items() if not reason]
 
 
+def _check_profile(engines: Sequence[Engine], notes: list[str]) -> None:
+    """Note which engines cannot be profiled. Raises BenchmarkError where none can."""
+    hidden = [engine.name for engine in engines if not engine.shows_layers]
+    can = ", ".join(name for name, engine in ENGINES.items() if engine.shows_layers)
+    if len(hidden) == len(engines):
+        raise BenchmarkError(f"--profile cannot look into {', '.join(hidden)}: name one of {can} with --engine")
+    notes += [f"{name} shows no layers: its forwards were not profiled" for name in hidden]
+
+
+def _profiles(calls: dict[Pair, Call]) -> dict[Pair, Profile]:
+    found = {}
+    for (name, engine), call in calls.items():
+        if isinstance(call, Forward):
+            with task(f"profiling {name}, {engine}"):
+                found[name, engine] = profile(call)
+    return found
+
+
 def _prepared(found: Sequence[Subject], engines: Sequence[Engine], work: Path) -> dict[Pair, Prepared]:
     made = {}
     for number, subject in enumerate(found):
@@ -143,6 +169,7 @@ def _case(
     rates: list[float],
     against: str | None,
     peak: dict[Pair, Peak],
+    profiles: dict[Pair, Profile],
 ) -> Case:
     rate = rate_of(rates)
     first = next(iter(seconds))[1]
@@ -163,6 +190,7 @@ def _case(
                 theoretical=theoretical(flops[name], reference or flops[name]),
                 why=why(ENGINES[engine], flops[name], reference, speedup),
                 peak=peak.get((name, engine)),
+                profile=profiles.get((name, engine)),
             )
         )
     return Case(batch=batch, length=length, rounds=len(rates), rate=rate, flops=flops, timings=timings)

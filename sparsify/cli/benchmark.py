@@ -89,6 +89,9 @@ def benchmark(
     memory: Annotated[
         bool, typer.Option("--memory/--no-memory", help="Measure peak memory, in processes of their own.")
     ] = True,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where the time of a forward goes (engines torch and sparse).")
+    ] = False,
     metric: Annotated[
         str | None, typer.Option("--metric", metavar="NAME", help="Of report.json, for the picture.")
     ] = None,
@@ -100,7 +103,7 @@ def benchmark(
     earlier = [path for path in paths if path.suffix == ".json"]
     if earlier and len(earlier) < len(paths):
         raise typer.BadParameter("either folders, which are measured, or results (.json), which are drawn")
-    if earlier and (png is None or html is not None or as_json or against is not None):
+    if earlier and (png is None or html is not None or as_json or profile or against is not None):
         raise typer.BadParameter("results (.json) are drawn: give --png FILE, and at most --metric beside it")
     missing = [name for name in (*NEEDS, *(("matplotlib",) if png or html else ())) if find_spec(name) is None]
     if missing:
@@ -124,6 +127,7 @@ def benchmark(
         rounds=rounds,
         seconds=seconds,
         memory=memory,
+        profile=profile,
         metric=metric,
     )
     result = benchmark(asked)
@@ -172,7 +176,7 @@ def _picture(result: Result, metric: str | None) -> Picture:
 
 
 def _show(result: Result) -> None:
-    from sparsify.benchmarking import tables
+    from sparsify.benchmarking import profile_tables, tables
 
     console = out()
     console.print(styled((_title(result), "bold")))
@@ -185,6 +189,11 @@ def _show(result: Result) -> None:
         console.print(tables.operations(case))
         for who, sentence in tables.sentences(result, case):
             console.print(styled((who, "cyan"), ": ", sentence))
+        for sentence, looked in profile_tables.profiles(case):
+            console.print()
+            console.print(styled((sentence, "bold")))
+            for heads, rows in looked:
+                console.print(_table(heads, rows, range(1, len(heads))))
     console.print()
     console.print(f"machine: {result.machine}")
     for note in result.notes:

@@ -10,12 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparsify.engine.attention import attend
     from sparsify.engine.chosen import Choice, Chosen
     from sparsify.engine.layer import SparseLinear
     from sparsify.engine.library import instructions, missing
     from sparsify.engine.operator import sparse_linear
     from sparsify.engine.packed import pack, unpack
     from sparsify.engine.pipelines import pipeline
+    from sparsify.engine.rate import peak
     from sparsify.engine.saved import load, save_choices
     from sparsify.engine.whole import accelerate, restore
 
@@ -24,10 +26,12 @@ _PUBLIC = {
     "Chosen": "chosen",
     "SparseLinear": "layer",
     "accelerate": "whole",
+    "attend": "attention",
     "instructions": "library",
     "load": "saved",
     "missing": "library",
     "pack": "packed",
+    "peak": "rate",
     "pipeline": "pipelines",
     "restore": "whole",
     "save_choices": "saved",
@@ -36,8 +40,8 @@ _PUBLIC = {
 }
 
 __all__ = [
-    "Choice", "Chosen", "SparseLinear", "accelerate", "instructions", "load", "missing", "pack", "pipeline", "restore",
-    "save_choices", "sparse_linear", "unpack",
+    "Choice", "Chosen", "SparseLinear", "accelerate", "attend", "instructions", "load", "missing", "pack", "peak",
+    "pipeline", "restore", "save_choices", "sparse_linear", "unpack",
 ]  # fmt: skip
 
 

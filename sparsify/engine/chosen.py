@@ -69,6 +69,12 @@ class Chosen:
     where: str
     """The instruction set, and how many threads."""
 
+    attention: bool = False
+    """Whether the engine computes attention, where there is no mask."""
+
+    attention_faster: float | None = None
+    """How many times as fast as torch's it was; None without a trial, and where the model has no use for it."""
+
     @property
     def sparse(self) -> tuple[str, ...]:
         """The layers that the engine multiplies."""
@@ -77,7 +83,10 @@ class Chosen:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data, fit for JSON."""
         layers = [{**asdict(choice), "seconds": dict(choice.seconds)} for choice in self.layers]
-        return {"format": FORMAT, "engine": "sparse", "where": self.where, "layers": layers}
+        return {
+            "format": FORMAT, "engine": "sparse", "where": self.where, "layers": layers,
+            "attention": self.attention, "attention_faster": self.attention_faster,
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: Any) -> Chosen:
@@ -87,11 +96,19 @@ class Chosen:
             raise KernelError(
                 "choices of the engine are what `Chosen.to_dict()` returns: format, engine, where, layers"
             )
-        return cls(tuple(_choice(each) for each in data["layers"]), str(data.get("where", "")))
+        faster = data.get("attention_faster")
+        return cls(
+            tuple(_choice(each) for each in data["layers"]), str(data.get("where", "")), data.get("attention") is True,
+            faster if isinstance(faster, float) else None,
+        )  # fmt: skip
 
     def table(self) -> str:
         """Return a table for a terminal, a line a layer."""
-        return choices.table(COLUMNS, [_row(choice) for choice in self.layers], len(self.sparse), self.where)
+        table = choices.table(COLUMNS, [_row(choice) for choice in self.layers], len(self.sparse), self.where)
+        if not self.attention and self.attention_faster is None:
+            return table
+        tried = f" (ours is {self.attention_faster:.2f}× as fast)" if self.attention_faster is not None else ""
+        return f"{table}\nattention without a mask {'is the engine' if self.attention else 'stays torch'}'s{tried}"
 
     def __str__(self) -> str:
         return self.table()

@@ -33,6 +33,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "sparsify_check": (_I32, (_P, _U64)),
     "sparsify_unpack": (_I32, (_P, _U64, _P)),
     "sparsify_linear": (_I32, (_P, _U64, _U64, _U64, _U32, _P, _U64, _P, _U32, _P, _U32, _I32)),
+    "sparsify_attention": (_I32, (_P, _U32, _I32)),
+    "sparsify_spin": (ctypes.c_int64, (_U64, _U32, _I32)),
 }
 
 

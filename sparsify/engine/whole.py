@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparsify.anatomy.outputs import tensors
 from sparsify.applied import at_work
 from sparsify.choices import check, verdict
-from sparsify.engine import fusing
+from sparsify.engine import attending, fusing
 from sparsify.engine.chosen import DENSE, KERNELS, Choice, Chosen
 from sparsify.engine.layer import Sparse, to_dense, to_sparse
 from sparsify.engine.library import instructions
@@ -46,10 +46,11 @@ def accelerate(
     engine's kernels, on `tokens` rows, or on as many as it gets when the model is run on `sample` (a tensor, a tuple of
     arguments, or a mapping by name), and is changed where one is faster by `margin`. With a `sample`, activations right
     behind such layers are taken by the kernels, and the whole model is compared with itself: where its outputs differ
-    everything is as it was. Layers are changed in place: parameters, names and the keys of a state stay; `restore`
-    takes it back. `choices`, what was returned before, are made again without a trial. Without `keep_dense` the dense
-    weights of sparse layers are let go: their memory is free, a state has them all the same (made of the packed ones),
-    and every zero that comes back is +0.0.
+    everything is as it was. Attention in transformers, where it has no mask, is then the engine's if that is faster.
+    Layers are changed in place: parameters, names and the keys of a state stay; `restore` takes it back. `choices`,
+    what was returned before, are made again without a trial. Without `keep_dense` the dense weights of sparse layers
+    are let go: their memory is free, a state has them all the same (made of the packed ones), and every zero that
+    comes back is +0.0.
 
     Raises KernelError where the engine does not work, while a manager is at work, where the outputs differ, and for
     choices that this model cannot follow.
@@ -62,17 +63,23 @@ def accelerate(
     reasons = {layer.name: unfit(layer, ties) for layer in layers}
     before = run_on(base, sample, "the model cannot be run on the sample") if sample is not None else None
     if choices is not None:
-        found = _followed(base, layers, reasons, choices)
+        given = choices if isinstance(choices, Chosen) else Chosen.from_dict(choices)
+        found, attention, faster = _followed(base, layers, reasons, given), given.attention, given.attention_faster
     else:
         found = _tried(base, layers, reasons, sample, tokens, margin)
+        sparse = sample is not None and any(choice.sparse for choice in found)
+        faster = attending.choose(base, sample) if sparse else None
+        attention = faster is not None and not verdict(faster, margin)
     try:
         _make(base, layers, found, keep_dense)
+        if attention and not attending.take(base):
+            raise KernelError("choices have the engine's attention, which this model or its transformers cannot take")
         if sample is not None and any(choice.sparse for choice in found):
             _compare(before, run_on(base, sample, "with sparse layers the model fails, and has its dense ones again"))
     except BaseException:
         _undo(base, {choice.layer for choice in found if choice.sparse} | {choice.fused for choice in found})
         raise
-    return Chosen(tuple(found), where)
+    return Chosen(tuple(found), where, attention, faster)
 
 
 def restore(model: nn.Module) -> tuple[str, ...]:
@@ -86,6 +93,7 @@ def restore(model: nn.Module) -> tuple[str, ...]:
     names = [name for name, module in base.named_modules() if to_dense(module)]
     for module in base.modules():
         fusing.give_back(module)
+    attending.give_back(base)
     return tuple(names)
 
 
@@ -139,11 +147,8 @@ def _best(layer: Layer, tokens: int, margin: float) -> Choice:
     return replace(choice, why=why) if why else replace(choice, kernel=choice.best)
 
 
-def _followed(
-    model: nn.Module, layers: list[Layer], reasons: dict[str, str], choices: Chosen | Mapping[str, Any]
-) -> list[Choice]:
+def _followed(model: nn.Module, layers: list[Layer], reasons: dict[str, str], given: Chosen) -> list[Choice]:
     """Return choices that were given, once it is clear that all of them can be made. Raises KernelError."""
-    given = choices if isinstance(choices, Chosen) else Chosen.from_dict(choices)
     mine = {layer.name: layer for layer in layers}
     modules = dict(model.named_modules())
     check(given.layers, mine, reasons)
@@ -175,6 +180,7 @@ def _undo(model: nn.Module, names: set[str]) -> None:
         if name in names:
             to_dense(module)
             fusing.give_back(module)
+    attending.give_back(model)
 
 
 def _compare(before: Any, after: Any) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sparsify.report.latency import Call
@@ -26,6 +27,19 @@ class Prepared:
     """The model, where it is loaded already; an engine that needs it loads it otherwise."""
 
 
+@dataclass(frozen=True)
+class Forward:
+    """A call of a model whose modules run one by one, in PyTorch: such a call can be looked into."""
+
+    model: nn.Module
+    inputs: Inputs
+
+    @torch.inference_mode()
+    def __call__(self) -> object:
+        """Compute the outputs."""
+        return self.model(**self.inputs)
+
+
 class Engine(ABC):
     """A way to run models. Another one is a file with a class, and its line in `ENGINES`."""
 
@@ -35,6 +49,9 @@ class Engine(ABC):
 
     skips_zeros: ClassVar[bool] = False
     """Whether zeros at single places cost it nothing."""
+
+    shows_layers: ClassVar[bool] = False
+    """Whether its calls are `Forward`s."""
 
     def missing(self) -> str | None:
         """Return why it does not work here, and what would help, or None."""

@@ -19,6 +19,7 @@ class Compiled(Eager):
 
     name: ClassVar[str] = "torch-compile"
     about: ClassVar[str] = "compiled PyTorch multiplies dense matrices"
+    shows_layers: ClassVar[bool] = False
 
     def missing(self) -> str | None:
         """Compile a small function."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
-import torch
-
-from sparsify.benchmarking.engines.base import Bind, Engine, Inputs, Prepared
+from sparsify.benchmarking.engines.base import Bind, Engine, Forward, Prepared
 from sparsify.benchmarking.loading import load_model
-from sparsify.report.latency import Call
 
 
 class Eager(Engine):
@@ -16,6 +14,7 @@ class Eager(Engine):
 
     name: ClassVar[str] = "torch"
     about: ClassVar[str] = "PyTorch's kernels multiply dense matrices"
+    shows_layers: ClassVar[bool] = True
 
     def load(self) -> None:
         """Import transformers."""
@@ -25,11 +24,4 @@ class Eager(Engine):
         """Load the model unless it is there."""
         model = prepared.model if prepared.model is not None else load_model(prepared.path)
 
-        def bind(inputs: Inputs) -> Call:
-            @torch.inference_mode()
-            def call() -> object:
-                return model(**inputs)
-
-            return call
-
-        return bind
+        return partial(Forward, model)

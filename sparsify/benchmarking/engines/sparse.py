@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 from typing import ClassVar
 
-import torch
 from torch import nn
 
-from sparsify.benchmarking.engines.base import Bind, Inputs, Prepared
+from sparsify.benchmarking.engines.base import Bind, Forward, Inputs, Prepared
 from sparsify.benchmarking.engines.eager import Eager
 from sparsify.benchmarking.loading import load_model
 from sparsify.engine import accelerate, missing
@@ -33,12 +32,7 @@ class Sparse(Eager):
         def bind(inputs: Inputs) -> Call:
             mine = _apart(model)
             accelerate(mine, sample=dict(inputs))
-
-            @torch.inference_mode()
-            def call() -> object:
-                return mine(**inputs)
-
-            return call
+            return Forward(mine, inputs)
 
         return bind
 

@@ -44,6 +44,22 @@ SPARSIFY_API int32_t sparsify_linear(const void* packed, uint64_t bytes, uint64_
                                      uint32_t value_type, const void* x, uint64_t tokens, const void* bias,
                                      uint32_t activation, void* y, uint32_t threads, int32_t instructions);
 
+// out = softmax(scale · q kᵀ) v without a mask, each [batch, heads, queries or keys, width] of float32; `width` is a multiple of
+// 4, `scale` above 0. Strides count floats, of the first three sizes; the last one is contiguous. Nothing may overlap `out`.
+struct SparsifyAttention {
+    const void *q, *k, *v;
+    void* out;
+    uint64_t batch, heads, queries, keys, width;
+    int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3];
+    float scale;
+    uint32_t value_type;
+};
+SPARSIFY_API int32_t sparsify_attention(const struct SparsifyAttention* asked, uint32_t threads, int32_t instructions);
+
+// Multiplies and adds in registers alone on each of `threads` threads, `rounds` times, as fast as the processor can: what
+// products are compared with. Returns how many operations all of them did, a multiplication with its addition as two.
+SPARSIFY_API int64_t sparsify_spin(uint64_t rounds, uint32_t threads, int32_t instructions);
+
 #ifdef __cplusplus
 }
 #endif

@@ -20,112 +20,156 @@ constexpr int held_at_once() {
     return held;
 }
 
-// Sums that are kept apart until a segment ends, so that one product need not wait for the one before.
+template <int VALUE>
+struct Number {
+    static constexpr int value = VALUE;
+};
+
+// Segments of a run that are computed at a time, so that no product waits for the one before: a multiply-add takes 4
+// cycles, and two begin in each, which makes eight sums.
 template <int HEIGHT, int N>
-constexpr int chains() {
-    return HEIGHT * N >= 4 ? 1 : 4 / (HEIGHT * N);
+constexpr int at_once() {
+    return HEIGHT * N >= 8 ? 1 : HEIGHT * N >= 4 ? 2 : 4;
 }
 
-// One segment: sums [HEIGHT, N vectors] += values [count, HEIGHT] × inputs [count, N vectors]; rows are WIDTH floats apart.
-template <int L, int HEIGHT, int N, int WIDTH>
-INLINE void segment(const uint8_t* columns, const float* values, unsigned count, const float* inputs, float* sums) {
-    constexpr int CHAINS = chains<HEIGHT, N>();
-    Floats<L> held[CHAINS][HEIGHT][N] = {};
-    const auto add = [&](int chain, unsigned j) INLINE_LAMBDA {
-        const float* from = inputs + size_t{columns[j]} * WIDTH;
+// S segments of `count` columns each: sums [HEIGHT, N vectors] += values [count, HEIGHT] × inputs [count, N vectors]; rows
+// are WIDTH floats apart.
+template <int L, int HEIGHT, int N, int WIDTH, int S>
+INLINE void segments(const uint16_t* groups, const uint8_t* columns, const float* values, size_t count,
+                     const float* inputs, float* sums) {
+    Floats<L> held[S][HEIGHT][N];
+    float* to[S];
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s) {
+        to[s] = sums + size_t{groups[s]} * HEIGHT * WIDTH;
+#pragma GCC unroll 4
+        for (int h = 0; h < HEIGHT; ++h)
+#pragma GCC unroll 8
+            for (int n = 0; n < N; ++n) held[s][h][n] = load<L>(to[s] + h * WIDTH + n * L);
+    }
+    const auto add = [&](int s, size_t j, size_t column) INLINE_LAMBDA {
+        const float* from = inputs + column * WIDTH;
         Floats<L> in[N];
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) in[n] = load<L>(from + n * L);
 #pragma GCC unroll 4
         for (int h = 0; h < HEIGHT; ++h) {
-            const float value = values[j * HEIGHT + h];
+            const float value = values[(s * count + j) * HEIGHT + h];
 #pragma GCC unroll 8
-            for (int n = 0; n < N; ++n) held[chain][h][n] += value * in[n];
+            for (int n = 0; n < N; ++n) held[s][h][n] += value * in[n];
         }
     };
+    size_t j = 0;
+    for (; j + 4 <= count; j += 4) {  // four columns by one load: loads are what there is least of
+        uint32_t four[S];
+#pragma GCC unroll 4
+        for (int s = 0; s < S; ++s) __builtin_memcpy(&four[s], columns + s * count + j, 4);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i)
+#pragma GCC unroll 4
+            for (int s = 0; s < S; ++s) add(s, j + i, four[s] >> (8 * i) & 255);
+    }
+    for (; j < count; ++j)
+#pragma GCC unroll 4
+        for (int s = 0; s < S; ++s) add(s, j, columns[s * count + j]);
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s)
+#pragma GCC unroll 4
+        for (int h = 0; h < HEIGHT; ++h)
+#pragma GCC unroll 8
+            for (int n = 0; n < N; ++n) store<L>(to[s] + h * WIDTH + n * L, held[s][h][n]);
+}
+
+// Lets the sums of a group come into the first cache.
+template <int HEIGHT, int BYTES, int WIDTH>
+INLINE void expect(const float* sums) {
 #pragma GCC unroll 4
     for (int h = 0; h < HEIGHT; ++h)
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) held[0][h][n] = load<L>(sums + h * WIDTH + n * L);
-    unsigned j = 0;
-    for (; CHAINS > 1 && j + CHAINS <= count; j += CHAINS)
 #pragma GCC unroll 4
-        for (int chain = 0; chain < CHAINS; ++chain) add(chain, j + chain);
-#pragma GCC unroll 4
-    for (; j < count; ++j) add(0, j);
-#pragma GCC unroll 4
-    for (int h = 0; h < HEIGHT; ++h)
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) {
-#pragma GCC unroll 4
-            for (int chain = 1; chain < CHAINS; ++chain) held[0][h][n] += held[chain][h][n];
-            store<L>(sums + h * WIDTH + n * L, held[0][h][n]);
-        }
+        for (int b = 0; b < BYTES; b += 64) __builtin_prefetch(reinterpret_cast<const char*>(sums + h * WIDTH) + b, 1);
 }
 
 // A panel, for N vectors of tokens.
 template <int L, int HEIGHT, int N, int WIDTH>
 INLINE void multiply(const void* packed, const Panel& panel, const float* inputs, float* sums) {
+    constexpr int S = at_once<HEIGHT, N>();
     const Run* run = at<Run>(packed, panel.runs_at);
     const uint16_t* group = at<uint16_t>(packed, panel.groups_at);
+    const uint16_t* const end = group + panel.segments;
     const uint8_t* columns = at<uint8_t>(packed, panel.columns_at);
     const float* values = at<float>(packed, panel.values_at);
-    for (const Run* end = run + panel.runs; run != end; ++run) {
-        const unsigned count = run->count;
-        for (unsigned left = run->segments; left; --left, ++group) {
-            segment<L, HEIGHT, N, WIDTH>(columns, values, count, inputs, sums + size_t{*group} * HEIGHT * WIDTH);
-            columns += count;
-            values += size_t{count} * HEIGHT;
-        }
+    for (; group != end; ++run) {
+        const size_t count = run->count;
+        size_t left = run->segments;
+        const auto take = [&](auto number) INLINE_LAMBDA {
+            constexpr int M = decltype(number)::value;
+            if (end - group >= 2 * M)
+#pragma GCC unroll 4
+                for (int m = 0; m < M; ++m)
+                    expect<HEIGHT, N * L * 4, WIDTH>(sums + size_t{group[M + m]} * HEIGHT * WIDTH);
+            segments<L, HEIGHT, N, WIDTH, M>(group, columns, values, count, inputs, sums);
+            left -= M;
+            group += M;
+            columns += count * M;
+            values += count * M * HEIGHT;
+        };
+        while (left >= S) take(Number<S>{});
+        while (S > 1 && left) take(Number<1>{});
     }
 }
 
-// x [count, columns] → inputs [columns, WIDTH]: tokens become lanes. What is beyond `count` is zero.
+// x [count, columns] → inputs [columns, WIDTH]: tokens become lanes. What is beyond `count` is zero. Tokens are `stride`
+// floats apart.
 template <int L, int WIDTH>
-INLINE void gather(const float* x, uint64_t columns, uint32_t count, float* inputs) {
-    for (int t = 0; t < WIDTH; t += L) {
-        const int there = static_cast<int>(count) - t;
-        const float* from = x + t * columns;
-        float* to = inputs + t;
-        uint64_t k = 0;
-        for (; k + L <= columns; k += L) {
-            Floats<L> square[L];
-#pragma GCC unroll 16
-            for (int i = 0; i < L; ++i) square[i] = i < there ? load<L>(from + i * columns + k) : Floats<L>{};
-            transpose<L>(square);
-#pragma GCC unroll 16
-            for (int i = 0; i < L; ++i) store<L>(to + (k + i) * WIDTH, square[i]);
+INLINE void gather(const float* x, uint64_t stride, uint64_t columns, uint32_t count, float* inputs) {
+    constexpr uint64_t LINE = 16;  // columns that lie in one line of the cache: all of a token's are taken
+    for (uint64_t k = 0; k < columns; k += LINE)
+        for (uint32_t t = 0; t < WIDTH; t += L) {
+            const int there = static_cast<int>(count) - static_cast<int>(t);
+            const uint64_t end = k + LINE < columns ? k + LINE : columns;
+            uint64_t c = k;
+            for (; c + 4 <= end; c += 4) {
+                Floats<L> four[4];
+                if (there >= L)
+                    columns_of<L>(x + t * stride + c, stride, L, four);
+                else
+                    columns_of<L>(x + t * stride + c, stride, there, four);
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; ++i) store<L>(inputs + (c + i) * WIDTH + t, four[i]);
+            }
+            for (; c < end; ++c)
+                for (int i = 0; i < L; ++i) inputs[c * WIDTH + t + i] = i < there ? x[(t + i) * stride + c] : 0.0f;
         }
-        for (; k < columns; ++k)
-            for (int i = 0; i < L; ++i) to[k * WIDTH + i] = i < there ? from[i * columns + k] : 0.0f;
-    }
 }
 
-// sums [rows, WIDTH] → y [count, …]: the bias is added, the activation taken, and rows become columns again.
+// sums [rows, WIDTH] → y [count, …]: rows become columns again, the bias is added, the activation taken.
 template <int L, int WIDTH>
 INLINE void scatter(const float* sums, const float* bias, uint32_t activation, uint64_t rows, uint32_t count, float* y,
                     uint64_t stride) {
-    for (uint32_t t = 0; t < count; t += L) {
-        const uint32_t there = count - t < L ? count - t : L;
-        for (uint64_t r = 0; r < rows; r += L) {
-            const int height = rows - r < L ? static_cast<int>(rows - r) : L;
-            Floats<L> square[L];
-#pragma GCC unroll 16
-            for (int i = 0; i < L; ++i) {
-                square[i] = i < height ? load<L>(sums + (r + i) * WIDTH + t) : Floats<L>{};
-                if (bias && i < height) square[i] += bias[r + i];
-                square[i] = activated<L>(square[i], activation);
-            }
-            transpose<L>(square);
+    for (uint64_t r = 0; r < rows; r += L) {
+        const int height = rows - r < L ? static_cast<int>(rows - r) : L;
+        Floats<L> more = {};
+        if (bias && height == L) more = load<L>(bias + r);
+        if (bias && height < L)
+            for (int j = 0; j < height; ++j) more[j] = bias[r + j];
+        for (uint32_t t = 0; t < count; t += 4) {
+            const uint32_t there = count - t < 4 ? count - t : 4;
             float* to = y + t * stride + r;
+            Floats<L> four[4];
+            if (height == L)
+                columns_of<L>(sums + r * WIDTH + t, WIDTH, L, four);
+            else
+                columns_of<L>(sums + r * WIDTH + t, WIDTH, height, four);
+#pragma GCC unroll 4
+            for (uint32_t i = 0; i < 4; ++i) four[i] = activated<L>(four[i] + more, activation);
             if (height == L) {
-#pragma GCC unroll 16
-                for (uint32_t i = 0; i < L; ++i)
-                    if (i < there) store<L>(to + i * stride, square[i]);
+#pragma GCC unroll 4
+                for (uint32_t i = 0; i < 4; ++i)
+                    if (i < there) store<L>(to + i * stride, four[i]);
                 continue;
             }
             for (uint32_t i = 0; i < there; ++i)
-                for (int j = 0; j < height; ++j) to[i * stride + j] = square[i][j];
+                for (int j = 0; j < height; ++j) to[i * stride + j] = four[i][j];
         }
     }
 }
@@ -139,7 +183,7 @@ void compute(const Task& task, uint64_t token, uint32_t count, uint64_t first, u
     const uint64_t blocks = blocks_of(header);
     float* inputs = scratch;
     float* sums = scratch + header.columns * WIDTH;
-    gather<L, WIDTH>(task.x + token * header.columns, header.columns, count, inputs);
+    gather<L, WIDTH>(task.x + token * header.columns, header.columns, header.columns, count, inputs);
     for (uint64_t chunk = first; chunk < last; ++chunk) {
         const uint64_t begin = chunk * header.chunk;
         const uint64_t rows = header.rows - begin < header.chunk ? header.rows - begin : header.chunk;
@@ -155,6 +199,8 @@ void compute(const Task& task, uint64_t token, uint32_t count, uint64_t first, u
 }
 
 #include "single.inl"
+
+#include "attention.inl"
 
 template <int L, int ALL>
 void of_height(const Task& task, uint64_t token, uint32_t count, uint64_t first, uint64_t last, float* scratch) {
@@ -205,6 +251,25 @@ void run(const Task& task, uint64_t token, uint32_t count, uint64_t first, uint6
             return of_width<64>(task, token, count, first, last, scratch);
 #endif
     }
+}
+
+constexpr uint32_t tile_of_queries = QUERIES;
+
+// Sums enough that none waits for the one before (a multiply-add takes 4 cycles, and two begin in each).
+uint64_t spin(uint64_t rounds) {
+    constexpr int SUMS = REGISTERS * 5 / 8;
+    Floats<LANES> sums[SUMS];
+    const Floats<LANES> half = Floats<LANES>{} + 0.5f, one = Floats<LANES>{} + 1.0f;
+#pragma GCC unroll 32
+    for (int i = 0; i < SUMS; ++i) sums[i] = one * static_cast<float>(i);
+    for (uint64_t round = 0; round < rounds; ++round)
+#pragma GCC unroll 32
+        for (int i = 0; i < SUMS; ++i) sums[i] = sums[i] * half + one;
+#pragma GCC unroll 32
+    for (int i = 1; i < SUMS; ++i) sums[0] += sums[i];
+    volatile float used = sums[0][0];  // or the compiler leaves everything out
+    (void)used;
+    return rounds * SUMS * LANES * 2;
 }
 
 }  // namespace ISA

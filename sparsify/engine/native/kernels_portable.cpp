@@ -5,5 +5,5 @@
 #define ISA portable
 #include "kernels.inl"
 namespace sparsify {
-const Kernels portable_kernels = {portable::tile, portable::run};
+const Kernels portable_kernels = {portable::tile, portable::run, portable::spin, portable::attend, portable::tile_of_queries};
 }

@@ -1,10 +1,8 @@
-// The product: which kernels, which tiles, which threads.
+// The product: which tiles, which threads.
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
+#include "chosen.h"
 #include "engine.h"
 #include "pool.h"
 #include "task.h"
@@ -16,47 +14,6 @@ bool known(const void* packed, uint64_t bytes);
 namespace {
 
 constexpr uint64_t TASKS_A_THREAD = 4;  // so that a thread that is late does not keep the others waiting
-
-int32_t best() {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl"))
-        return SPARSIFY_AVX512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return SPARSIFY_AVX2;
-#endif
-    return SPARSIFY_PORTABLE;
-}
-
-const Kernels* kernels_of(int32_t instructions) {
-    static const int32_t most = best();
-    if (instructions == SPARSIFY_BEST) instructions = most;
-    if (instructions < SPARSIFY_PORTABLE || instructions > most) return nullptr;
-#if defined(__x86_64__)
-    if (instructions == SPARSIFY_AVX512) return &avx512_kernels;
-    if (instructions == SPARSIFY_AVX2) return &avx2_kernels;
-#endif
-    return &portable_kernels;
-}
-
-struct Free {
-    void operator()(float* what) const { std::free(what); }
-};
-
-// Memory of this thread that the next call uses again; null where there is none to be had.
-float* scratch(uint64_t floats) {
-    thread_local std::unique_ptr<float, Free> held;
-    thread_local uint64_t size = 0;
-    if (size < floats) {
-        held.reset();
-        size = 0;
-        void* made = nullptr;
-        if (posix_memalign(&made, ALIGNMENT, aligned(floats * sizeof(float)))) return nullptr;
-        held.reset(static_cast<float*>(made));
-        size = floats;
-    }
-    return held.get();
-}
 
 struct Plan {
     Task task;
@@ -86,16 +43,6 @@ void one(void* context, uint64_t number) {
 using namespace sparsify;
 
 extern "C" {
-
-#ifndef SPARSIFY_SOURCES
-#define SPARSIFY_SOURCES ""
-#endif
-
-int32_t sparsify_interface(void) { return 1; }
-
-const char* sparsify_sources(void) { return SPARSIFY_SOURCES; }
-
-int32_t sparsify_instructions(void) { return best(); }
 
 int32_t sparsify_linear(const void* packed, uint64_t bytes, uint64_t rows, uint64_t columns, uint32_t value_type,
                         const void* x, uint64_t tokens, const void* bias, uint32_t activation, void* y,

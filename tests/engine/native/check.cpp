@@ -197,11 +197,79 @@ void threads() {
 
 }  // namespace
 
+struct Heads {
+    uint64_t batch, heads, queries, keys, width;
+};
+
+// Attention of [batch, tokens, heads, width], as transformers have it; `threads` must not matter.
+std::vector<float> attended(const Heads& h, const std::vector<float>& q, const std::vector<float>& k,
+                            const std::vector<float>& v, float scale, uint32_t threads, int32_t instructions) {
+    std::vector<float> out(h.batch * h.queries * h.heads * h.width, std::numeric_limits<float>::quiet_NaN());
+    const int64_t token = static_cast<int64_t>(h.heads * h.width), head = static_cast<int64_t>(h.width);
+    SparsifyAttention asked{};
+    asked.q = q.data(), asked.k = k.data(), asked.v = v.data(), asked.out = out.data();
+    asked.batch = h.batch, asked.heads = h.heads, asked.queries = h.queries, asked.keys = h.keys, asked.width = h.width;
+    for (int64_t* stride : {asked.q_stride, asked.out_stride, asked.k_stride, asked.v_stride}) {
+        const bool of_keys = stride == asked.k_stride || stride == asked.v_stride;
+        stride[0] = token * static_cast<int64_t>(of_keys ? h.keys : h.queries), stride[1] = head, stride[2] = token;
+    }
+    asked.scale = scale;
+    EXPECT(sparsify_attention(&asked, threads, instructions) == SPARSIFY_OK);
+    return out;
+}
+
+void attention(int32_t instructions) {
+    std::mt19937 random(4);
+    const Heads every[] = {{1, 1, 1, 1, 4}, {2, 3, 5, 7, 20}, {1, 2, 64, 64, 64}, {2, 1, 67, 130, 8}, {1, 1, 200, 3, 36}};
+    for (const Heads& h : every) {
+        const uint64_t token = h.heads * h.width;
+        const std::vector<float> q = noise(h.batch * h.queries * token, random), k = noise(h.batch * h.keys * token, random),
+                                 v = noise(h.batch * h.keys * token, random);
+        const std::vector<float> out = attended(h, q, k, v, 0.3f, 1, instructions);
+        EXPECT(attended(h, q, k, v, 0.3f, 3, instructions) == out);
+        int wrong = 0;
+        for (uint64_t b = 0; b < h.batch; ++b)
+            for (uint64_t head = 0; head < h.heads; ++head)
+                for (uint64_t i = 0; i < h.queries; ++i) {
+                    std::vector<double> scores(h.keys);
+                    double sum = 0;
+                    for (uint64_t j = 0; j < h.keys; ++j) {
+                        for (uint64_t d = 0; d < h.width; ++d)
+                            scores[j] += double{q[(b * h.queries + i) * token + head * h.width + d]} *
+                                         k[(b * h.keys + j) * token + head * h.width + d];
+                        sum += scores[j] = std::exp(0.3f * scores[j]);
+                    }
+                    for (uint64_t d = 0; d < h.width; ++d) {
+                        double wanted = 0;
+                        for (uint64_t j = 0; j < h.keys; ++j)
+                            wanted += scores[j] / sum * v[(b * h.keys + j) * token + head * h.width + d];
+                        const double apart = wanted - out[(b * h.queries + i) * token + head * h.width + d];
+                        wrong += !(std::fabs(apart) <= 5e-6);
+                    }
+                }
+        EXPECT(wrong == 0);
+    }
+    SparsifyAttention wrong{};
+    EXPECT(sparsify_attention(&wrong, 1, instructions) == SPARSIFY_BAD_ARGUMENT);
+}
+
+void rates() {
+    for (int32_t instructions = SPARSIFY_PORTABLE; instructions <= sparsify_instructions(); ++instructions) {
+        const int64_t once = sparsify_spin(1, 1, instructions);
+        EXPECT(once > 0 && sparsify_spin(7, 3, instructions) == 21 * once);
+    }
+    EXPECT(sparsify_spin(1, 0, 0) == SPARSIFY_BAD_ARGUMENT);
+    EXPECT(sparsify_spin(1, 1, 99) == SPARSIFY_NO_KERNELS);
+}
+
 int main() {
-    for (int32_t instructions = SPARSIFY_PORTABLE; instructions <= sparsify_instructions(); ++instructions)
+    for (int32_t instructions = SPARSIFY_PORTABLE; instructions <= sparsify_instructions(); ++instructions) {
         shapes(instructions);
+        attention(instructions);
+    }
     damage();
     threads();
+    rates();
     std::printf(failures ? "%d failures\n" : "the engine does what it should\n", failures);
     return failures != 0;
 }
