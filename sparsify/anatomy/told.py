@@ -12,6 +12,9 @@ from sparsify.anatomy.architecture import Architecture
 from sparsify.anatomy.coverage import coverage
 from sparsify.anatomy.parts import DEFAULT, Anatomy, Attention, FeedForward, Layer
 
+WIDTH = 100
+"""Columns of a family that is written as Python."""
+
 
 def told(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
     """Return stacks of layers, roles, what is covered by `default`, and what is in doubt, as plain data."""
@@ -75,19 +78,30 @@ def source(families: Iterable[Architecture]) -> str:
             "attentions": tuple(paths for paths in family.attentions if not paths.doubt),
             "feed_forwards": tuple(paths for paths in family.feed_forwards if not paths.doubt),
         }
-        parts.append(f"register({_written(family, skip=('inferred', *verified), more=verified)})\n")
+        declared = _written(family, 4, skip=("inferred", *verified), more=verified)
+        parts.append(f"register(\n    {declared}\n)\n")
     return "\n".join(parts)
 
 
-def _written(value: Any, skip: tuple[str, ...] = (), more: dict[str, Any] | None = None) -> str:
-    """Return the expression that makes a value; fields that have their defaults are left out."""
+def _written(value: Any, indent: int = 0, skip: tuple[str, ...] = (), more: dict[str, Any] | None = None) -> str:
+    """Return the expression that makes a value; fields that have their defaults are left out.
+
+    What does not fit in a line of `WIDTH` has an argument a line, as formatters write it.
+    """
+    deeper = indent + 4
     if isinstance(value, tuple):
-        return "(" + "".join(f"{_written(each)}, " for each in value).rstrip() + ")"
-    if not hasattr(type(value), "__dataclass_fields__"):
-        return repr(value)
-    named = {each.name: getattr(value, each.name) for each in fields(value) if each.name not in skip}
-    named = {
-        each.name: named[each.name] for each in fields(value) if each.name in named and named[each.name] != each.default
-    }
-    named |= {name: each for name, each in (more or {}).items() if each}
-    return f"{type(value).__name__}({', '.join(f'{name}={_written(each)}' for name, each in named.items())})"
+        name, parts = "", [_written(each, deeper) for each in value]
+        whole = f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+    elif hasattr(type(value), "__dataclass_fields__"):
+        known = {each.name: each.default for each in fields(value) if each.name not in skip}
+        named = {key: getattr(value, key) for key, default in known.items() if getattr(value, key) != default}
+        named |= {key: each for key, each in (more or {}).items() if each}
+        name, parts = type(value).__name__, [f"{key}={_written(each, deeper)}" for key, each in named.items()]
+        whole = f"{name}({', '.join(parts)})"
+    else:
+        text = repr(value)
+        return f'"{text[1:-1]}"' if isinstance(value, str) and '"' not in text else text
+    if indent + len(whole) <= WIDTH and "\n" not in whole:
+        return whole
+    lines = "".join(f"{' ' * deeper}{part},\n" for part in parts)
+    return f"{name}(\n{lines}{' ' * indent})"

@@ -10,7 +10,10 @@ NEAR = 0.05
 """How far two speed-ups may lie apart and still be called the same."""
 
 REST = "small matrices use less of the machine's speed, and all that is not a matrix product (norms, softmax) stays"
-CUT = "cutting whole heads, neurons or channels out of the model, or an engine that skips zeros (`sparse`), would help"
+CUT = (
+    "cutting whole heads, neurons or channels out of the model would help, or, for zeros at single places, an engine "
+    "that skips them: measure it with `--engine sparse`"
+)
 
 
 def theoretical(flops: Flops, reference: Flops) -> float | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from sparsify.anatomy import Architecture
+from sparsify.anatomy import Architecture, AttentionPaths
+from sparsify.anatomy.told import source
 from sparsify.cli.app import app
 
 RUNNER = CliRunner()
@@ -74,6 +76,21 @@ def test_a_family_file_declares_what_was_inferred(folders: dict[str, Path], tmp_
     assert (family.attentions[0].fused, family.attentions[0].packing) == ("self_attention.query_key_value", "blocks")
     assert family.feed_forwards[0].up == "mlp.dense_h_to_4h"
     assert not family.inferred
+    assert max(map(len, text.splitlines())) <= 100
+    assert re.search(r'^ {12}AttentionPaths\(\n {16}output="self_attention.dense",$', text, re.MULTILINE)
+
+
+def test_a_short_family_stands_in_one_line_and_reads_back_as_it_was() -> None:
+    """Also names with quotes, and tuples of one."""
+    family = Architecture(name="it's", layers=('a"b',), attentions=(AttentionPaths(output="o", query="q"),))
+    text = source([family])
+    assert (
+        """    Architecture(name="it's", layers=('a"b',), attentions=(AttentionPaths(output="o", query="q"),))\n"""
+        in text
+    )
+    made: list[Architecture] = []
+    exec(text.replace(", register\n", "\n"), {"register": made.append})
+    assert made == [family]
 
 
 def test_nothing_to_write_and_nothing_there(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -15,6 +15,11 @@ BESIDE = 32
 """Bytes that a sample takes beside its tokens: the surprise, key, where its values begin, how many they are."""
 
 
+def kept_whole(classes: int) -> bool:
+    """Whether the cache keeps all logits of a position, of that many float32; of more it keeps drawn tokens."""
+    return 4 * classes <= MOST_BYTES
+
+
 class Cache(Spec):
     """Keeps the teacher's logits by sample: whole ones of classifiers, tokens drawn from them of language models."""
 

@@ -13,7 +13,7 @@ from sparsify.errors import HookError, StateError
 from sparsify.layers.adapters import base_of
 from sparsify.modifiers.distill.answers import Layout, Table
 from sparsify.modifiers.distill.answers_file import Answers, check_tables
-from sparsify.modifiers.distill.cache import MOST_BYTES
+from sparsify.modifiers.distill.cache import kept_whole
 from sparsify.modifiers.distill.keys import keys_of
 from sparsify.modifiers.distill.outputs import SPANS, check_same, counted, logits_of
 from sparsify.modifiers.distill.plan import DistillPlan
@@ -72,7 +72,7 @@ class CachedTeacher:
             return Layout("rows", logits.shape[-1])
         if logits.dim() != 3:
             raise HookError(f"logits of shape {list(logits.shape)} cannot be kept in a cache: leave `cache` out")
-        whole = self._tokens_are_classes or 4 * logits.shape[-1] <= MOST_BYTES
+        whole = self._tokens_are_classes or kept_whole(logits.shape[-1])
         return Layout("positions", logits.shape[-1]) if whole else Layout("sampled", self.tokens)
 
     def _positions(self, name: str, logits: Tensor, inputs: Mapping[str, Any]) -> Tensor:
@@ -82,21 +82,14 @@ class CachedTeacher:
         return torch.ones(places, dtype=torch.bool) if valid is None else valid.cpu()
 
     def _temperature(self) -> float:
-        """Return the temperature at which tokens are drawn. Raises HookError for terms that need whole logits."""
-        terms = [each.term for each in self.plan.spec.named() if isinstance(each.term, LogitsTerm)]
-        other = [term.loss for term in terms if term.loss != "kl"]
-        if other:
-            raise HookError(
-                f"{self.plan.key}: of a vocabulary the cache keeps tokens that were drawn, which serve `kl` alone, not "
-                f"{other[0]}: leave `cache` out, or write `loss: kl`"
-            )
-        found = sorted({term.temperature for term in terms})
-        if len(found) > 1:
-            raise HookError(
-                f"{self.plan.key}: of a vocabulary the cache keeps tokens that were drawn at one temperature, and the "
-                f"terms have {found[0]:g} and {found[1]:g}: leave `cache` out, or make them one"
-            )
-        return found[0]
+        """Return the temperature at which tokens are drawn.
+
+        Raises HookError for terms that need whole logits; the plan says so where it sees that a model has a vocabulary.
+        """
+        problem = self.plan.spec.undrawn()
+        if problem is not None:
+            raise HookError(f"{self.plan.key}: {problem[1]}")
+        return next(each.term.temperature for each in self.plan.spec.named() if isinstance(each.term, LogitsTerm))
 
     def _learn(
         self,

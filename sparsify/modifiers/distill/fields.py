@@ -126,3 +126,21 @@ class DistillFields(Modifier):
                 number = 1 + sum(each.term.type == term.type for each in found)
                 found.append(NamedTerm(term.type if number == 1 else f"{term.type}-{number}", path, term))
         return found
+
+    def undrawn(self) -> tuple[tuple[str | int, ...], str] | None:
+        """Return which term tokens that a cache has drawn from a vocabulary do not serve, and why; None if they do."""
+        found = [each for each in self.named() if isinstance(each.term, LogitsTerm)]
+        for each in found:
+            term, first = cast(LogitsTerm, each.term), cast(LogitsTerm, found[0].term)
+            if term.loss != "kl":
+                return (*each.path, "loss"), (
+                    "of a vocabulary the cache keeps tokens that were drawn, which serve `kl` alone, not "
+                    f"{term.loss}: leave `cache` out, or write `loss: kl`"
+                )
+            if term.temperature != first.temperature:
+                low, high = sorted((term.temperature, first.temperature))
+                return (*each.path, "temperature"), (
+                    "of a vocabulary the cache keeps tokens that were drawn at one temperature, and the "
+                    f"terms have {low:g} and {high:g}: leave `cache` out, or make them one"
+                )
+        return None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sparsify.layers.adapters import base_of
 from sparsify.layers.fresh import new_parameters
 from sparsify.modifiers.context import PlanContext
+from sparsify.modifiers.distill.cache import kept_whole
 from sparsify.modifiers.distill.fields import SELF, DistillFields, DistillTerm
 from sparsify.modifiers.distill.layer_map import unmatched
 from sparsify.modifiers.distill.plan import DistillPlan
@@ -79,9 +80,19 @@ def _problems(spec: DistillFields, context: PlanContext) -> Iterator[tuple[tuple
             yield path, problem
         if isinstance(term, LogitsTerm) and term.loss in ("kl", "jsd") and _is_regression(model):
             yield path, f"{kind} predicts one number, which is no distribution: write `loss: mse`"
+    classes = _vocabulary(model) if spec.cache is not None else 0
+    if classes and not kept_whole(classes) and (undrawn := spec.undrawn()):
+        yield undrawn
 
 
 def _is_regression(model: nn.Module) -> bool:
     config: Any = getattr(model, "config", None)
     head = type(base_of(model)).__name__.endswith(("ForSequenceClassification", "ForImageClassification"))
     return head and (getattr(config, "num_labels", None) == 1 or getattr(config, "problem_type", None) == "regression")
+
+
+def _vocabulary(model: nn.Module) -> int:
+    """Return how many words a model of transformers chooses among; 0 where it does not, or does not say so."""
+    base: Any = base_of(model)
+    output = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    return int(output.weight.shape[0]) if isinstance(getattr(output, "weight", None), Tensor) else 0

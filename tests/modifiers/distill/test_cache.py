@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsify import HookError, Manager, PlanError, RecipeError, StateError
+from sparsify import HookError, Manager, Plan, PlanError, RecipeError, StateError
 from sparsify.modifiers.distill import Distill
 from tests.modifiers.distill.students import apply, batch, bert, recipe, step
 from tests.modifiers.distill.test_distill import gpt
@@ -210,12 +210,26 @@ def test_a_token_takes_no_more_than_120_bytes_on_disk(tmp_path: Path, tokens: in
     ],
 )
 def test_what_drawn_tokens_do_not_serve(body: str, message: str) -> None:
+    """The plan says so where the model tells its vocabulary, else the first step."""
     student, teacher = gpt(0), gpt(1)
+    with pytest.raises(PlanError, match=message) as refused:
+        Plan.of(recipe(f"{body}, cache: {{}}"), student, total_steps=10)
+    assert "modifiers[0]." in str(refused.value)
+
+    student.get_output_embeddings = lambda: None
     manager, _ = apply(student, f"{body}, cache: {{}}", teacher=teacher)
     manager.on_step_begin()
     outputs = student(**lines())
     with pytest.raises(HookError, match=message):
         manager.on_loss(outputs.loss, outputs, lines())
+
+
+def test_a_small_vocabulary_is_kept_whole_and_serves_every_loss() -> None:
+    body = "logits: {loss: jsd}, cache: {}"
+    Plan.of(recipe(body), gpt(0, vocab_size=30), total_steps=10)
+    with pytest.raises(PlanError, match="serve `kl` alone"):
+        Plan.of(recipe(body), gpt(0, vocab_size=31), total_steps=10)
+    Plan.of(recipe("logits: {loss: jsd}"), gpt(0), total_steps=10)  # without a cache
 
 
 # ---------------------------------------------------------------------- what it is not for

@@ -194,12 +194,12 @@ def test_attention_maps_without_rows_of_padding() -> None:
 # ---------------------------------------------------------------------- accumulation, scale, weights over time
 
 
-def gpt(seed: int = 0) -> Any:
+def gpt(seed: int = 0, vocab_size: int = 40) -> Any:
     """Return a small causal language model."""
     import transformers
 
     torch.manual_seed(seed)
-    sizes = {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": 40, "n_positions": 16}
+    sizes = {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": vocab_size, "n_positions": 16}
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **dropout))
 
