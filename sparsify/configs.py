@@ -9,6 +9,7 @@ from typing import Any
 
 from sparsify.errors import PlanError, did_you_mean, first_line
 from sparsify.files import contents, read_json
+from sparsify.weight_files import check_index
 from sparsify.widths import FILE as WIDTHS
 from sparsify.widths import of_globals
 
@@ -28,7 +29,8 @@ def library() -> Any:
 def config_of(name: str) -> Any:
     """Return the configuration of a folder or hub name. Code that comes with it is never run, nor asked about.
 
-    Raises PlanError: for what is no configuration, for code of its own, for quantized weights, for absurd sizes.
+    Raises PlanError: for what is no configuration, for code of its own, for quantized weights, for absurd sizes, for
+    weights outside the folder.
     """
     transformers = library()
     transformers.logging.set_verbosity_error()
@@ -39,6 +41,7 @@ def config_of(name: str) -> Any:
             "use the model as it was before"
         )
     _check_known(name, raw)
+    _check_weights(name, raw)
     try:
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # the library raises of every kind
@@ -99,6 +102,14 @@ def _check_known(name: str, raw: Mapping[str, Any]) -> None:
         )
     hint = did_you_mean(kind, kinds, most=0) if isinstance(kind, str) else ""
     raise PlanError(f"{name}: config.json {what}{hint}; of another library, {IN_PYTHON}")
+
+
+def _check_weights(name: str, raw: Mapping[str, Any]) -> None:
+    """Raise PlanError where weights would be read from other files than those of the folder, of the usual names."""
+    if own := raw.get("transformers_weights"):
+        raise PlanError(f"{name}: config.json names a file of weights of its own (transformers_weights: {own!r})")
+    if os.path.isdir(name):
+        check_index(Path(name), PlanError)
 
 
 def _check_size(name: str, raw: Mapping[str, Any]) -> None:

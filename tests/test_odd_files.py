@@ -19,6 +19,7 @@ from sparsify.cli.app import app
 from sparsify.density import Count
 from sparsify.errors import PlanError
 from sparsify.files import read_json
+from sparsify.pretrained import load
 from sparsify.report.difference import weights
 from sparsify.report.findings import findings
 from sparsify.report.folder import read
@@ -265,6 +266,53 @@ def test_indices_of_files(folder: Path, index: Any) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     call("report", folder)
+
+
+def _commands(folder: Path, out: Path) -> list[tuple[Any, ...]]:
+    """Return every command that reads the weights of a folder."""
+    data = out / "rows.csv"
+    data.write_text("label,text\n0,bad\n1,good\n")
+    train = ("train", "--task", "text-classification", "--model", folder, "--train", data, "--eval", data, "--out", out / "run")
+    return [("report", folder), ("diff", folder, folder), ("pack", folder, out / "x.packed"), train, ("benchmark", folder),
+            ("compact", folder, out / "x"), ("permute", folder, out / "x"), ("export", folder, out / "x.onnx"),
+            ("plan", "gmp", "--model", folder, "--steps", 100)]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_indices_that_lead_out_of_the_folder(folder: Path, tmp_path_factory: Any, name: str) -> None:
+    outside, out = tmp_path_factory.mktemp("elsewhere") / "weights.safetensors", tmp_path_factory.mktemp("out")
+    names = list(dict(find(folder).tensors()))
+    (folder / "model.safetensors").rename(outside)
+    (folder / "link.safetensors").symlink_to(outside)
+    for part, said in ((os.path.relpath(outside, folder), "is no file of this folder"),
+                       (str(outside), "is no file of this folder"),
+                       ("link.safetensors", "is a link that leads out of the folder")):  # fmt: skip
+        (folder / f"{name}.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, part)}))
+        for words in _commands(folder, out):
+            assert said in call(*words), words
+    assert [path.name for path in out.iterdir()] == ["rows.csv"]
+
+
+def test_links_of_the_hubs_cache_stay_readable(folder: Path, tmp_path_factory: Any) -> None:
+    cache = tmp_path_factory.mktemp("models--x")
+    snapshot, blobs = cache / "snapshots" / "123", cache / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    names = list(dict(find(folder).tensors()))
+    (folder / "model.safetensors").rename(blobs / "a")
+    (snapshot / "part.safetensors").symlink_to("../../blobs/a")
+    (snapshot / "config.json").write_text((folder / "config.json").read_text())
+    (snapshot / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, "part.safetensors")})
+    )
+    call("report", snapshot, code=0)
+    assert dict(load(snapshot).named_parameters())
+
+
+def test_weights_that_the_configuration_names(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": "other.safetensors"}))
+    assert "names a file of weights of its own" in call("compact", folder, folder.parent / "x")
 
 
 def test_a_path_that_is_no_file_of_weights(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from sparsify.checkpoint import load
 from sparsify.errors import StateError, first_line
 from sparsify.files import check_regular
 from sparsify.progress import counted
-from sparsify.storage.found import in_folder
+from sparsify.weight_files import in_folder
 
 
 @dataclass(frozen=True)

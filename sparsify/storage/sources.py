@@ -13,8 +13,8 @@ from torch import Tensor
 from sparsify.errors import StateError, first_line
 from sparsify.files import check_regular, contents, read_bytes
 from sparsify.storage.container import is_packed
-from sparsify.storage.found import ONE, in_folder
 from sparsify.storage.header import Weights, is_plain
+from sparsify.weight_files import ONE, in_folder
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".joblib")
 """Suffixes of files that hold code; a packed file never does."""
