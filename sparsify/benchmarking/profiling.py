@@ -45,7 +45,7 @@ class _Watch(TorchFunctionMode):
     """Notes when a module begins and ends, and what each function takes."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.path = [""]
         self.seconds = 0.0
         self.spent: dict[tuple[str, str], list[float]] = {}

@@ -106,7 +106,7 @@ def _forward(
     plain = attention_mask is None and not dropout and not causal and isinstance(scale, float) and scale > 0
     more = any(isinstance(each, Tensor) for each in others.values()) or others.get("softcap") is not None
     if plain and not more and query.shape[2] >= FEWEST_QUERIES and fits(query, key, value):
-        if (seen := _seen.get()) is not None:
+        if not torch.compiler.is_compiling() and (seen := _seen.get()) is not None:
             seen.add((query.shape, key.shape))
         return attend(query, key, value, scale), None
     found: tuple[Tensor, None] = sdpa_attention_forward(

@@ -193,6 +193,17 @@ def test_a_model_takes_it_where_it_is_faster(
     assert torch.equal(output(again, **SAMPLE), output(other, **SAMPLE))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_with_it_is_traced_without_a_break(sparse: dict[str, float]) -> None:
+    model = bert()
+    engine.accelerate(model, sample=SAMPLE)
+    given = {"input_ids": IDS}
+    with torch.inference_mode():
+        wanted = model(**given).last_hidden_state
+        traced: Any = torch.compile(model, fullgraph=True, backend="aot_eager")
+        assert torch.allclose(traced(**given).last_hidden_state, wanted, atol=1e-6)
+
+
 def test_masks_and_few_queries_are_left_to_torch(sparse: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     model = bert()
     mask = torch.ones_like(IDS)

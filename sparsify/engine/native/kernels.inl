@@ -118,43 +118,50 @@ INLINE void multiply(const void* packed, const Panel& panel, const float* inputs
     }
 }
 
+constexpr uint32_t LINE = 16;  // floats that lie in one line of the cache
+
 // x [count, columns] → inputs [columns, WIDTH]: tokens become lanes. What is beyond `count` is zero. Tokens are `stride`
-// floats apart.
+// floats apart: a vector's tokens are read line by line, each line before it is needed.
 template <int L, int WIDTH>
 INLINE void gather(const float* x, uint64_t stride, uint64_t columns, uint32_t count, float* inputs) {
-    constexpr uint64_t LINE = 16;  // columns that lie in one line of the cache: all of a token's are taken
-    for (uint64_t k = 0; k < columns; k += LINE)
-        for (uint32_t t = 0; t < WIDTH; t += L) {
-            const int there = static_cast<int>(count) - static_cast<int>(t);
+    for (uint32_t t = 0; t < WIDTH; t += L) {
+        const int there = static_cast<int>(count) - static_cast<int>(t);
+        const float* from = x + t * stride;
+        float* to = inputs + t;
+        for (uint64_t k = 0; k < columns; k += LINE) {
             const uint64_t end = k + LINE < columns ? k + LINE : columns;
+            for (int i = 0; i < L && i < there; ++i) __builtin_prefetch(from + i * stride + k + 4 * LINE);
             uint64_t c = k;
             for (; c + 4 <= end; c += 4) {
                 Floats<L> four[4];
                 if (there >= L)
-                    columns_of<L>(x + t * stride + c, stride, L, four);
+                    columns_of<L>(from + c, stride, L, four);
                 else
-                    columns_of<L>(x + t * stride + c, stride, there, four);
+                    columns_of<L>(from + c, stride, there, four);
 #pragma GCC unroll 4
-                for (int i = 0; i < 4; ++i) store<L>(inputs + (c + i) * WIDTH + t, four[i]);
+                for (int i = 0; i < 4; ++i) store<L>(to + (c + i) * WIDTH, four[i]);
             }
             for (; c < end; ++c)
-                for (int i = 0; i < L; ++i) inputs[c * WIDTH + t + i] = i < there ? x[(t + i) * stride + c] : 0.0f;
+                for (int i = 0; i < L; ++i) to[c * WIDTH + i] = i < there ? from[i * stride + c] : 0.0f;
         }
+    }
 }
 
-// sums [rows, WIDTH] → y [count, …]: rows become columns again, the bias is added, the activation taken.
+// sums [rows, WIDTH] → y [count, …] for the tokens from `first` to before `last`: rows become columns again, the bias is
+// added, the activation taken.
 template <int L, int WIDTH>
-INLINE void scatter(const float* sums, const float* bias, uint32_t activation, uint64_t rows, uint32_t count, float* y,
-                    uint64_t stride) {
+INLINE void scatter_some(const float* sums, const float* bias, uint32_t activation, uint64_t rows, uint32_t first,
+                         uint32_t last, float* y, uint64_t stride) {
     for (uint64_t r = 0; r < rows; r += L) {
         const int height = rows - r < L ? static_cast<int>(rows - r) : L;
         Floats<L> more = {};
         if (bias && height == L) more = load<L>(bias + r);
         if (bias && height < L)
             for (int j = 0; j < height; ++j) more[j] = bias[r + j];
-        for (uint32_t t = 0; t < count; t += 4) {
-            const uint32_t there = count - t < 4 ? count - t : 4;
+        for (uint32_t t = first; t < last; t += 4) {
+            const uint32_t there = last - t < 4 ? last - t : 4;
             float* to = y + t * stride + r;
+            for (uint32_t i = 0; i < there; ++i) __builtin_prefetch(to + i * stride + LINE, 1);
             Floats<L> four[4];
             if (height == L)
                 columns_of<L>(sums + r * WIDTH + t, WIDTH, L, four);
@@ -172,6 +179,15 @@ INLINE void scatter(const float* sums, const float* bias, uint32_t activation, u
                 for (int j = 0; j < height; ++j) to[i * stride + j] = four[i][j];
         }
     }
+}
+
+// The same for `count` tokens, as many of them at a time as there are in a line of sums: more would lie in more pages than
+// the processor can write to without looking them up.
+template <int L, int WIDTH>
+INLINE void scatter(const float* sums, const float* bias, uint32_t activation, uint64_t rows, uint32_t count, float* y,
+                    uint64_t stride) {
+    for (uint32_t t = 0; t < count; t += LINE)
+        scatter_some<L, WIDTH>(sums, bias, activation, rows, t, t + LINE < count ? t + LINE : count, y, stride);
 }
 
 // A tile of ALL vectors of tokens.
@@ -234,7 +250,11 @@ void of_width(const Task& task, uint64_t token, uint32_t count, uint64_t first, 
 }
 
 void run(const Task& task, uint64_t token, uint32_t count, uint64_t first, uint64_t last, float* scratch) {
-    if (count == 1 && header_of(task.packed).height == 4) return compute_one(task, token, first, last, scratch);
+    const uint32_t height = header_of(task.packed).height;
+    if (count == 1 && height == 4) return compute_one<4>(task, token, first, last, scratch);
+#if LANES >= 8
+    if (count == 1 && height == 1) return compute_one<1>(task, token, first, last, scratch);
+#endif
     switch (tile(header_of(task.packed), count)) {
         case 4:
             return of_width<4>(task, token, count, first, last, scratch);
