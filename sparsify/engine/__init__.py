@@ -1,4 +1,4 @@
-"""The sparse engine: linear layers multiplied by what is not zero, on the CPU.
+"""The sparse engine: linear layers and convolutions multiplied by what is not zero, on the CPU.
 
 `accelerate` changes a model's layers where that is faster, `restore` takes it back. Needs a library that is compiled
 when the package is installed (`missing()` says why it is not there); what is here is imported when it is first used.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparsify.engine.chosen import Choice, Chosen
+    from sparsify.engine.convolution import Window, sparse_convolution
     from sparsify.engine.layer import SparseLinear
     from sparsify.engine.library import instructions, missing
     from sparsify.engine.operator import sparse_linear
@@ -23,6 +24,7 @@ _PUBLIC = {
     "Choice": "chosen",
     "Chosen": "chosen",
     "SparseLinear": "layer",
+    "Window": "convolution",
     "accelerate": "whole",
     "instructions": "library",
     "load": "saved",
@@ -31,13 +33,14 @@ _PUBLIC = {
     "pipeline": "pipelines",
     "restore": "whole",
     "save_choices": "saved",
+    "sparse_convolution": "convolution",
     "sparse_linear": "operator",
     "unpack": "packed",
 }
 
 __all__ = [
-    "Choice", "Chosen", "SparseLinear", "accelerate", "instructions", "load", "missing", "pack", "pipeline", "restore",
-    "save_choices", "sparse_linear", "unpack",
+    "Choice", "Chosen", "SparseLinear", "Window", "accelerate", "instructions", "load", "missing", "pack", "pipeline",
+    "restore", "save_choices", "sparse_convolution", "sparse_linear", "unpack",
 ]  # fmt: skip
 
 
