@@ -74,4 +74,4 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], number: int, wh
     lines = [columns, *rows]
     widths = [max(len(row[place]) for row in lines) for place in range(len(columns))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in lines]
-    return "\n".join([*text, f"{number} of {len(rows)} linear layers are sparse ({where})"])
+    return "\n".join([*text, f"{number} of {len(rows)} layers are sparse ({where})"])

@@ -60,22 +60,31 @@ def not_its_own(name: str, module: nn.Module, forward: Callable[..., Any], ties:
 
 def rows_seen(model: nn.Module, layers: Iterable[tuple[str, nn.Module]], sample: Any) -> dict[str, int]:
     """Return how many rows each layer gets when the model is run once; the most where it is called several times."""
-    counts: dict[str, int] = {}
+    seen = inputs_seen(model, layers, sample)
+    return {name: given.numel() // max(given.shape[-1], 1) for name, given in seen.items()}
 
-    def counter(name: str) -> Any:
+
+def inputs_seen(model: nn.Module, layers: Iterable[tuple[str, nn.Module]], sample: Any) -> dict[str, Tensor]:
+    """Return what each layer gets when the model is run once, the largest where it is called several times.
+
+    Tensors on the meta device: sizes and order in memory, no numbers.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def looking(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            if args and isinstance(args[0], Tensor):
-                counts[name] = max(counts.get(name, 0), args[0].numel() // max(args[0].shape[-1], 1))
+            if args and isinstance(args[0], Tensor) and (name not in seen or args[0].numel() > seen[name].numel()):
+                seen[name] = torch.empty_strided(args[0].shape, args[0].stride(), device="meta")
 
         return hook
 
-    handles = [module.register_forward_pre_hook(counter(name)) for name, module in layers]
+    handles = [module.register_forward_pre_hook(looking(name)) for name, module in layers]
     try:
         run_on(model, sample, "the model cannot be run on the sample")
     finally:
         for handle in handles:
             handle.remove()
-    return counts
+    return seen
 
 
 def run_on(model: nn.Module, sample: Any, failing: str) -> Any:

@@ -1,4 +1,4 @@
-"""The sparse engine: linear layers multiplied by what is not zero, on the CPU.
+"""The sparse engine: linear layers and convolutions multiplied by what is not zero, on the CPU.
 
 `accelerate` changes a model's layers where that is faster, `restore` takes it back. Needs a library that is compiled
 when the package is installed (`missing()` says why it is not there); what is here is imported when it is first used.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparsify.engine.attention import attend
     from sparsify.engine.chosen import Choice, Chosen
+    from sparsify.engine.convolution import Window, sparse_convolution
     from sparsify.engine.layer import SparseLinear
     from sparsify.engine.library import instructions, missing
     from sparsify.engine.operator import sparse_linear
@@ -25,6 +26,7 @@ _PUBLIC = {
     "Choice": "chosen",
     "Chosen": "chosen",
     "SparseLinear": "layer",
+    "Window": "convolution",
     "accelerate": "whole",
     "attend": "attention",
     "instructions": "library",
@@ -35,13 +37,14 @@ _PUBLIC = {
     "pipeline": "pipelines",
     "restore": "whole",
     "save_choices": "saved",
+    "sparse_convolution": "convolution",
     "sparse_linear": "operator",
     "unpack": "packed",
 }
 
 __all__ = [
-    "Choice", "Chosen", "SparseLinear", "accelerate", "attend", "instructions", "load", "missing", "pack", "peak",
-    "pipeline", "restore", "save_choices", "sparse_linear", "unpack",
+    "Choice", "Chosen", "SparseLinear", "Window", "accelerate", "attend", "instructions", "load", "missing", "pack",
+    "peak", "pipeline", "restore", "save_choices", "sparse_convolution", "sparse_linear", "unpack",
 ]  # fmt: skip
 
 

@@ -20,11 +20,11 @@ COLUMNS = ("layer", "shape", "zeros", "tokens", "dense µs", "sparse µs", "fast
 
 @dataclass(frozen=True)
 class Choice:
-    """A linear layer, and what multiplies by its weight."""
+    """A linear layer or a convolution, and what multiplies by its weight."""
 
     layer: str
     shape: tuple[int, int]
-    """Outputs and inputs."""
+    """Outputs and inputs; those of a convolution are channels × places of its kernel."""
 
     kernel: str = DENSE
     why: str = ""
@@ -34,11 +34,14 @@ class Choice:
     """The activation that its kernel takes; `fused` is the module that took it before."""
 
     fused: str = ""
+    norm: str = ""
+    """The batch norm between it and the activation that its kernel takes, too."""
+
     zeros: float | None = None
     """The fraction of its weights that is zero."""
 
     tokens: int | None = None
-    """Rows of the input that were tried; None without a trial."""
+    """Rows of the input, or places of a convolution's outputs, for which it was tried; None without a trial."""
 
     seconds: Mapping[str, float] = field(default_factory=dict)
     """The shortest time of a product, by kernel."""
@@ -63,7 +66,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Chosen:
-    """All linear layers of a model."""
+    """All linear layers and convolutions of a model."""
 
     layers: tuple[Choice, ...]
     where: str
@@ -124,7 +127,7 @@ def _choice(data: Any) -> Choice:
     said = data.get("seconds")
     seconds = said if isinstance(said, Mapping) else {}
     times = {str(key): value for key, value in seconds.items() if isinstance(value, float)}
-    words = {key: data[key] for key in ("why", "activation", "fused") if isinstance(data.get(key), str)}
+    words = {key: data[key] for key in ("why", "activation", "fused", "norm") if isinstance(data.get(key), str)}
     zeros, tokens = data.get("zeros"), data.get("tokens")
     return Choice(
         name, shape, kernel, **words, zeros=zeros if isinstance(zeros, float) else None,
@@ -135,7 +138,8 @@ def _choice(data: Any) -> Choice:
 def _row(choice: Choice) -> tuple[str, ...]:
     best = choice.best
     times = [choice.seconds.get(DENSE), choice.seconds[best] if best is not None else None]
-    kernel = choice.kernel + (f" + {choice.activation}" if choice.activation != "none" else "")
+    taken = ("norm" if choice.norm else "", choice.activation if choice.activation != "none" else "")
+    kernel = " + ".join([choice.kernel, *filter(None, taken)])
     return (
         one_line(choice.layer, 200),
         " × ".join(map(str, choice.shape)),

@@ -36,11 +36,11 @@ class Fused(nn.Module):
         return x
 
 
-def take(module: nn.Module) -> None:
-    """Let an activation module hand on what it is given, in place."""
+def take(module: nn.Module, fused_class: type[Fused] = Fused) -> None:
+    """Let an activation module, or another, hand on what it is given, in place."""
     made: Any = module
     dense = type(module)
-    made.__class__ = Fused
+    made.__class__ = fused_class
     made.sparsify_dense = dense
 
 
@@ -59,23 +59,35 @@ def followers(model: nn.Module, layers: Mapping[str, nn.Module], sample: Any) ->
     Raises KernelError where the model cannot be run on the sample.
     """
     candidates = {name: module for name, module in model.named_modules() if _may_be_an_activation(module)}
+    once = handed_on(model, layers, candidates, sample)
+    known = {layer: (name, activation_of(candidates[name])) for layer, name in once.items()}
+    return {layer: (name, activation) for layer, (name, activation) in known.items() if activation is not None}
+
+
+def handed_on(
+    model: nn.Module, layers: Mapping[str, nn.Module], candidates: Mapping[str, nn.Module], sample: Any
+) -> dict[str, str]:
+    """Return layer → candidate where one is called once, with just what the other, called once, returned, unchanged.
+
+    Raises KernelError where the model cannot be run on the sample.
+    """
     calls: dict[str, int] = {}
-    made: dict[str, Tensor] = {}
+    made: dict[str, tuple[Tensor, Any]] = {}
     found: dict[str, str] = {}
 
     def after(name: str) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             calls[name] = calls.get(name, 0) + 1
             if isinstance(output, Tensor):
-                made[name] = output
+                made[name] = output, _state(output)
 
         return hook
 
     def before(name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
             calls[name] = calls.get(name, 0) + 1
-            for layer, output in made.items():
-                if len(args) == 1 and args[0] is output:
+            for layer, (output, state) in made.items():
+                if len(args) == 1 and args[0] is output and _is_still(output, state):
                     found[layer] = name
 
         return hook
@@ -87,16 +99,30 @@ def followers(model: nn.Module, layers: Mapping[str, nn.Module], sample: Any) ->
     finally:
         for handle in handles:
             handle.remove()
-    once = {layer: name for layer, name in found.items() if calls[layer] == 1 and calls[name] == 1}
-    known = {layer: (name, activation_of(candidates[name])) for layer, name in once.items()}
-    return {layer: (name, activation) for layer, (name, activation) in known.items() if activation is not None}
+    return {layer: name for layer, name in found.items() if calls[layer] == 1 and calls[name] == 1}
+
+
+def _state(output: Tensor) -> Any:
+    """Return what shows a change in place (`hidden += residual`): torch's count, or a copy where there is none."""
+    return output.clone() if output.is_inference() else output._version
+
+
+def _is_still(output: Tensor, state: Any) -> bool:
+    if isinstance(state, Tensor):
+        return bool(torch.equal(output.nan_to_num(), state.nan_to_num()))
+    return bool(output._version == state)
 
 
 def _may_be_an_activation(module: nn.Module) -> bool:
     """Whether a module has nothing of its own to compute with."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     empty = not any(True for _ in module.parameters()) and not any(True for _ in module.buffers())
-    return empty and not hooked and not list(module.children()) and not isinstance(module, (nn.Identity, nn.Dropout))
+    idle = isinstance(module, (nn.Identity, nn.Dropout)) or bool(list(module.children()))
+    return empty and not idle and not is_hooked(module)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody has hooks on a module, or a forward in its place."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Linear layers whose product is the engine's: the same module, name and keys of a state; only its class is another."""
+"""Layers whose product is the engine's: the same module, name and keys of a state; only its class is another."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Sparse(nn.Module):
         if not weight.is_meta:
             return weight.detach()
         dense = unpack(self.sparsify_packed)
-        return (dense.t().contiguous() if self.transposed else dense).to(weight.dtype)
+        return (dense.t().contiguous() if self.transposed else dense).view(weight.shape).to(weight.dtype)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -81,14 +81,12 @@ class Sparse(nn.Module):
         wanted = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         bias = self.bias
         with torch.autocast("cpu", enabled=False):
-            y = sparse_linear(
-                x.float(),
-                self.sparsify_packed,
-                bias.float() if bias is not None else None,
-                rows_of(self),
-                self.sparsify_activation,
-            )
+            y = self.product(x.float(), bias.float() if bias is not None else None)
         return y.to(wanted)
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the outputs for inputs of float32."""
+        return sparse_linear(x, self.sparsify_packed, bias, rows_of(self), self.sparsify_activation)
 
 
 class SparseLinear(Sparse, nn.Linear):
@@ -100,9 +98,9 @@ class SparseLinear(Sparse, nn.Linear):
 
 
 def rows_of(module: nn.Module) -> int:
-    """Return how many outputs a sparse layer has: of `nn.Linear`, or of transformers' Conv1D."""
-    found: Any = getattr(module, "out_features", None)
-    return int(found if found is not None else module.nf)  # type: ignore[arg-type]
+    """Return how many outputs a sparse layer has: of `nn.Linear`, a convolution, or transformers' Conv1D."""
+    made: Any = module
+    return int(getattr(made, "out_features", None) or getattr(made, "out_channels", None) or made.nf)
 
 
 def to_sparse(
@@ -130,8 +128,8 @@ def to_dense(module: nn.Module) -> bool:
     dense, trained = module.sparsify_dense, module.sparsify_trained
     if module.weight.is_meta:
         module._parameters["weight"] = nn.Parameter(module.dense_weight(), trained)
-    for name in ("sparsify_dense", "sparsify_trained", "sparsify_activation"):
-        module.__dict__.pop(name, None)
+    for name in [name for name in vars(module) if name.startswith("sparsify_")]:
+        del vars(module)[name]
     module._buffers.pop(PACKED, None)
     module._non_persistent_buffers_set.discard(PACKED)
     weight = module.weight

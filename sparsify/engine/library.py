@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sparsify.engine import build
 from sparsify.errors import KernelError, first_line
 
-INTERFACE = 1
+INTERFACE = 2
 Instructions = Literal["portable", "avx2", "avx512"]
 INSTRUCTIONS: dict[str, int] = {"best": 0, "portable": 1, "avx2": 2, "avx512": 3}
 BUILD = "python -m sparsify.engine.build"
@@ -35,6 +35,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "sparsify_linear": (_I32, (_P, _U64, _U64, _U64, _U32, _P, _U64, _P, _U32, _P, _U32, _I32)),
     "sparsify_attention": (_I32, (_P, _U32, _I32)),
     "sparsify_spin": (ctypes.c_int64, (_U64, _U32, _I32)),
+    "sparsify_convolution": (_I32, (_P, _U64, _U64, _U32, _P, _P, _P, _P, _U32, _P, _U32, _I32)),
 }
 
 

@@ -62,11 +62,12 @@ def _fake(
     return x.new_empty((*x.shape[:-1], rows))
 
 
-def _refuse(*_: Any, **__: Any) -> None:
+def refuse(*_: Any, **__: Any) -> None:
+    """Raise KernelError: what stands for the backward of the engine's operators."""
     raise KernelError(NO_GRADIENTS)
 
 
-torch.library.register_autograd("sparsify::linear", _refuse)
+torch.library.register_autograd("sparsify::linear", refuse)
 
 
 def sparse_linear(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparsify.engine import convolutional
 from sparsify.engine.chosen import KERNELS
 from sparsify.engine.layer import Sparse, SparseLinear
 from sparsify.linears import not_its_own
@@ -52,12 +54,48 @@ class Layer:
 
         return SparseConv1D
 
+    @property
+    def forward(self) -> Any:
+        """What layers of its kind do."""
+        kind: Any = _conv1d(self.module) if self.transposed else nn.Linear
+        return kind.forward
+
+
+@dataclass(frozen=True)
+class Convolution(Layer):
+    """An `nn.Conv1d` or `nn.Conv2d` by its name; its inputs are channels × places of the kernel."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight as [outputs, inputs], a view where its memory allows."""
+        weight: Any = self.module.weight
+        found: Tensor = weight.detach().flatten(1)
+        return found
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        weight: Any = self.module.weight
+        return weight.shape[0], math.prod(weight.shape[1:])
+
+    @property
+    def sparse_class(self) -> type[Sparse]:
+        """The class of the layer when it is sparse."""
+        return convolutional.SparseConv2d if isinstance(self.module, nn.Conv2d) else convolutional.SparseConv1d
+
+    @property
+    def forward(self) -> Any:
+        """What layers of its kind do."""
+        return nn.Conv2d.forward if isinstance(self.module, nn.Conv2d) else nn.Conv1d.forward
+
 
 def layers_of(model: nn.Module) -> Iterator[Layer]:
-    """Yield the linear layers of a model, each once, in order."""
+    """Yield the linear layers and convolutions of a model, each once, in order."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             yield Layer(name, module)
+        elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            yield Convolution(name, module)
         elif _conv1d(module) is not None:
             yield Layer(name, module, transposed=True)
 
@@ -73,7 +111,9 @@ def unfit(layer: Layer, ties: dict[int, list[str]]) -> str:
     module: Any = layer.module
     if isinstance(module, Sparse):
         return "it is sparse already"
-    if reason := not_its_own(layer.name, module, _forward_of(layer), ties):
+    if reason := not_its_own(layer.name, module, layer.forward, ties):
+        return reason
+    if isinstance(layer, Convolution) and (reason := convolutional.unfit(module)):
         return reason
     weight, bias = module.weight, module.bias
     if weight.device.type != "cpu":
@@ -87,11 +127,6 @@ def unfit(layer: Layer, ties: dict[int, list[str]]) -> str:
     if zeros < FEWEST_ZEROS:
         return f"{zeros:.1%} of its weights are zero: below {FEWEST_ZEROS:.0%} nothing is gained"
     return ""
-
-
-def _forward_of(layer: Layer) -> Any:
-    kind: Any = _conv1d(layer.module) if layer.transposed else nn.Linear
-    return kind.forward
 
 
 @torch.no_grad()

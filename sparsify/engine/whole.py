@@ -1,4 +1,4 @@
-"""The linear layers of a model, tried one by one, and multiplied by the engine where that is faster."""
+"""Linear layers and convolutions of a model, tried one by one, and multiplied by the engine where that is faster."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from torch import Tensor, nn
 from sparsify.anatomy.outputs import tensors
 from sparsify.applied import at_work
 from sparsify.choices import check, verdict
-from sparsify.engine import attending, fusing
+from sparsify.engine import attending, convolutional, fusing, norms
 from sparsify.engine.chosen import DENSE, KERNELS, Choice, Chosen
 from sparsify.engine.layer import Sparse, to_dense, to_sparse
 from sparsify.engine.library import instructions
 from sparsify.engine.operator import ACTIVATIONS
 from sparsify.engine.packed import pack
-from sparsify.engine.rules import Layer, layers_of, unfit, worth_a_trial, zeros_of
-from sparsify.engine.trial import tried
+from sparsify.engine.rules import Convolution, Layer, layers_of, unfit, worth_a_trial, zeros_of
+from sparsify.engine.trial import places, tried
 from sparsify.errors import KernelError
 from sparsify.layers import unwrap
-from sparsify.linears import rows_seen, run_on, shared
+from sparsify.linears import inputs_seen, run_on, shared
 
 TOKENS = 256
 MARGIN = 0.05
+NOT_CALLED = "the model does not call it on the sample"
 TOLERANCE = 1e-3
 """How far the outputs of the whole model may be from the dense ones, relative to the largest."""
 
@@ -40,17 +41,17 @@ def accelerate(
     choices: Chosen | Mapping[str, Any] | None = None,
     keep_dense: bool = True,
 ) -> Chosen:
-    """Let the sparse engine multiply by the weights of linear layers where that is faster than torch; for inference.
+    """Let the sparse engine multiply by the weights of linear layers and convolutions where that is faster than torch.
 
-    Each `nn.Linear` and Conv1D of float32 on the CPU with enough zeros is timed with torch's dense product and the
-    engine's kernels, on `tokens` rows, or on as many as it gets when the model is run on `sample` (a tensor, a tuple of
-    arguments, or a mapping by name), and is changed where one is faster by `margin`. With a `sample`, activations right
-    behind such layers are taken by the kernels, and the whole model is compared with itself: where its outputs differ
-    everything is as it was. Attention in transformers, where it has no mask, is then the engine's if that is faster.
-    Layers are changed in place: parameters, names and the keys of a state stay; `restore` takes it back. `choices`,
-    what was returned before, are made again without a trial. Without `keep_dense` the dense weights of sparse layers
-    are let go: their memory is free, a state has them all the same (made of the packed ones), and every zero that
-    comes back is +0.0.
+    For inference. Each `nn.Linear`, Conv1D, `nn.Conv2d` and `nn.Conv1d` of float32 on the CPU with enough zeros is
+    timed with torch's dense product and the engine's kernels, on `tokens` rows, or on what it gets when the model is
+    run on `sample` (a tensor, a tuple of arguments, or a mapping by name; convolutions need one), and is changed where
+    one is faster by `margin`. With a `sample`, batch norms behind convolutions and activations right behind layers are
+    taken by the kernels, and the whole model is compared with itself: where its outputs differ everything is as it was.
+    Attention in transformers, where it has no mask, is then the engine's if that is faster. Layers are changed in
+    place: parameters, names and the keys of a state stay; `restore` takes it back. `choices`, what was returned
+    before, are made again without a trial. Without `keep_dense` the dense weights of sparse layers are let go: their
+    memory is free, a state has them all the same (made of the packed ones), and every zero that comes back is +0.0.
 
     Raises KernelError where the engine does not work, while a manager is at work, where the outputs differ, and for
     choices that this model cannot follow.
@@ -77,7 +78,7 @@ def accelerate(
         if sample is not None and any(choice.sparse for choice in found):
             _compare(before, run_on(base, sample, "with sparse layers the model fails, and has its dense ones again"))
     except BaseException:
-        _undo(base, {choice.layer for choice in found if choice.sparse} | {choice.fused for choice in found})
+        _undo(base, {name for choice in found for name in (choice.layer, choice.fused, choice.norm)})
         raise
     return Chosen(tuple(found), where, attention, faster)
 
@@ -103,7 +104,9 @@ def _check(model: nn.Module, layers: list[Layer], tokens: int, margin: float) ->
             "a manager is at work on the model: call finalize() first; the engine wants weights that stay"
         )
     if not layers:
-        raise KernelError(f"{type(model).__name__} has no linear layer, and the engine multiplies for no other")
+        raise KernelError(
+            f"{type(model).__name__} has neither linear layers nor convolutions, and the engine multiplies for no other"
+        )
     packed = {id(module.weight) for module in model.modules() if isinstance(module, Sparse)}
     if any(parameter.is_meta and id(parameter) not in packed for parameter in model.parameters()):
         raise KernelError(f"{type(model).__name__} has no weights (they are on the meta device)")
@@ -117,29 +120,47 @@ def _tried(
     model: nn.Module, layers: list[Layer], reasons: dict[str, str], sample: Any, tokens: int, margin: float
 ) -> list[Choice]:
     """Return what is best for each layer, and which activations go with it."""
-    counts = rows_seen(model, [(each.name, each.module) for each in layers], sample) if sample is not None else {}
+    seen = inputs_seen(model, [(each.name, each.module) for each in layers], sample) if sample is not None else {}
     found: list[Choice] = []
     for layer in layers:
-        rows = counts.get(layer.name, 0) if sample is not None else tokens
-        reason = reasons[layer.name] or ("" if rows else "the model does not call it on the sample")
-        found.append(Choice(layer.name, layer.shape, why=reason) if reason else _best(layer, rows, margin))
-    if sample is None:
-        return found
-    sparse = {choice.layer for choice in found if choice.sparse}
-    after = fusing.followers(model, {each.name: each.module for each in layers if each.name in sparse}, sample)
+        given = seen.get(layer.name)
+        if sample is None and not isinstance(layer, Convolution):
+            given = torch.empty(tokens, layer.shape[1], device="meta")
+        reason = reasons[layer.name] or ("" if given is not None and given.numel() else _untried(sample))
+        if reason or given is None:
+            found.append(Choice(layer.name, layer.shape, why=reason))
+        else:
+            found.append(_best(layer, given, margin))
+    return found if sample is None else _with_followers(model, layers, found, sample)
+
+
+def _untried(sample: Any) -> str:
+    return "the size of its inputs is not known without a sample" if sample is None else NOT_CALLED
+
+
+def _with_followers(model: nn.Module, layers: list[Layer], found: list[Choice], sample: Any) -> list[Choice]:
+    """Return choices with the norms and activations that kernels can take."""
+    modules, sparse = dict(model.named_modules()), {choice.layer for choice in found if choice.sparse}
+    mine = {each.name: each for each in layers if each.name in sparse}
+    kinds = {name: each.module for name, each in mine.items() if isinstance(each, Convolution)}
+    norm_of = norms.followers(model, kinds, sample) if kinds else {}
+    last = {name: norm_of.get(name, name) for name in mine}
+    after = fusing.followers(model, {name: modules[name] for name in last.values()}, sample)
     return [
-        replace(choice, fused=after[choice.layer][0], activation=after[choice.layer][1])
-        if choice.layer in after
+        replace(choice, norm=norm_of.get(choice.layer, ""), fused=name, activation=activation)
+        if choice.layer in mine
         else choice
         for choice in found
+        for name, activation in [after.get(last.get(choice.layer, ""), ("", "none"))]
     ]
 
 
-def _best(layer: Layer, tokens: int, margin: float) -> Choice:
-    """Try a layer."""
+def _best(layer: Layer, given: Tensor, margin: float) -> Choice:
+    """Try a layer on inputs of the sizes that `given` has."""
     weight = layer.weight.contiguous()
     packed = {name: pack(weight, KERNELS[name]) for name in worth_a_trial(weight)}
-    trial = tried(layer, packed, tokens)
+    trial = tried(layer, packed, given)
+    tokens = places(layer, given)
     choice = Choice(layer.name, layer.shape, zeros=zeros_of(weight), tokens=tokens, seconds=trial.seconds)
     if trial.wrong or choice.faster is None or choice.best is None:
         return replace(choice, why=trial.wrong)
@@ -159,6 +180,8 @@ def _followed(model: nn.Module, layers: list[Layer], reasons: dict[str, str], gi
             there = modules.get(choice.fused)
             if there is None or fusing.activation_of(there) != choice.activation:
                 raise KernelError(f"choices have {choice.fused} as {choice.activation}, which it is not here")
+        if choice.norm and not norms.fits(modules[choice.layer], modules.get(choice.norm)):
+            raise KernelError(f"choices have {choice.norm} as the batch norm of {choice.layer}, which it is not here")
     return list(given.layers)
 
 
@@ -171,6 +194,11 @@ def _make(model: nn.Module, layers: list[Layer], found: list[Choice], keep_dense
             ready.append((layer, pack(layer.weight.contiguous(), KERNELS[choice.kernel]), choice))
     for layer, packed, choice in ready:
         to_sparse(layer.module, packed, layer.sparse_class, choice.activation, keep_dense)
+        if isinstance(layer, Convolution):
+            convolutional.take(layer.module, modules.get(choice.norm) if choice.norm else None)
+        if choice.norm:
+            norm = modules[choice.norm]
+            fusing.take(norm, norms.FUSED[type(norm)])
         if choice.fused:
             fusing.take(modules[choice.fused])
 

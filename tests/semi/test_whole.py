@@ -175,7 +175,7 @@ def test_choices_are_plain_data_and_are_made_again_without_a_trial() -> None:
     lines = str(chosen).splitlines()
     assert lines[0].split() == ["layer", "shape", "tokens", "dense", "µs", "sparse", "µs", "faster", "2:4", "why"]
     assert lines[1].split() == ["first", "128", "×", "64", "1,024", "1500000.0", "1000000.0", "1.50×", "yes"]
-    assert lines[-1] == "2 of 9 linear layers are sparse (cpu, in a test)"
+    assert lines[-1] == "2 of 9 layers are sparse (cpu, in a test)"
     hostile = Chosen.from_dict({"format": 1, "layers": [{"layer": "a\x1b[31m", "sparse": False, "shape": [1, 2]}]})
     assert "\x1b" not in hostile.table()
 

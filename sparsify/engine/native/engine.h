@@ -60,6 +60,21 @@ SPARSIFY_API int32_t sparsify_attention(const struct SparsifyAttention* asked, u
 // products are compared with. Returns how many operations all of them did, a multiplication with its addition as two.
 SPARSIFY_API int64_t sparsify_spin(uint64_t rounds, uint32_t threads, int32_t instructions);
 
+// A convolution's sizes: images [images, channels, height, width] become [images, rows, out_height, out_width]; `top` and
+// `left` are rows and columns of padding. The columns of its weight are [channels, kernel_height, kernel_width].
+struct SparsifyConvolution {
+    int64_t images, channels, height, width, kernel_height, kernel_width, stride_height, stride_width, top, left,
+        dilation_height, dilation_width, out_height, out_width;
+};
+
+// y = activation(convolution of x · scale [rows] + bias [rows]); `scale` and `bias` may be null. What the kernel reads
+// outside of an image is zero. Otherwise as sparsify_linear. Kernels of more than 16 rows, and strides of more than 64
+// columns, are bad arguments.
+SPARSIFY_API int32_t sparsify_convolution(const void* packed, uint64_t bytes, uint64_t rows, uint32_t value_type,
+                                          const struct SparsifyConvolution* sizes, const void* x, const void* scale,
+                                          const void* bias, uint32_t activation, void* y, uint32_t threads,
+                                          int32_t instructions);
+
 #ifdef __cplusplus
 }
 #endif

@@ -190,6 +190,8 @@ INLINE void scatter(const float* sums, const float* bias, uint32_t activation, u
         scatter_some<L, WIDTH>(sums, bias, activation, rows, t, t + LINE < count ? t + LINE : count, y, stride);
 }
 
+#include "images.inl"
+
 // A tile of ALL vectors of tokens.
 template <int L, int HEIGHT, int ALL>
 void compute(const Task& task, uint64_t token, uint32_t count, uint64_t first, uint64_t last, float* scratch) {
@@ -198,17 +200,33 @@ void compute(const Task& task, uint64_t token, uint32_t count, uint64_t first, u
     const Header& header = header_of(task.packed);
     const uint64_t blocks = blocks_of(header);
     float* inputs = scratch;
-    float* sums = scratch + header.columns * WIDTH;
-    gather<L, WIDTH>(task.x + token * header.columns, header.columns, header.columns, count, inputs);
+    float* sums = scratch + header.columns * WIDTH + (task.images ? L : 0);  // the last vector of a gather may go beyond
+    float* window = sums + uint64_t{header.chunk} * WIDTH;
+    Gathering gathering;
+    if (task.images)
+        describe(*task.images, token, count, gathering);
+    else
+        gather<L, WIDTH>(task.x + token * header.columns, header.columns, header.columns, count, inputs);
     for (uint64_t chunk = first; chunk < last; ++chunk) {
         const uint64_t begin = chunk * header.chunk;
         const uint64_t rows = header.rows - begin < header.chunk ? header.rows - begin : header.chunk;
         for (size_t i = 0; i < parts(rows, HEIGHT) * HEIGHT * WIDTH; i += L) store<L>(sums + i, Floats<L>{});
         const Panel* panel = panels_of(task.packed) + chunk * blocks;
-        for (uint64_t block = 0; block < blocks; ++block, ++panel)
+        for (uint64_t block = 0; block < blocks; ++block, ++panel) {
+            const uint64_t column = block * header.block;
+            // inputs that no other chunk needs lie where those before them lay: they stay in the first cache
+            float* mine = inputs + (task.images && last - first == 1 ? 0 : column * WIDTH);
+            if (task.images && chunk == first) {
+                const uint64_t left = header.columns - column;
+                gather_images<L, WIDTH>(task, gathering, left < header.block ? left : header.block, mine, window);
+            }
             for (int n = 0; n < ALL; n += N)
-                multiply<L, HEIGHT, N, WIDTH>(task.packed, *panel, inputs + block * header.block * WIDTH + n * L,
-                                              sums + n * L);
+                multiply<L, HEIGHT, N, WIDTH>(task.packed, *panel, mine + n * L, sums + n * L);
+        }
+        if (task.images) {
+            scatter_images<L, WIDTH>(task, sums, begin, rows, token, count);
+            continue;
+        }
         scatter<L, WIDTH>(sums, task.bias ? task.bias + begin : nullptr, task.activation, rows, count,
                           task.y + token * header.rows + begin, header.rows);
     }
@@ -250,7 +268,7 @@ void of_width(const Task& task, uint64_t token, uint32_t count, uint64_t first, 
 }
 
 void run(const Task& task, uint64_t token, uint32_t count, uint64_t first, uint64_t last, float* scratch) {
-    const uint32_t height = header_of(task.packed).height;
+    const uint32_t height = task.images ? 0 : header_of(task.packed).height;
     if (count == 1 && height == 4) return compute_one<4>(task, token, first, last, scratch);
 #if LANES >= 8
     if (count == 1 && height == 1) return compute_one<1>(task, token, first, last, scratch);

@@ -138,6 +138,84 @@ void shapes(int32_t instructions) {
         }
 }
 
+// Convolutions of awkward sizes: padding, strides, dilation, ragged tiles that end within a row or an image.
+void convolutions(int32_t instructions) {
+    std::mt19937 random(4);
+    const SparsifyConvolution sizes[] = {
+        {3, 4, 14, 14, 1, 1, 1, 1, 0, 0, 1, 1, 14, 14}, {2, 3, 7, 9, 3, 3, 1, 1, 1, 1, 1, 1, 7, 9},
+        {2, 5, 16, 17, 3, 3, 2, 2, 1, 1, 1, 1, 8, 9},   {1, 2, 9, 70, 5, 3, 1, 2, 2, 1, 2, 3, 5, 33},
+        {17, 6, 5, 5, 5, 5, 1, 1, 0, 0, 1, 1, 1, 1},    {1, 3, 1, 100, 1, 9, 1, 3, 0, 4, 1, 1, 1, 34},
+        {2, 2, 2, 1, 3, 3, 1, 1, 4, 4, 1, 1, 8, 7},     {3, 2, 6, 6, 2, 2, 1, 1, 0, 0, 1, 1, 5, 5},
+        {1, 1, 40, 40, 16, 2, 5, 64, 1, 1, 1, 1, 6, 1}, {1, 70, 9, 9, 1, 1, 2, 2, 0, 0, 1, 1, 5, 5},
+    };
+    for (const SparsifyConvolution& s : sizes) {
+        const uint64_t columns = s.channels * s.kernel_height * s.kernel_width, places = s.out_height * s.out_width;
+        const std::vector<float> x = noise(s.images * s.channels * s.height * s.width, random);
+        for (uint64_t rows : {uint64_t{5}, uint64_t{270}}) {
+            const Matrix m(rows, columns, 0.3, random);
+            const std::vector<float> scale = noise(rows, random), bias = noise(rows, random);
+            std::vector<double> wanted(s.images * rows * places), size(wanted.size());
+            for (uint64_t i = 0; i < wanted.size(); ++i) {
+                const int64_t image = i / places / rows, row = i / places % rows, place = i % places;
+                double sum = 0, absolute = 0;
+                for (uint64_t k = 0; k < columns; ++k) {
+                    const int64_t c = k / (s.kernel_height * s.kernel_width);
+                    const int64_t in_y = place / s.out_width * s.stride_height - s.top +
+                                         static_cast<int64_t>(k) / s.kernel_width % s.kernel_height * s.dilation_height;
+                    const int64_t in_x = place % s.out_width * s.stride_width - s.left +
+                                         static_cast<int64_t>(k) % s.kernel_width * s.dilation_width;
+                    if (in_y < 0 || in_y >= s.height || in_x < 0 || in_x >= s.width) continue;
+                    const double term = double{m.dense[row * columns + k]} *
+                                        x[((image * s.channels + c) * s.height + in_y) * s.width + in_x];
+                    sum += term;
+                    absolute += std::fabs(term);
+                }
+                wanted[i] = std::fmax(0, sum * scale[row] + bias[row]);
+                size[i] = absolute * std::fabs(scale[row]) + std::fabs(bias[row]);
+            }
+            for (uint32_t height : {1u, 4u})
+                for (uint32_t threads : {1u, 3u}) {
+                    const Buffer packed = m.packed(height);
+                    std::vector<float> y(wanted.size(), std::numeric_limits<float>::quiet_NaN());
+                    EXPECT(sparsify_convolution(packed.memory.get(), packed.bytes, rows, SPARSIFY_FLOAT32, &s, x.data(),
+                                                scale.data(), bias.data(), 1, y.data(), threads,
+                                                instructions) == SPARSIFY_OK);
+                    uint64_t wrong = 0;
+                    for (uint64_t i = 0; i < y.size(); ++i) wrong += !(std::fabs(y[i] - wanted[i]) <= 2e-6 * (1 + size[i]));
+                    EXPECT(wrong == 0);
+                }
+        }
+    }
+}
+
+void impossible_convolutions() {
+    std::mt19937 random(5);
+    const Matrix m(3, 4, 1.0, random);
+    const Buffer packed = m.packed(1);
+    const float x[64] = {};
+    float y[64];
+    const SparsifyConvolution fine{1, 1, 4, 4, 2, 2, 1, 1, 0, 0, 1, 1, 3, 3};
+    const auto code = [&](SparsifyConvolution s) {
+        return sparsify_convolution(packed.memory.get(), packed.bytes, 3, SPARSIFY_FLOAT32, &s, x, nullptr, nullptr, 0, y, 1,
+                                    0);
+    };
+    const auto with = [&](int64_t SparsifyConvolution::*which, int64_t value) {
+        SparsifyConvolution s = fine;
+        s.*which = value;
+        return code(s);
+    };
+    EXPECT(code(fine) == SPARSIFY_OK);
+    EXPECT(with(&SparsifyConvolution::images, 0) == SPARSIFY_OK);
+    EXPECT(with(&SparsifyConvolution::channels, 2) == SPARSIFY_OTHER_SHAPE);
+    for (auto which : {&SparsifyConvolution::height, &SparsifyConvolution::stride_width, &SparsifyConvolution::dilation_width,
+                       &SparsifyConvolution::out_height, &SparsifyConvolution::kernel_width})
+        for (int64_t value : {int64_t{0}, int64_t{-1}, int64_t{1} << 40})
+            EXPECT(with(which, value) == SPARSIFY_BAD_ARGUMENT);
+    EXPECT(with(&SparsifyConvolution::top, -1) == SPARSIFY_BAD_ARGUMENT);
+    EXPECT(with(&SparsifyConvolution::kernel_height, 17) == SPARSIFY_BAD_ARGUMENT);
+    EXPECT(with(&SparsifyConvolution::stride_width, 65) == SPARSIFY_BAD_ARGUMENT);
+}
+
 void damage() {
     std::mt19937 random(2);
     const Matrix m(70, 300, 0.2, random);
@@ -265,8 +343,10 @@ void rates() {
 int main() {
     for (int32_t instructions = SPARSIFY_PORTABLE; instructions <= sparsify_instructions(); ++instructions) {
         shapes(instructions);
+        convolutions(instructions);
         attention(instructions);
     }
+    impossible_convolutions();
     damage();
     threads();
     rates();
