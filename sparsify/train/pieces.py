@@ -58,6 +58,6 @@ def token_ids(tokenizer: Any, texts: Sequence[str], most: int = PIECE) -> Iterat
         for text in texts:
             ids = array("i")
             for piece in pieces(text, most, keep=keep):
-                ids.extend(tokenizer(piece, add_special_tokens=False)["input_ids"])
+                ids.extend(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
                 advance(len(piece))
             yield ids
