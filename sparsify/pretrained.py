@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sparsify import heads, widths
 from sparsify.configs import config_of, has_own_code, library
 from sparsify.errors import PlanError, SparsifyError, first_line
+from sparsify.spec import load_plugins
 from sparsify.substitutes import saved_class
 
 __all__ = ["config_of", "first_line", "load", "planned", "positions", "saved_names", "skeleton"]
@@ -41,6 +42,7 @@ def planned(name: str, task: str | None = None, labels: int | None = None) -> tu
     Without a task it is the class that config.json names, or the bare model. Only the configuration is read.
     `labels` is the number of classes in the data. Raises PlanError for whatever cannot be made, with the reason.
     """
+    load_plugins()  # one of them may make a kind of model known
     config = config_of(name)
     if task is None:
         kind = heads.named_class(config)

@@ -13,7 +13,7 @@ import inspect
 import pkgutil
 import re
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, get_args
 
 from pydantic import (
@@ -267,13 +267,23 @@ def discover(package: str) -> None:
 @cache
 def load_plugins() -> None:
     """Load the modules that installed distributions declare under `sparsify.plugins`, once a process."""
-    for entry in sorted(entry_points(group=PLUGINS), key=lambda entry: entry.name):
-        try:
-            entry.load()
-        except Exception as error:
-            owner = entry.dist.name if entry.dist else "an unknown distribution"
-            text = str(error) if isinstance(error, SparsifyError) else repr(error)
-            raise SparsifyError(f"the plug-in {entry.name!r} of {owner} does not load: {text}") from error
+    for entry in plugins():
+        load_plugin(entry)
+
+
+def plugins() -> list[EntryPoint]:
+    """Return the plug-ins that installed distributions declare, by name; none is loaded."""
+    return sorted(entry_points(group=PLUGINS), key=lambda entry: entry.name)
+
+
+def load_plugin(entry: EntryPoint) -> None:
+    """Import the module of a plug-in. Raises SparsifyError if that fails."""
+    try:
+        entry.load()
+    except Exception as error:
+        owner = entry.dist.name if entry.dist else "an unknown distribution"
+        text = str(error) if isinstance(error, SparsifyError) else repr(error)
+        raise SparsifyError(f"the plug-in {entry.name!r} of {owner} does not load: {text}") from error
 
 
 def full_match(pattern: str, text: str) -> re.Match[str] | None:

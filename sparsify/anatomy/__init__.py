@@ -1,5 +1,6 @@
 """Architectures by role: the one place that knows them. One family a file, in `families`."""
 
+from sparsify.anatomy.absent import absent
 from sparsify.anatomy.architecture import Architecture, AttentionPaths, FeedForwardPaths, Fixed, architectures, register
 from sparsify.anatomy.experts import routers
 from sparsify.anatomy.parts import ROLES, Anatomy, Attention, Experts, FeedForward, Layer
@@ -16,6 +17,7 @@ __all__ = [
     "FeedForwardPaths",
     "Fixed",
     "Layer",
+    "absent",
     "architectures",
     "read",
     "register",

@@ -108,6 +108,8 @@ class Architecture:
 
 
 _known: dict[str, Architecture] = {}
+_shipped: set[str] = set()
+"""The names of our own."""
 
 
 def register(family: Architecture) -> None:
@@ -122,8 +124,17 @@ def architectures() -> Iterable[Architecture]:
     return [_known[name] for name in sorted(_known)]
 
 
+def foreign() -> list[Architecture]:
+    """Return the families that are not ours: those of plug-ins, or registered by a program."""
+    return [family for family in architectures() if family.name not in _shipped]
+
+
 @cache
 def _ours() -> None:
     package = import_module("sparsify.anatomy.families")
+    others = dict(_known)
+    _known.clear()
     for info in iter_modules(package.__path__):
         import_module(f"{package.__name__}.{info.name}")
+    _shipped.update(_known)
+    _known.update(others)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from sparsify.anatomy.absent import absent
 from sparsify.anatomy.architecture import Architecture
 from sparsify.anatomy.coverage import coverage
 from sparsify.anatomy.parts import DEFAULT, Anatomy, Attention, FeedForward, Layer
@@ -17,7 +18,7 @@ WIDTH = 100
 
 
 def told(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
-    """Return stacks of layers, roles, what is covered by `default`, and what is in doubt, as plain data."""
+    """Return stacks of layers, roles, what is covered by `default`, and what is absent or in doubt, as plain data."""
     stacks: dict[tuple[str, str], list[Layer]] = {}
     for layer in anatomy.layers:
         stacks.setdefault((layer.stack, layer.family), []).append(layer)
@@ -44,6 +45,7 @@ def told(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
             for role in anatomy.roles()
         ],
         "coverage": coverage(model, anatomy, anatomy.role(DEFAULT)).to_dict(),
+        "absent": absent(model),
         "doubts": _doubts([*anatomy.attentions, *anatomy.feed_forwards]),
     }
 

@@ -53,7 +53,7 @@ def anatomy(
     _print(data)
     console = out()
     console.print(f"targets: default {covered}")
-    for note in notes:
+    for note in (*notes, *data["absent"]):
         aside().print(styled(("note: ", "yellow"), note))
     for written in (family, png):
         if written is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, requires, version
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from rich.table import Table
 from sparsify._version import __version__
 from sparsify.cli.common import AsJson, guarded, print_json
 from sparsify.cli.console import out
+from sparsify.errors import SparsifyError
+from sparsify.escaping import one_line
+from sparsify.spec import load_plugin, plugins
 
 DISTRIBUTION = "sparsify-torch"
 FOR = {
@@ -38,8 +41,9 @@ def doctor(as_json: AsJson = False) -> None:
     """Say which versions are installed, and what is missing for what."""
     facts = {"sparsify": __version__, **machine()}
     extras = [extra(name) for name in FOR]
+    found = [plugin(entry) for entry in plugins()]
     if as_json:
-        print_json({**facts, "extras": extras})
+        print_json({**facts, "extras": extras, "plugins": found})
         return
     console = out()
     console.print("\n".join(f"{key:<12} {value}" for key, value in facts.items()), markup=False)
@@ -47,9 +51,25 @@ def doctor(as_json: AsJson = False) -> None:
     for each in extras:
         table.add_row(each["name"], each["for"], _listed(each["installed"]), _listed(each["missing"]) or "nothing")
     console.print(table)
+    for each in found:
+        how = each["problem"] or "loads"
+        console.print(f"plug-in {each['name']} ({each['module']}, {each['distribution']}): {how}", markup=False)
+    if not found:
+        console.print("no plug-ins are installed")
     lacking = [each["name"] for each in extras if each["missing"]]
     if lacking:
         console.print(f"To install what is missing: pip install '{DISTRIBUTION}[{','.join(lacking)}]'", markup=False)
+
+
+def plugin(entry: EntryPoint) -> dict[str, str]:
+    """Return what a plug-in is, where it comes from, and why it does not load; the last is empty where it does."""
+    problem = ""
+    try:
+        load_plugin(entry)
+    except SparsifyError as error:
+        problem = one_line(str(error))
+    owner = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+    return {"name": entry.name, "module": entry.value, "distribution": owner, "problem": problem}
 
 
 def machine() -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sparsify.anatomy import read
+from sparsify.anatomy import absent, read
 from sparsify.errors import PlanError, Problem
 from sparsify.layers import Rows, merged
 from sparsify.modifiers.context import PlanContext
@@ -93,6 +93,7 @@ class Planner:
                     self.plans.append(plan)
         if self.problems:
             raise PlanError(in_order(self.problems))
+        self.notes += absent(self.model)
         self.notes += adapted.notes(self.model, self.plans, self.changes)
         self.notes += afterwards.notes(self.recipe, self.model, self.anatomy, self.plans)
 

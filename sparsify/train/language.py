@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 from sparsify.errors import DataError, PlanError
 from sparsify.heads import LOOKS_AHEAD
-from sparsify.progress import each
 from sparsify.train import metrics, reading, table
 from sparsify.train.columns import TEXTS, text_column
 from sparsify.train.metrics import IGNORED
 from sparsify.train.model import config_for, load
 from sparsify.train.order import Ordered
+from sparsify.train.pieces import token_ids
 from sparsify.train.settings import Settings
 from sparsify.train.task import Prepared, Task, fingerprint
 from sparsify.train.tokenizing import most_tokens, tokenizer_of
@@ -28,14 +29,13 @@ HIDDEN = 0.15
 def documents(settings: Settings, source: str, split: str) -> list[str]:
     """Return the documents of a text file, or of the text column of a table.
 
-    In a text file they are divided by blank lines; without any, each line is one. Raises DataError.
+    In a text file they are divided by blank lines; without any, each line is one. They may be as long as the file; a
+    text in a table has the length of a text, for there a quotation mark may be missing. Raises DataError.
     """
     if reading.kind_of(source) == ".txt":
         text = reading.text_of(source).replace("\r\n", "\n").replace("\r", "\n")
         found = [part.strip("\n") for part in text.split("\n\n") if part.strip()]
         found = found if len(found) > 1 else [line for line in text.split("\n") if line.strip()]
-        for number, part in enumerate(found, 1):
-            reading.check_text(part, f"{source}: document {number}")
     else:
         rows = table.read(source, split, [name.casefold() for name in (*settings.input_columns, *TEXTS)])
         name = text_column(rows, settings.input_columns, TEXTS)
@@ -48,14 +48,14 @@ def documents(settings: Settings, source: str, split: str) -> list[str]:
 class Blocks(torch.utils.data.Dataset[dict[str, Any]]):
     """Blocks of token ids whose labels are the tokens themselves, as causal models want them."""
 
-    def __init__(self, blocks: Sequence[list[int]]) -> None:
+    def __init__(self, blocks: Sequence[Sequence[int]]) -> None:
         self.blocks = blocks
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        ids = self.blocks[index]
+        ids = list(self.blocks[index])
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": ids}
 
 
@@ -65,7 +65,7 @@ class Masked(Blocks):
     Of the hidden ones 80 % read [MASK], 10 % any other token, 10 % themselves; labels are −100 elsewhere.
     """
 
-    def __init__(self, blocks: Sequence[list[int]], tokenizer: Any, seed: int) -> None:
+    def __init__(self, blocks: Sequence[Sequence[int]], tokenizer: Any, seed: int) -> None:
         super().__init__(blocks)
         self.mask, self.words, self.special = tokenizer.mask_token_id, len(tokenizer), set(tokenizer.all_special_ids)
         self.seed, self.epoch = seed, 0
@@ -76,7 +76,7 @@ class Masked(Blocks):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(((self.seed * 1_000_003 + self.epoch) * 1_000_003 + index) % 2**63)
-        ids = torch.tensor(self.blocks[index])
+        ids = torch.tensor(list(self.blocks[index]))
         chance = torch.rand(len(ids), generator=generator)
         chance[torch.tensor([int(token) in self.special for token in ids])] = 2.0
         hidden = chance < HIDDEN
@@ -90,25 +90,27 @@ class Masked(Blocks):
         return {"input_ids": seen.tolist(), "attention_mask": [1] * len(ids), "labels": labels.tolist()}
 
 
-def packed(tokenizer: Any, texts: Sequence[str], most: int) -> list[list[int]]:
+def packed(tokenizer: Any, texts: Sequence[str], most: int) -> list[array[int]]:
     """Return the tokens of all documents one after the other, the end token between them, in blocks of `most`."""
+    first, last = _around(tokenizer, tokenizer.num_special_tokens_to_add())
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    documents = each("cutting documents into tokens", texts, len)
-    ids = [token for text in documents for token in (*tokenizer(text)["input_ids"], *end)]
+    ids = array("i")
+    for document in token_ids(tokenizer, texts):
+        ids.extend((*first, *document, *last, *end))
     blocks = [ids[start : start + most] for start in range(0, len(ids), most)]
     return [block for block in blocks if len(block) > 1]  # one token alone predicts nothing
 
 
-def windows(tokenizer: Any, texts: Sequence[str], most: int) -> list[list[int]]:
+def windows(tokenizer: Any, texts: Sequence[str], most: int) -> list[array[int]]:
     """Return every document in windows of at most `most` tokens, each with the model's own first and last token."""
     extra = tokenizer.num_special_tokens_to_add()
     room = most - extra
     first, last = _around(tokenizer, extra)
-    made = []
-    for text in each("cutting documents into tokens", texts, len):
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        made += [[*first, *ids[start : start + room], *last] for start in range(0, len(ids), room)]
-    return made
+    return [
+        array("i", (*first, *ids[start : start + room], *last))
+        for ids in token_ids(tokenizer, texts)
+        for start in range(0, len(ids), room)
+    ]
 
 
 def _around(tokenizer: Any, extra: int) -> tuple[list[int], list[int]]:

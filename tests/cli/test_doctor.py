@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import EntryPoint
 
 import pytest
 from typer.testing import CliRunner
 
+from sparsify import pretrained
 from sparsify.cli import doctor
 from sparsify.cli.app import app
 
@@ -47,3 +49,26 @@ def test_versions_are_compared_by_their_numbers() -> None:
     assert doctor._older("2.9.1", ">=2.11")
     assert not doctor._older("2.13.0+cpu", ">=2.4")
     assert not doctor._older("1.0", "")
+
+
+def test_it_lists_plug_ins_and_why_one_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [EntryPoint("bad", "no_such_module", "sparsify.plugins"), EntryPoint("good", "json", "sparsify.plugins")]
+    monkeypatch.setattr(doctor, "plugins", lambda: entries)
+    found = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).output)["plugins"]
+    assert [each["name"] for each in found] == ["bad", "good"]
+    assert "No module named 'no_such_module'" in found[0]["problem"]
+    assert found[1] | {"distribution": ""} == {"name": "good", "module": "json", "distribution": "", "problem": ""}
+    text = " ".join(CliRunner().invoke(app, ["doctor"]).output.split())
+    assert "plug-in good (json, an unknown distribution): loads" in text
+    monkeypatch.setattr(doctor, "plugins", list)
+    assert "no plug-ins are installed" in CliRunner().invoke(app, ["doctor"]).output
+
+
+def test_plug_ins_are_loaded_before_a_configuration_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them may make its kind of model known."""
+    calls: list[str] = []
+    monkeypatch.setattr(pretrained, "load_plugins", lambda: calls.append("plug-ins"))
+    monkeypatch.setattr(pretrained, "config_of", lambda name: calls.append("config") or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pretrained.planned("a-folder")
+    assert calls == ["plug-ins", "config"]
