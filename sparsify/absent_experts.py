@@ -12,10 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 ATTRIBUTE = "_kept_experts"
 """What a module of experts keeps them under."""
+
+TABLE = "_places_of_experts"
+"""What it keeps the places of all experts under, once it has run. No buffer: what moves, saves and remakes models must
+not know of it, and those that are made on the meta device would get one without numbers."""
 
 INDICES = ("top_k_index", "router_indices")
 """What the numbers of a token's experts are called in a forward: int64 [tokens, chosen]."""
@@ -74,6 +79,20 @@ def leave(module: nn.Module, of: int, numbers: Iterable[int]) -> None:
             raise ValueError(f"it has no {of} experts")
         module.__class__ = _fewer(type(module), names)
     setattr(module, ATTRIBUTE, Kept(of, mine))
+    vars(module).pop(TABLE, None)
+
+
+def _places(module: nn.Module, numbers: Tensor) -> Tensor:
+    """Return the place of each number, of the same shape; int64, −1 for an expert that is gone."""
+    if torch.compiler.is_compiling():  # what is traced holds the numbers themselves, and changes no module
+        return numbers.new_tensor(getattr(module, ATTRIBUTE).places())[numbers]
+    table: Tensor | None = vars(module).get(TABLE)
+    if table is None or table.device != numbers.device:
+        with torch.inference_mode(False):
+            table = torch.tensor(getattr(module, ATTRIBUTE).places(), device=numbers.device)
+        if type(table) is Tensor:  # a pretended one is good for this forward only
+            setattr(module, TABLE, table)
+    return table[numbers]
 
 
 def _fewer(kind: type[Any], names: tuple[str, str, str]) -> type[Any]:
@@ -81,7 +100,7 @@ def _fewer(kind: type[Any], names: tuple[str, str, str]) -> type[Any]:
 
     def forward(self: Any, *given: Any, **named: Any) -> Any:
         tokens, numbers, shares = (*given, *(named[name] for name in names[len(given) :]))
-        places: Tensor = numbers.new_tensor(getattr(self, ATTRIBUTE).places())[numbers]
+        places = _places(self, numbers)
         return kind.forward(self, tokens, places.clamp(min=0), shares.masked_fill(places < 0, 0))
 
     def reduce(self: Any, _: int) -> Any:

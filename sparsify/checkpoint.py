@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -14,6 +15,10 @@ import torch
 
 from sparsify.errors import SparsifyError, StateError, first_line
 from sparsify.files import check_regular
+
+CHANGED = "{path} has changed meanwhile, by another run perhaps: it is left as it is now"
+MEANWHILE = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+"""Errors of the system where another process put, or took away, a folder while ours was put in its place."""
 
 
 def write_whole(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Path:
@@ -50,17 +55,24 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], Any]) -> Path:
 def replace_folder(folder: str | Path, fill: Callable[[Path], Any]) -> Path:
     """Let `fill` write into an empty folder beside, and put that in the place of `folder`, whatever is there.
 
-    What was there stays whole until the new one stands in its place. Raises StateError where it cannot be written (a
-    full disk, too, of which safetensors and torch tell in their own ways); what was there is then untouched.
+    Of a link it is what the link leads to. What was there stays whole until the new one stands in its place. Raises
+    StateError where it cannot be written (a full disk, too, of which safetensors and torch tell in their own ways);
+    what was there is then untouched.
     """
     folder = Path(folder)
+    place = Path(os.path.realpath(folder))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent))
         try:
             made.chmod(0o777 & ~umask())
             fill(made)
-            _exchange(made, folder)
+            try:
+                _exchange(made, place)
+            except OSError as error:
+                if error.errno not in MEANWHILE:
+                    raise
+                raise StateError(CHANGED.format(path=folder)) from None
         finally:
             shutil.rmtree(made, ignore_errors=True)
     except SparsifyError:
@@ -72,6 +84,30 @@ def replace_folder(folder: str | Path, fill: Callable[[Path], Any]) -> Path:
             f"{folder} cannot be written: {getattr(error, 'strerror', None) or first_line(error)}"
         ) from None
     return folder
+
+
+def claim(path: str | Path) -> Callable[[], None]:
+    """Return what is called when `path` is about to be written, after long work.
+
+    It raises StateError where somebody has written there meanwhile, such as the same command started twice: the first
+    that ends has the place, and is not undone by the other.
+    """
+    before = _identity(path)
+
+    def check() -> None:
+        if _identity(path) != before:
+            raise StateError(CHANGED.format(path=path))
+
+    return check
+
+
+def _identity(path: str | Path) -> tuple[int, int, int] | None:
+    """Return what tells a file or folder from another of that name, and from itself before a change."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _exchange(made: Path, folder: Path) -> None:

@@ -27,6 +27,9 @@ FROM_PADDING = (
 )  # fmt: skip
 """Kinds of models whose first position comes after that of the padding token."""
 
+IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+"""Files that an image processor may be in."""
+
 
 def skeleton(name: str) -> nn.Module:
     """Return the model that a configuration names on the meta device: shapes, no weights.
@@ -34,6 +37,17 @@ def skeleton(name: str) -> nn.Module:
     `name` is a folder with `config.json`, or a hub name. Raises PlanError.
     """
     return planned(name)[0]
+
+
+def widest(name: str) -> nn.Module | None:
+    """Return the model of a folder with the widths that config.json alone says, without weights.
+
+    None where no other widths lie beside it: then it is the folder's model. Raises PlanError.
+    """
+    if widths.read(name) is None:
+        return None
+    config = config_of(name)
+    return _made(name, config, heads.named_class(config), None)
 
 
 def planned(name: str, task: str | None = None, labels: int | None = None) -> tuple[nn.Module, list[str]]:
@@ -47,7 +61,7 @@ def planned(name: str, task: str | None = None, labels: int | None = None) -> tu
     if task is None:
         kind = heads.named_class(config)
         notes = [] if kind is not None else [heads.nameless(config)]
-        return _made(name, config, kind), [*notes, *_own_code(config)]
+        return _made(name, config, kind, widths.read(name)), [*notes, *_own_code(config)]
     heads.check_head(name, config, task)
     before = copy.deepcopy(config)
     notes = []
@@ -62,7 +76,7 @@ def planned(name: str, task: str | None = None, labels: int | None = None) -> tu
         raise PlanError(heads.LOOKS_AHEAD.format(name=name, kind=config.model_type))
     kind = heads.named_class(before)
     if kind is not None:
-        saved = _made(name, before, kind)
+        saved = _made(name, before, kind, widths.read(name))
         shapes = {key: tuple(parameter.shape) for key, parameter in saved.named_parameters()}
         notes += heads.told(heads.fresh(model, shapes))
     return model, [*notes, *_own_code(config)]
@@ -116,6 +130,20 @@ def tokenizer(name: str | Path) -> Any:
     return found
 
 
+def image_processor(name: str | Path) -> Any:
+    """Return the image processor of a folder or a hub name. Raises PlanError where there is none."""
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / file).is_file() for file in IMAGE_PROCESSORS):
+        raise PlanError(
+            f"{name}: there is no image processor beside the model ({IMAGE_PROCESSORS[0]}): save that of the model it "
+            "was made from there, with save_pretrained"
+        )
+    try:
+        return library().AutoImageProcessor.from_pretrained(str(name), trust_remote_code=False)
+    except Exception as error:  # the library raises of every kind
+        raise PlanError(f"{name}: its image processor cannot be loaded: {first_line(error)}") from None
+
+
 def saved_names(model: nn.Module) -> dict[str, str]:
     """Return name in a saved file → name in the model, where transformers writes weights under older names."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -144,13 +172,13 @@ def positions(config: Any) -> int | None:
     return most
 
 
-def _made(name: str, config: Any, kind: type[nn.Module] | None) -> nn.Module:
-    """Return the model of a class, or the bare one, without weights."""
+def _made(name: str, config: Any, kind: type[nn.Module] | None, wide: widths.Widths | None) -> nn.Module:
+    """Return the model of a class, of these widths, or the bare one; without weights."""
 
     def make() -> Any:
         if kind is None:
             return library().AutoModel.from_config(config, trust_remote_code=False)
-        return widths.resized(saved_class(kind, config), widths.read(name))(config)
+        return widths.resized(saved_class(kind, config), wide)(config)
 
     return _weightless(name, make, kind)
 

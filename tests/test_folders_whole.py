@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 
 from sparsify import StateError
-from sparsify.checkpoint import replace_folder
+from sparsify.checkpoint import claim, replace_folder
 
 FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
 
@@ -90,6 +90,7 @@ def test_two_at_once_leave_one_whole(tmp_path: Path) -> None:
                 replace_folder(tmp_path / "small", filled(text))
             except StateError as error:  # the other one was quicker
                 errors.append(error)
+                assert "has changed meanwhile" in str(error)
 
     threads = [threading.Thread(target=write, args=(text,)) for text in ("one", "two")]
     for thread in threads:
@@ -98,3 +99,22 @@ def test_two_at_once_leave_one_whole(tmp_path: Path) -> None:
         thread.join()
     assert there(tmp_path / "small") in ({"small/model": "one"}, {"small/model": "two"})
     assert len(errors) < 40
+
+
+@pytest.mark.parametrize("before", ["nothing", "file", "folder"])
+def test_a_claim_is_broken_by_whoever_writes_meanwhile(before: str, tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    if before == "file":
+        path.write_text("old")
+    elif before == "folder":
+        path.mkdir()
+    claimed = claim(path)
+    claimed()
+    if before == "folder":
+        (path / "new").write_text("new")
+    else:
+        other = tmp_path / "other"
+        other.write_text("old")
+        os.replace(other, path)
+    with pytest.raises(StateError, match=r"out has changed meanwhile.*left as it is"):
+        claimed()

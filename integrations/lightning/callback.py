@@ -41,10 +41,11 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
     is trained under it: a name, or a function of the module; by default its only child that has parameters, else the
     whole. `bindings` are the objects that the recipe declares (a teacher). `total_steps` and `steps_per_epoch` count
     optimizer steps, where manual optimization makes more or fewer than one a batch. `recipe.yaml` and `report.json` go
-    to `directory`, by default the trainer's `log_dir`. `best_below_target` lets checkpoints that are less sparse than
-    the recipe asks for be the best, and early stopping count before. `checkpoint` is where the run resumes from, which
-    only data that choose layers need to know. `evaluate(model)` returns metrics; gates are measured with it before and
-    after they become binary. `allow_changed_recipe` resumes from a checkpoint of another recipe or another length.
+    to `directory`, by default the trainer's `log_dir`; where that is the working folder, since no other was named, to
+    that of the checkpoints, if there are some. `best_below_target` lets checkpoints that are less sparse than the
+    recipe asks for be the best, and early stopping count before. `checkpoint` is where the run resumes from, which only
+    data that choose layers need to know. `evaluate(model)` returns metrics; gates are measured with it before and after
+    they become binary. `allow_changed_recipe` resumes from a checkpoint of another recipe or another length.
 
     After the training, `density` is what was counted in the tensors. Errors are those of the manager: PlanError before
     the first step, StateError where a checkpoint does not belong here, SparsityError at the end if the model falls
@@ -158,7 +159,7 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
             raise StateError(f"{trainer.ckpt_path} is no checkpoint that sparsify wrote: manager is missing or wrong")
         self._reached, self._measured, self.density = None, True, None
         directory = self._directory(trainer)
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if directory is not None and trainer.is_global_zero and not trainer.fast_dev_run:
             held = lock.FolderLock(directory, "give SparsifyCallback another directory")
             self._held.callback(held.release)
         model = trained(pl_module, self.which)
@@ -188,9 +189,18 @@ class SparsifyCallback(lightning.Callback):  # type: ignore[misc]
         if saved is not None:
             randomness.restore(saved.get("random"))
 
-    def _directory(self, trainer: Any) -> Path:
-        """Return where reports go, the same in every process."""
-        return Path(trainer.log_dir or trainer.default_root_dir) if self.directory is None else Path(self.directory)
+    def _directory(self, trainer: Any) -> Path | None:
+        """Return where reports go, the same in every process; None where the trainer was told of no place.
+
+        Lightning's own place is then the working folder, which is for what the user keeps there.
+        """
+        if self.directory is not None:
+            return Path(self.directory)
+        place = Path(trainer.log_dir or trainer.default_root_dir)
+        if place.resolve() != Path.cwd():
+            return place
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        return None if folder is None else Path(folder)
 
     # ------------------------------------------------------------------ the step
 

@@ -17,11 +17,14 @@ def after(directory: Path, *, small: bool, packed: bool) -> Iterator[str]:
     if small:
         from sparsify.cli.compact import loads
         from sparsify.compaction.folder import compact_folder
+        from sparsify.compaction.gain import advice
 
         source = directory / COMPACT
         found = compact_folder(directory, source)
         before, now = found.parameters
         yield f"compact: {before:,} → {now:,} parameters ({before / now:.2f}× smaller); {loads(found, source)}"
+        if sentence := advice(found):
+            yield sentence
         yield from (f"note: {note}" for note in found.notes[:3] if not is_quiet())
     if packed:
         from sparsify.storage import pack

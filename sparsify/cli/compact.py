@@ -42,6 +42,7 @@ def compact(
     from transformers.utils.logging import disable_progress_bar
 
     from sparsify.compaction.folder import compact_folder
+    from sparsify.compaction.gain import advice
 
     disable_progress_bar()
     found = compact_folder(directory, out, equal=equal, align=align, at_least=at_least, tolerance=tolerance)
@@ -63,6 +64,8 @@ def compact(
         note(f"note: {each}")
     if len(found.notes) > MOST_NOTES:
         note(f"note: … and {len(found.notes) - MOST_NOTES} more (--json has all)")
+    if sentence := advice(found):
+        say(sentence)
     say(loads(found, out))
 
 
@@ -90,9 +93,12 @@ def _widths(widths: tuple[Width, ...]) -> list[str]:
 
 def to_dict(found: Compacted, out: Path) -> dict[str, Any]:
     """Return what was done as plain data."""
+    from sparsify.compaction.gain import zeros_left
+
     return {
         "out": str(out),
         "parameters": {"before": found.parameters[0], "after": found.parameters[1]},
+        "zeros_left": zeros_left(found),
         "difference": found.difference,
         "widths": [vars(width) for width in found.widths],
         "layers": list(found.layers),

@@ -10,6 +10,7 @@ import typer
 
 from sparsify.cli.common import AsJson, finite, guarded, print_json
 from sparsify.cli.console import say
+from sparsify.cli.pack import check_installed
 from sparsify.errors import SparsifyError
 
 NEEDS = ("onnx", "onnxruntime", "onnxscript", "transformers")
@@ -18,7 +19,9 @@ OPSET, TOLERANCE = 18, 1e-4
 
 @guarded
 def export(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of transformers, such as train's --out.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of transformers, such as train's --out; or a packed file.")
+    ],
     path: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="Where to write.")],
     opset: Annotated[int, typer.Option("--opset", min=18, help="The version of ONNX's operators.")] = OPSET,
     tolerance: Annotated[
@@ -44,6 +47,8 @@ def export(
     missing = [name for name in NEEDS if find_spec(name) is None]
     if missing:
         raise SparsifyError(f"the export needs {', '.join(missing)}: pip install 'sparsify-torch[export]'")
+    if directory.is_file():
+        check_installed("transformers")
     from transformers.utils.logging import disable_progress_bar
 
     from sparsify.export.onnx import export as write

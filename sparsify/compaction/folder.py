@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from sparsify import widths
-from sparsify.checkpoint import replace_folder
+from sparsify.checkpoint import claim, replace_folder
 from sparsify.compaction.saving import check_place, save
 from sparsify.compaction.smaller import TOLERANCE, Compacted, compacted
 from sparsify.errors import StateError
 from sparsify.pretrained import from_folder
 from sparsify.progress import task
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".data", ".index.json")
+WEIGHTS = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".data",
+    ".packed",
+    ".index.json",
+)
 LEFT = ("config.json", "trainer_state.json", "training_args.json", "run.json", "README.md", widths.FILE)
 """Files that are of the model before: its configuration is written anew, its training cannot go on."""
 
@@ -37,7 +50,7 @@ def compact_folder(
     `out` cannot be written, or is no place for it.
     """
     directory, out = Path(directory), Path(out)
-    check_places(directory, out)
+    claimed = check_places(directory, out)
     with task("loading"):
         model = from_folder(directory, dtype="auto")
     found = compacted(
@@ -48,18 +61,19 @@ def compact_folder(
         at_least=at_least,
         tolerance=tolerance,
     )
-    write_beside(found.model, directory, out)
+    write_beside(found.model, directory, out, claimed)
     return found
 
 
-def check_places(directory: Path, out: Path) -> None:
-    """Raise StateError where `out` is no place for what is made of the model in `directory`."""
+def check_places(directory: Path, out: Path) -> Callable[[], None]:
+    """Return the claim on `out`. Raises StateError where it is no place for what is made of `directory`'s model."""
     if out.exists() and directory.resolve() == out.resolve():
         raise StateError(f"{out} is the folder that is read: write to another one")
     check_place(out)
+    return claim(out)
 
 
-def write_beside(model: nn.Module, directory: Path, out: Path) -> None:
+def write_beside(model: nn.Module, directory: Path, out: Path, claimed: Callable[[], None]) -> None:
     """Write what was made of the model in `directory` to `out`, with the files that go along. Raises StateError."""
 
     def fill(made: Path) -> None:
@@ -67,6 +81,7 @@ def write_beside(model: nn.Module, directory: Path, out: Path) -> None:
         for path in sorted(directory.iterdir()):
             if path.is_file() and not path.name.startswith(".") and _goes_along(path.name):
                 shutil.copyfile(path, made / path.name)
+        claimed()
 
     with task("writing"):
         replace_folder(out, fill)

@@ -116,7 +116,9 @@ def _widths(model: Any, config: Any) -> Widths:
 
 
 def check_place(folder: Path) -> None:
-    """Raise StateError where a folder holds what must not be replaced."""
+    """Raise StateError where a folder holds what must not be replaced, or is the one that somebody works in."""
+    if folder.exists() and folder.samefile(Path.cwd()):
+        raise StateError(f"{folder} is the working folder, which cannot be replaced: name another one")
     if folder.exists() and not _is_model(folder):
         raise StateError(
             f"{folder} holds more than a model, or something else: it would be replaced; choose another folder"

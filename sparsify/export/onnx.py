@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsify.checkpoint import claim
 from sparsify.compaction import compacted
 from sparsify.errors import ExportError, StateError, first_line
 from sparsify.export.beside import put_beside
@@ -61,16 +62,22 @@ class Exported:
 def export(
     directory: str | Path, path: str | Path, *, opset: int = OPSET, tolerance: float = TOLERANCE, small: bool = False
 ) -> Exported:
-    """Export a folder of transformers to `path`; batch, and for texts the sequence, may vary.
+    """Export a folder of transformers, or a packed one, to `path`; batch, and for texts the sequence, may vary.
 
     With `small` what is dead in the model leaves it before (see `sparsify.compact`); a head and a neuron stay in every
     block. The file appears when it has been checked. Raises ExportError for a model that cannot be exported, or whose
     graph gives other results (over `tolerance`, absolute, for outputs of size 1) or has lost zeros.
     """
     directory, path = Path(directory), Path(path)
+    if directory.is_file():
+        from sparsify.storage.models import unpacked
+
+        with unpacked(directory) as folder:
+            return export(folder, path, opset=opset, tolerance=tolerance, small=small)
     if path.suffix != ".onnx":
         raise ExportError(f"{path}: the name must end in .onnx")
     _check_opset(opset)
+    claimed = claim(path)
     with task("loading"):
         model = load(directory)
     counts = None
@@ -89,6 +96,7 @@ def export(
             with task("checking"):
                 zeros = _check_zeros(model, made, opset)
                 difference, tried = _check_results(model, signature, made, tolerance)
+            claimed()
             beside, left = put_beside(directory, path.parent)
             for file in sorted(Path(folder).iterdir(), key=lambda file: file == made):  # the graph last
                 os.replace(file, path.parent / file.name)
@@ -127,7 +135,13 @@ def _shape(signature: Signature, name: str) -> list[str | int]:
 
 
 def _write_somehow(model: nn.Module, signature: Signature, path: Path, opset: int, external: bool) -> None:
-    """Write the graph; with the attention written out where it cannot be traced as it is, such as T5's."""
+    """Write the graph; with the attention written out where it cannot be traced as it is, such as T5's.
+
+    Experts multiply by gathered weights: their other ways loop over what a router chose, or are kernels of their own.
+    """
+    experts: Any = getattr(model, "set_experts_implementation", None)
+    if experts is not None:
+        experts("batched_mm")
     try:
         _write(model, signature, path, opset, external)
     except ExportError:

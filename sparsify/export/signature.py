@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify.errors import ExportError, SparsifyError, first_line
-from sparsify.pretrained import positions
+from sparsify.errors import ExportError, PlanError, SparsifyError, first_line
+from sparsify.pretrained import image_processor, positions
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids")
+SQUARE = 640
+"""Pixels of an image that an image processor is shown."""
+
 SHAPES = ((2, 9), (1, 8), (3, 17), (2, 64))
 """(batch, sequence) that are tried; the first is what the graph is traced with."""
 
@@ -66,9 +69,9 @@ def _signature(model: nn.Module, directory: Path) -> Signature:
     takes = inspect.signature(model.forward).parameters
     config: Any = model.config
     if "pixel_values" in takes and "input_ids" not in takes:
-        size = getattr(config, "image_size", None) or _processor_size(directory)
-        height, width = (size, size) if isinstance(size, int) else size
         channels = int(getattr(config, "num_channels", 3))
+        size = getattr(config, "image_size", None) or _processor_size(directory, channels)
+        height, width = (size, size) if isinstance(size, int) else size
         signature = Signature({"pixel_values": {0: "batch"}}, (), (channels, int(height), int(width)))
     elif "input_ids" in takes:
         names = [name for name in TEXT if name in takes and name in _tokenizer_inputs(directory)]
@@ -94,14 +97,12 @@ def _tokenizer_inputs(directory: Path) -> tuple[str, ...]:
         return TEXT
 
 
-def _processor_size(directory: Path) -> tuple[int, int]:
-    from transformers import AutoImageProcessor
-
+def _processor_size(directory: Path, channels: int) -> tuple[int, int]:
+    """Return height and width of what the image processor of a folder makes of a square image."""
     try:
-        size = AutoImageProcessor.from_pretrained(directory).size
-    except Exception as error:  # the library raises of every kind
-        raise ExportError(
-            f"{directory}: neither config.json nor an image processor says how large images are: {first_line(error)}"
-        ) from None
-    side = size.get("shortest_edge", 224)
-    return int(size.get("height", side)), int(size.get("width", side))
+        processor = image_processor(directory)
+    except PlanError as error:
+        raise ExportError(f"{error}; or put image_size into config.json: nothing says how large images are") from None
+    image = torch.zeros(channels, SQUARE, SQUARE, dtype=torch.uint8)
+    pixels = processor(images=image, return_tensors="pt")["pixel_values"]
+    return int(pixels.shape[-2]), int(pixels.shape[-1])

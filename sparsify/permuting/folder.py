@@ -28,9 +28,9 @@ def permute_folder(
     where `out` cannot be written, or is no place for it.
     """
     directory, out = Path(directory), Path(out)
-    check_places(directory, out)
+    claimed = check_places(directory, out)
     with task("loading"):
         model = from_folder(directory, dtype="auto")
     found = permute_for_n_m(model, n, m, seconds=seconds, seed=seed, example_inputs=inputs)
-    write_beside(model, directory, out)
+    write_beside(model, directory, out, claimed)
     return found

@@ -29,7 +29,7 @@ class Card:
 def cards(living: Living) -> tuple[list[Card], str]:
     """Return the cards of a model, and the note on layers that are not drawn; no card where all heads live."""
     blocks = living.of("heads")
-    if not living.told("heads"):
+    if not any(each.dead for each in blocks):  # heads that are gone have no number any more: widths tell of them
         return [], ""
     shown = spread(blocks, min(MOST_HEADS // max(1, *(each.total for each in blocks)), MOST_ROWS))
     found: dict[str, list[Units]] = {}

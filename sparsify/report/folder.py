@@ -15,7 +15,7 @@ from sparsify.density import Count, total
 from sparsify.errors import SparsifyError, first_line
 from sparsify.outcome import RECIPE, REPORT
 from sparsify.plan import Plan
-from sparsify.pretrained import saved_names, skeleton
+from sparsify.pretrained import saved_names, skeleton, widest
 from sparsify.recipe import Recipe
 from sparsify.report import saved
 from sparsify.report.apart import apart
@@ -173,7 +173,8 @@ def _read(path: Path, files: saved.Saved, beside: Path, named: Path | None) -> F
     plan = _plan(recipe, model, written.plan, notes) if recipe and model is not None else None
     targeted = plan.targeted() if plan else []
     renamed, split = (saved_names(model), apart(model)) if model is not None else ({}, {})
-    watch = Watch(model, anatomy(model)) if model is not None else None
+    wider = widest(str(beside)) if model is not None else None
+    watch = Watch(model, anatomy(model), anatomy(wider) if wider is not None else None) if model is not None else None
     census = count(files, model, targeted, renamed, split, *([watch] if watch else []))
     notes += [f"not counted: {number} tensor{'s' * (number > 1)} of {kind}" for kind, number in census.others.items()]
     structure = Structure(watch.living(), watch.maps()) if watch else Structure()

@@ -65,7 +65,8 @@ class Structure:
         """Return the same for a picture."""
         shown, note = cards(self.living)
         found = [of_card(card, note) for card in shown]
-        found += [of_widths(each) for kind in KINDS[1:] if (each := widths(self.living, kind)) is not None]
+        bare = KINDS[1:] if shown else KINDS  # of heads, a card says all that a bar does
+        found += [of_widths(each) for kind in bare if (each := widths(self.living, kind)) is not None]
         notes = "; ".join(self.maps.notes)
         return found + [of_maps(stack, maps, notes) for stack, maps in self.maps.stacks().items()]
 

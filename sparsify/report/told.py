@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sparsify.report.living import KINDS, Kind, Living, Units
 
@@ -28,22 +29,32 @@ def sentences(living: Living) -> list[tuple[str, str]]:
 
 
 def _alive(living: Living, units: Sequence[Units]) -> str:
-    alive, total = sum(each.alive for each in units), sum(each.total for each in units)
-    return f"{alive:,} of {total:,} alive ({_per_layer(living, units, [each.alive for each in units])})"
+    alive, before = sum(each.alive for each in units), sum(each.before for each in units)
+    each_layer = _per_layer(living, units, [each.alive for each in units])
+    if not (gone := sum(each.gone for each in units)):
+        return f"{alive:,} of {before:,} alive ({each_layer})"
+    return f"{alive:,} of {before:,} left, {gone:,} were taken out by compaction ({each_layer})"
 
 
 def _groups(living: Living, units: Sequence[Units]) -> str:
     grouped = [each for each in units if each.groups]
     alive = [each.groups - len(each.dead_groups()) for each in grouped]
     total = sum(each.groups for each in grouped)
-    return f"{sum(alive):,} of {total:,} alive ({_per_layer(living, grouped, alive)})"
+    there = [replace(each, gone=0) for each in grouped]  # how many there were before compaction is known of heads alone
+    return f"{sum(alive):,} of {total:,} alive ({_per_layer(living, there, alive)})"
 
 
 def _per_layer(living: Living, units: Sequence[Units], alive: Sequence[int]) -> str:
-    """Return the living units of every layer, stack by stack; a dash where it has none of the kind, dead or alive."""
+    """Return the living units of every layer, stack by stack; a dash where it has none of the kind, dead or alive.
+
+    Where some are gone from the file, with how many there were.
+    """
     counts: dict[str, int] = {}
+    before: dict[str, int] = {}
     for each, count in zip(units, alive, strict=True):
         counts[each.layer] = counts.get(each.layer, 0) + count
+        before[each.layer] = before.get(each.layer, 0) + each.before
+    gone = any(each.gone for each in units)
     stacks: dict[str, dict[str, None]] = {each.stack: {} for each in units}
     for each in living.units:
         stacks.get(each.stack, {})[each.layer] = None
@@ -51,7 +62,10 @@ def _per_layer(living: Living, units: Sequence[Units], alive: Sequence[int]) -> 
     rows = []
     for stack, layers in list(stacks.items())[:MOST_LAYERS]:
         shown = [f"{counts.get(layer, '–')}" for layer in list(layers)[:most]]
-        rows.append(f"{f'{stack}: ' if stack else ''}{' '.join(shown)}{' …' if len(layers) > most else ''}")
+        if gone:
+            shown = [f"{count} of {before.get(layer, '–')}" for count, layer in zip(shown, layers, strict=False)]
+        joined = (", " if gone else " ").join(shown)
+        rows.append(f"{f'{stack}: ' if stack else ''}{joined}{' …' if len(layers) > most else ''}")
     return f"per layer: {'; '.join(rows)}"
 
 

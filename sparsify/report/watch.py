@@ -15,8 +15,8 @@ from sparsify.report.trace import Trace, trace
 class Watch:
     """Is shown every tensor of a model's files; then knows what lives, and how dense each matrix is where."""
 
-    def __init__(self, model: nn.Module, anatomy: Anatomy | None) -> None:
-        self._anatomy = anatomy
+    def __init__(self, model: nn.Module, anatomy: Anatomy | None, widest: Anatomy | None = None) -> None:
+        self._anatomy, self._widest = anatomy, widest
         self._chosen = choose(anatomy) if anatomy is not None else Chosen()
         self._drawn = {weight.name for _, weight in self._chosen.places}
         self._wanted = _wanted(model, anatomy) if anatomy is not None else {}
@@ -31,7 +31,7 @@ class Watch:
 
     def living(self) -> Living:
         """Return what lives of what was seen."""
-        return living(self._anatomy, self._traces) if self._anatomy is not None else Living()
+        return living(self._anatomy, self._traces, self._widest) if self._anatomy is not None else Living()
 
     def maps(self) -> Maps:
         """Return the maps of what was seen."""

@@ -21,6 +21,8 @@ class Width:
     layer: str
     alive: int
     total: int
+    """Of the file, and gone from it."""
+
     hint: str
 
 
@@ -52,10 +54,10 @@ def widths(living: Living, kind: Kind) -> Widths | None:
 
 
 def _width(kind: Kind, layer: str, blocks: list[Units]) -> Width:
-    alive, total = sum(each.alive for each in blocks), sum(each.total for each in blocks)
+    alive, total = sum(each.alive for each in blocks), sum(each.before for each in blocks)
     hint = f"layer {layer}: {alive:,} of {total:,} {kind} alive"
     if len(blocks) > 1:
-        parts = [f"{each.block} {each.alive:,} of {each.total:,}" for each in blocks[:MOST_BLOCKS]]
+        parts = [f"{each.block} {each.alive:,} of {each.before:,}" for each in blocks[:MOST_BLOCKS]]
         more = f", … ({len(blocks)} blocks)" if len(blocks) > MOST_BLOCKS else ""
         hint += f": {', '.join(parts)}{more}"
     return Width(layer, alive, total, hint)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sparsify._version import __version__
-from sparsify.checkpoint import write_whole
+from sparsify.checkpoint import claim, write_whole
 from sparsify.errors import StateError
 from sparsify.progress import counted
 from sparsify.recipe.problems import problems_of
@@ -119,14 +119,19 @@ def _folder(out: Path) -> Path:
 
 
 def _packed(found: Source, groups: Groups, settings: Settings, spool: IO[bytes], out: Path) -> Summary:
-    writing = _Writing(spool)
+    writing, claimed = _Writing(spool), claim(out)
     _write_tensors(found, groups, settings, writing)
     for path in found.beside:
         if path != out:
             _write_beside(path, settings.level, writing)
     text = _header(found, writing).model_dump_json(exclude_defaults=True).encode()
     sizes: list[int] = []
-    write_whole(out, lambda file: sizes.append(container.write(file, text, spool, writing.lengths)))
+
+    def write(file: IO[bytes]) -> None:
+        sizes.append(container.write(file, text, spool, writing.lengths))
+        claimed()
+
+    write_whole(out, write)
     beside = sum(writing.lengths[len(writing.stored) :])
     return Summary(out, sizes[0], beside, tuple(writing.rows), found.left_out, tuple(writing.notes))
 

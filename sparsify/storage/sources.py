@@ -88,7 +88,7 @@ def source_of(what: str | Path | Mapping[str, Tensor]) -> Source:
     for other in contents(path):
         if other in files:
             continue
-        (beside if _is_beside(other) else left_out).append(other)
+        (beside if _is_beside(other) and not is_packed(other) else left_out).append(other)
     names = tuple(f"{other.name}/" if other.is_dir() else other.name for other in left_out)
     return Source(files, tuple(beside), names)
 

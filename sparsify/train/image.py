@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsify.errors import DataError, PlanError, first_line
+from sparsify.errors import DataError, first_line
 from sparsify.files import check_regular
+from sparsify.pretrained import image_processor
 from sparsify.train import metrics, table
 from sparsify.train.columns import IMAGES
 from sparsify.train.labelled import Inputs, Side, prepare
@@ -99,12 +100,7 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 def encode(settings: Settings, config: Any, model: nn.Module, train: Side, evaluation: Side) -> Encoded:
     """Return both sides as images; look at one of each. Raises PlanError for a model without an image processor."""
-    from transformers import AutoImageProcessor
-
-    try:
-        processor = AutoImageProcessor.from_pretrained(settings.model, trust_remote_code=False)
-    except Exception as error:  # the library raises of every kind
-        raise PlanError(f"{settings.model}: its image processor cannot be loaded: {first_line(error)}") from None
+    processor = image_processor(settings.model)
     mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
     first, second = (Images(side, processor, mode) for side in (train, evaluation))
     for images in (first, second):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -62,12 +61,9 @@ def load_teacher(name: str, task: str, labels: Labels | None, processor: Any) ->
 
 def check_reader(name: str, processor: Any, channels: int) -> None:
     """Raise PlanError for a teacher with another tokenizer, or image processor: its inputs are the student's."""
-    from transformers import AutoImageProcessor
-
     texts = hasattr(processor, "get_vocab")
     try:
-        read = pretrained.tokenizer if texts else partial(AutoImageProcessor.from_pretrained, trust_remote_code=False)
-        own: Any = read(name)
+        own: Any = (pretrained.tokenizer if texts else pretrained.image_processor)(name)
     except Exception:  # a folder without one: the model has been checked by its size
         return
     if texts and (own.get_vocab() != processor.get_vocab() or not _read_alike(own, processor)):

@@ -135,6 +135,39 @@ def _same(found: torch.Tensor, wanted: torch.Tensor) -> None:
     assert (found - wanted).abs().max().item() <= 1e-5 * wanted.abs().max().item()
 
 
+def test_places_are_looked_up_in_one_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = made("renormalised")
+    kill(model, [1, 3], [5])
+    small: Any = compact(model)
+    made_, places = [0], Kept.places
+
+    def counted(self: Kept) -> list[int]:
+        made_[0] += 1
+        return places(self)
+
+    fresh = load(save(small, tmp_path / "small"))
+    monkeypatch.setattr(Kept, "places", counted)
+    with torch.inference_mode():
+        wanted = fresh(input_ids=IDS).logits.clone()
+    fresh(input_ids=IDS, labels=IDS).loss.backward()  # also after an inference
+    assert made_ == [2]
+    for other in (copy.deepcopy(fresh), pickle.loads(pickle.dumps(fresh))):
+        _same(other(input_ids=IDS).logits, wanted)
+        kill(other, [0], [])
+        _same(compact(other)(input_ids=IDS).logits, other(input_ids=IDS).logits)  # the table is that of fewer
+    made_[0] = 0
+    fresh.set_experts_implementation("batched_mm")
+    fresh.to("meta")(input_ids=IDS.to("meta"))
+    assert made_ == [2]
+    fresh = load(tmp_path / "small")
+    fresh.set_experts_implementation("batched_mm")
+    compiled = torch.compile(fresh, backend="aot_eager", fullgraph=True)
+    _same(compiled(input_ids=IDS).logits, wanted)
+    exported = torch.export.export(fresh, (), {"input_ids": IDS, "use_cache": False})
+    _same(exported.module()(input_ids=IDS, use_cache=False).logits, wanted)
+    assert fresh.state_dict().keys() == small.state_dict().keys()
+
+
 def test_training_goes_on_and_routers_are_no_targets() -> None:
     model = made("renormalised")
     kill(model, [1, 3], [5])

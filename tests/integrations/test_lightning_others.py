@@ -265,6 +265,26 @@ def test_one_training_a_folder(tmp_path: Path) -> None:
     held.release()
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_nothing_of_ours_comes_to_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeps: bool
+) -> None:
+    """Where no place was named Lightning's own is the working folder: no lock lies there, and no report."""
+    monkeypatch.chdir(tmp_path)
+    seen: list[str] = []
+
+    class Looks(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            seen.extend(path.name for path in Path().iterdir())
+
+    ours = callback()
+    trainer(Path(), ours, Looks(), enable_checkpointing=keeps).fit(Module(), Batches(STEPS))
+    assert ours.density is not None
+    assert set(seen) <= {"checkpoints"}
+    assert {path.name for path in tmp_path.iterdir()} == ({"checkpoints"} if keeps else set())
+    assert (tmp_path / "checkpoints" / "report.json").is_file() == keeps
+
+
 # ---------------------------------------------------------------------- distillation
 
 

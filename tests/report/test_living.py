@@ -60,7 +60,10 @@ def by_compaction(model: nn.Module) -> list[tuple[str, list[int]]]:
 
 
 def by_report(living: Living) -> list[tuple[str, list[int]]]:
-    return [(units.kind, list(units.dead)) for units in living.units if units.kind != "channels"]
+    there = [
+        units for units in living.units if units.total or units.kind == "neurons"
+    ]  # attention without heads is gone
+    return [(units.kind, list(units.dead)) for units in there if units.kind != "channels"]
 
 
 @torch.no_grad()
@@ -163,8 +166,9 @@ def test_a_smaller_model_with_other_widths_in_every_layer(tmp_path: Path) -> Non
     found = report(tmp_path).structure
     assert not any(units.dead for units in found.living.units)
     assert [units.total for units in found.living.of("neurons")] == [48, 47]
-    assert ("neurons", "95 of 95 alive (per layer: 48 47)") in found.facts()
-    assert [section.heading for section in found.sections()] == ["Width: neurons"], "nothing is zero"
+    left = "95 of 128 left, 33 were taken out by compaction (per layer: 48 of 64, 47 of 64)"
+    assert ("neurons", left) in found.facts()
+    assert [section.heading for section in found.sections()] == ["Width: heads", "Width: neurons"], "nothing is zero"
 
 
 def test_a_layer_that_lost_all_and_left(tmp_path: Path) -> None:
@@ -180,9 +184,11 @@ def test_a_layer_that_lost_all_and_left(tmp_path: Path) -> None:
     sparsify.save(smaller, tmp_path)
     found = report(tmp_path).structure
     total = sum(units.total for units in found.living.of("neurons"))
-    assert ("neurons", f"{total} of {total} alive (per layer: 0 {total})") in found.facts()
+    left = f"{total} of {2 * total} left, {total} were taken out by compaction (per layer: 0 of {total}, {total} of {total})"
+    assert ("neurons", left) in found.facts()
+    assert ("heads", "4 of 8 left, 4 were taken out by compaction (per layer: 0 of 4, 4 of 4)") in found.facts()
     assert ("nothing left in", "layer 0") in found.facts()
-    assert [section.heading for section in found.sections()] == ["Width: neurons"]
+    assert [section.heading for section in found.sections()] == ["Width: heads", "Width: neurons"]
     assert by_report(found.living) == by_compaction(smaller)
     before = sum(parameter.numel() for parameter in smaller.parameters())
     assert sum(parameter.numel() for parameter in compact(smaller).parameters()) == before

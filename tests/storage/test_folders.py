@@ -140,6 +140,28 @@ def test_what_is_left_out_is_said_and_pickles_are_refused(folder: Path, tmp_path
     assert not (tmp_path / "other").exists()
 
 
+def test_a_packed_file_is_written_anew_and_never_packed(folder: Path, tmp_path: Path) -> None:
+    first = pack(folder, folder / "model.packed")
+    assert not first.left_out
+    again = pack(folder, folder / "model.packed")
+    assert again.left_out == ("model.packed",)
+    assert again.bytes == first.bytes
+    assert "model.packed" not in PackedFile(folder / "model.packed").beside()
+    claimed = folder / "model.packed"
+    before = claimed.read_bytes()
+
+    def slow(*given: object) -> int:
+        claimed.write_bytes(before + b"\0")
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sparsify.storage.container.write", slow)
+        with pytest.raises(StateError, match=r"model\.packed has changed meanwhile"):
+            pack(folder, claimed)
+    assert claimed.read_bytes() == before + b"\0"
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
 def test_odd_folders_are_told(folder: Path, packed: Path, tmp_path: Path) -> None:
     assert "is packed already" in call("pack", packed, tmp_path / "again", code=1)
     copy = sparse(tmp_path / "model", max_shard_size="30KB")
