@@ -95,4 +95,5 @@ def _vocabulary(model: nn.Module) -> int:
     """Return how many words a model of transformers chooses among; 0 where it does not, or does not say so."""
     base: Any = base_of(model)
     output = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
-    return int(output.weight.shape[0]) if isinstance(getattr(output, "weight", None), Tensor) else 0
+    weight = getattr(output, "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, Tensor) else 0
