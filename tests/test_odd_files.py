@@ -272,20 +272,8 @@ def _commands(folder: Path, out: Path) -> list[tuple[Any, ...]]:
     """Return every command that reads the weights of a folder."""
     data = out / "rows.csv"
     data.write_text("label,text\n0,bad\n1,good\n")
-    train = (
-        "train",
-        "--task",
-        "text-classification",
-        "--model",
-        folder,
-        "--train",
-        data,
-        "--eval",
-        data,
-        "--out",
-        out / "run",
-    )
-    return [("report", folder), ("diff", folder, folder), ("pack", folder, out / "x.packed"), train, ("benchmark", folder),
+    train = ("train", "--task", "text-classification", "--model", folder, "--train", data, "--eval", data)
+    return [("report", folder), ("diff", folder, folder), ("pack", folder, out / "x.packed"), (*train, "--out", out / "run"), ("benchmark", folder),
             ("compact", folder, out / "x"), ("permute", folder, out / "x"), ("export", folder, out / "x.onnx"),
             ("plan", "gmp", "--model", folder, "--steps", 100)]  # fmt: skip
 
