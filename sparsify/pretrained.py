@@ -87,6 +87,10 @@ def load(directory: str | Path) -> nn.Module:
     return from_folder(directory).float().eval()
 
 
+OTHER_WIDTHS = ("ignore_mismatched_sizes", "per-layer attribute")
+"""What transformers says, naming a flag or an attribute and no tensor, where the file of widths is gone."""
+
+
 def from_folder(directory: str | Path, **named: Any) -> nn.Module:
     """Return the model of a folder, as its config.json names it and with the widths beside it, in evaluation mode.
 
@@ -109,10 +113,10 @@ def from_folder(directory: str | Path, **named: Any) -> nn.Module:
         raise PlanError(f"{directory}: {error}") from None
     except Exception as error:  # the library raises of every kind
         reason = first_line(error)
-        if "ignore_mismatched_sizes" in str(error) and wide is None:  # transformers names its flag, and no tensor
+        if wide is None and any(words in str(error) for words in OTHER_WIDTHS):
             reason = (
-                "its tensors have other shapes than config.json says. If it is a compacted model that save_pretrained "
-                f"or the Trainer wrote: those leave out {widths.FILE}; save the model with sparsify.save(model, DIR)"
+                f"its tensors have other shapes than config.json says, and there is no {widths.FILE} beside it. If it "
+                f"is a compacted model: save_pretrained and the Trainer leave that file out; use sparsify.save(model, DIR)"
             )
         raise PlanError(f"{directory}: the model cannot be loaded: {reason}") from None
     assert isinstance(model, nn.Module)

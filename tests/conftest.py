@@ -9,12 +9,16 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import hypothesis
 import pytest
 import torch
 from torch import nn
 
 from sparsify.masking import pieces
 from tests.majors import OLD, OLD_WARNINGS
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # machines are shared: no test is timed
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,4 +12,4 @@ EVERY = "SPARSIFY_EVERY_EXAMPLE"
 
 def examples(count: int) -> settings:
     """Return settings with `count` examples; by default with a quarter of them, and 40 at least."""
-    return settings(max_examples=count if os.environ.get(EVERY) else max(count // 4, 40), deadline=None)
+    return settings(max_examples=count if os.environ.get(EVERY) else max(count // 4, 40))

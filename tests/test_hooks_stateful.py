@@ -47,9 +47,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 def test_any_order_is_right_or_one_clear_error() -> None:
     allowed = [HealthCheck.too_slow, HealthCheck.filter_too_much]
-    chosen = settings(
-        max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=allowed, database=None
-    )
+    chosen = settings(max_examples=60, stateful_step_count=25, suppress_health_check=allowed, database=None)
     run_state_machine_as_test(AnyOrder, settings=chosen)
 
 

@@ -112,6 +112,9 @@ def test_layers_of_different_widths_are_said_in_transformers_own_words(tmp_path:
     assert again.generate(tokens, max_new_tokens=4, do_sample=False).shape == (1, 12)
     second = save(again.float(), tmp_path / "again")  # what was loaded is saved like what was made
     assert (second / FILE).read_bytes() == (folder / FILE).read_bytes()
+    (folder / FILE).unlink()
+    with pytest.raises(PlanError, match=rf"there is no {re.escape(FILE)} beside it"):
+        load(folder)
 
 
 @pytest.mark.parametrize("kind", ["BertForSequenceClassification", "LlamaForCausalLM", "GPT2LMHeadModel"])

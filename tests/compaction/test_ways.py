@@ -181,7 +181,7 @@ def test_training_goes_on() -> None:
     assert losses[-1] < losses[0]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_whatever_dies(data: st.DataObject) -> None:
     kind = data.draw(

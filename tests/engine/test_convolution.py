@@ -52,7 +52,7 @@ def test_errors_are_at_most_twice_those_of_a_dense_convolution(instructions: int
         assert float(ours.mean()) <= 2 * max(float(torchs.mean()), EPSILON / 8)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     images=st.integers(0, 4),
     channels=st.integers(1, 6),

@@ -47,7 +47,7 @@ def test_errors_are_at_most_twice_those_of_a_dense_product(instructions: int, he
             assert float(ours.mean()) <= 2 * max(float(dense.mean()), EPSILON / 8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.integers(1, 300),
     columns=st.integers(1, 420),

@@ -19,7 +19,7 @@ from tests.storage.drawn import same, tensors
 KINDS = {"int8": 127, "int4": 7}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     tensors((torch.float32, torch.bfloat16, torch.float16)), st.sampled_from(list(KINDS)), st.sampled_from((1, 7, 64))
 )

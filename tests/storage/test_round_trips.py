@@ -19,7 +19,7 @@ from sparsify.storage.planes import bits_of, join, split
 from tests.storage.drawn import FLOATS, bits, same, tensors
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(tensors(), st.sampled_from((1, 3, 19)))
 def test_tensors_come_back_bit_for_bit(tensor: Tensor, level: int) -> None:
     coded = encode(tensor, level=level)
@@ -29,7 +29,7 @@ def test_tensors_come_back_bit_for_bit(tensor: Tensor, level: int) -> None:
     assert sum(map(len, coded.planes)) <= tensor.numel() * tensor.element_size() + 64, "never larger than it was"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tensors(FLOATS))
 def test_rows_are_those_of_the_dense_tensor(tensor: Tensor) -> None:
     if not tensor.dim():

@@ -80,7 +80,7 @@ def test_no_swap_of_two_columns_helps_any_more() -> None:
         assert slowly_kept(swapped, 2, 4) <= best * (1 + 1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     groups=st.integers(1, 6),
     rows=st.integers(1, 5),
