@@ -42,9 +42,9 @@ def test_the_subset_exists_and_names_are_used_once() -> None:
 
 
 @pytest.mark.parametrize("environment", RUN, ids=lambda each: each.name)
-def test_what_is_recorded_passed_or_says_why_not(environment: Environment) -> None:
+def test_what_is_recorded_passed(environment: Environment) -> None:
     entry = record.read()[environment.name]
-    assert entry.failed == 0 or entry.note, "what failed is said"
+    assert entry.failed == 0
     assert entry.warnings == environment.warnings
     assert entry.passed > 500
     assert entry.python.startswith(f"{environment.python}.")
@@ -62,7 +62,8 @@ def test_nothing_older_is_declared_than_was_run(project: dict[str, Any]) -> None
         (bound,) = specifier
         found = {key.lower(): text for key, text in entry.packages.items()}[name.lower()]
         assert bound.operator == ">="
-        assert Version(found) <= Version(bound.version), f"{name}: {specifier} is declared, {found} ran"
+        least, ran = Version(bound.version), Version(found)
+        assert ran.release[: len(least.release)] == least.release, f"{name}: {specifier} is declared, {found} ran"
 
 
 def test_the_newest_are_newer_on_the_same_python() -> None:
