@@ -115,8 +115,8 @@ def from_folder(directory: str | Path, **named: Any) -> nn.Module:
         reason = first_line(error)
         if wide is None and any(words in str(error) for words in OTHER_WIDTHS):
             reason = (
-                f"its tensors have other shapes than config.json says, and there is no {widths.FILE} beside it. If it "
-                "is a compacted model: save_pretrained and the Trainer leave that file out; use sparsify.save(model, DIR)"
+                f"its tensors have other shapes than config.json says, and there is no {widths.FILE} beside it. If it is a "
+                "compacted model: save_pretrained and the Trainer leave that file out; use sparsify.save(model, DIR)"
             )
         raise PlanError(f"{directory}: the model cannot be loaded: {reason}") from None
     assert isinstance(model, nn.Module)
