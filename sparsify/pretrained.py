@@ -71,11 +71,11 @@ def load(directory: str | Path) -> nn.Module:
     return from_folder(directory).float().eval()
 
 
-def from_folder(directory: str | Path, **named: Any) -> nn.Module:
+def from_folder(directory: str | Path, *, state: dict[str, Tensor] | None = None, **named: Any) -> nn.Module:
     """Return the model of a folder, as its config.json names it and with the widths beside it, in evaluation mode.
 
-    `named` go to transformers' `from_pretrained` (`dtype`, `attn_implementation`, …). Raises PlanError, and StateError
-    for damaged widths.
+    `state`, by the names that saved weights have, is taken instead of the folder's weights. `named` go to transformers'
+    `from_pretrained` (`dtype`, `attn_implementation`, …). Raises PlanError, and StateError for damaged widths.
     """
     config, wide = config_of(str(directory)), widths.read(directory)
     try:
@@ -86,7 +86,11 @@ def from_folder(directory: str | Path, **named: Any) -> nn.Module:
                 raise PlanError("config.json names no class, and its widths are those of one")
             maker: Any = widths.resized(saved_class(kind or library().AutoModel, config), wide)
             code = {} if kind else {"trust_remote_code": False}
-            model = maker.from_pretrained(directory, config=config, **code, **named)
+            if state is None:
+                model = maker.from_pretrained(directory, config=config, **code, **named)
+            else:
+                model = maker.from_pretrained(None, config=config, state_dict=state, **code, **named)
+                _generates(model, directory)
             if kind is not None:
                 model.__class__ = kind
     except SparsifyError as error:
@@ -103,6 +107,12 @@ def from_folder(directory: str | Path, **named: Any) -> nn.Module:
     return model
 
 
+def _generates(model: Any, directory: str | Path) -> None:
+    """Let a model generate as the file beside its weights says; transformers reads it with the weights alone."""
+    if (Path(directory) / "generation_config.json").exists() and model.can_generate():
+        model.generation_config = library().GenerationConfig.from_pretrained(directory)
+
+
 def tokenizer(name: str | Path) -> Any:
     """Return the tokenizer of a folder or a hub name. Raises PlanError where there is none."""
     try:
@@ -112,6 +122,14 @@ def tokenizer(name: str | Path) -> Any:
     if len(found) <= len(found.all_special_tokens):  # so the library makes one where no file is there
         raise PlanError(f"{name}: there is no tokenizer beside the model: save it there, with save_pretrained")
     return found
+
+
+def image_processor(name: str | Path) -> Any:
+    """Return the image processor of a folder or a hub name. Raises PlanError where there is none."""
+    try:
+        return library().AutoImageProcessor.from_pretrained(str(name), trust_remote_code=False)
+    except Exception as error:  # the library raises of every kind
+        raise PlanError(f"{name}: its image processor cannot be loaded: {first_line(error)}") from None
 
 
 def saved_names(model: nn.Module) -> dict[str, str]:
