@@ -28,9 +28,10 @@ PIPELINES = {
     "token-classification": AUTO["token-classification"],
     "fill-mask": AUTO["masked-lm"],
     "text-generation": AUTO["causal-lm"],
+    "image-classification": AUTO["image-classification"],
     "feature-extraction": "AutoModel",
 }
-"""Pipelines of transformers over texts → the class of their models; the first that fits a model is meant."""
+"""Pipelines of transformers over texts or images → the class of their models; the first that fits a model is meant."""
 
 LABELLED = ("text-classification", "image-classification", "token-classification")
 """Tasks whose head has a row for every label of the data."""

@@ -91,11 +91,11 @@ OTHER_WIDTHS = ("ignore_mismatched_sizes", "per-layer attribute")
 """What transformers says, naming a flag or an attribute and no tensor, where the file of widths is gone."""
 
 
-def from_folder(directory: str | Path, **named: Any) -> nn.Module:
+def from_folder(directory: str | Path, *, state: dict[str, Tensor] | None = None, **named: Any) -> nn.Module:
     """Return the model of a folder, as its config.json names it and with the widths beside it, in evaluation mode.
 
-    `named` go to transformers' `from_pretrained` (`dtype`, `attn_implementation`, …). Raises PlanError, and StateError
-    for damaged widths.
+    `state`, by the names that saved weights have, is taken instead of the folder's weights. `named` go to transformers'
+    `from_pretrained` (`dtype`, `attn_implementation`, …). Raises PlanError, and StateError for damaged widths.
     """
     config, wide = config_of(str(directory)), widths.read(directory)
     try:
@@ -106,7 +106,11 @@ def from_folder(directory: str | Path, **named: Any) -> nn.Module:
                 raise PlanError("config.json names no class, and its widths are those of one")
             maker: Any = widths.resized(saved_class(kind or library().AutoModel, config), wide)
             code = {} if kind else {"trust_remote_code": False}
-            model = maker.from_pretrained(directory, config=config, **code, **named)
+            if state is None:
+                model = maker.from_pretrained(directory, config=config, **code, **named)
+            else:
+                model = maker.from_pretrained(None, config=config, state_dict=state, **code, **named)
+                _generates(model, directory)
             if kind is not None:
                 model.__class__ = kind
     except SparsifyError as error:
@@ -115,12 +119,18 @@ def from_folder(directory: str | Path, **named: Any) -> nn.Module:
         reason = first_line(error)
         if wide is None and any(words in str(error) for words in OTHER_WIDTHS):
             reason = (
-                f"its tensors have other shapes than config.json says, and there is no {widths.FILE} beside it. If it is a "
-                "compacted model: save_pretrained and the Trainer leave that file out; use sparsify.save(model, DIR)"
+                f"its tensors have other shapes than config.json says, and there is no {widths.FILE} beside it. If it "
+                "is a compacted model: save_pretrained and the Trainer leave it out; use sparsify.save(model, DIR)"
             )
         raise PlanError(f"{directory}: the model cannot be loaded: {reason}") from None
     assert isinstance(model, nn.Module)
     return model
+
+
+def _generates(model: Any, directory: str | Path) -> None:
+    """Let a model generate as the file beside its weights says; transformers reads it with the weights alone."""
+    if (Path(directory) / "generation_config.json").exists() and model.can_generate():
+        model.generation_config = library().GenerationConfig.from_pretrained(directory)
 
 
 def tokenizer(name: str | Path) -> Any:

@@ -46,6 +46,9 @@ def serve(
     max_texts: Annotated[int, typer.Option("--max-texts", min=1, max=10**5, help="Texts of one request.")] = 256,
     max_length: Annotated[int, typer.Option("--max-length", min=1, max=10**6, help="Tokens of one text.")] = 512,
     max_bytes: Annotated[int, typer.Option("--max-bytes", min=1, max=2**30, help="Bytes of one request.")] = 2**20,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", min=1, max=2**30, help="Pixels of the images of one request.")
+    ] = 2**24,
 ) -> None:
     """Answer requests over HTTP with a model, in batches; stops in good order at Ctrl-C or SIGTERM."""
     missing = [name for name in NEEDS if find_spec(name) is None]
@@ -62,7 +65,7 @@ def serve(
     disable_progress_bar()
     if threads is not None:
         torch.set_num_threads(threads)
-    limits = Limits(max_batch, max_wait, max_queue, timeout, max_texts, max_length, max_bytes)
+    limits = Limits(max_batch, max_wait, max_queue, timeout, max_texts, max_length, max_bytes, max_pixels)
     with bound(host, port) as place:
         served = Served.open(path, task, engine)
         if (wrong := served.warm()) is not None:

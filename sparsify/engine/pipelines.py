@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,30 +11,37 @@ import torch
 
 from sparsify import pretrained
 from sparsify.engine import saved
+from sparsify.engine.direct import loaded
+from sparsify.engine.layer import Sparse
 from sparsify.engine.whole import accelerate
 from sparsify.errors import PlanError, did_you_mean, first_line
 from sparsify.files import read_json
 from sparsify.heads import PIPELINES
-from sparsify.storage.models import unpacked
+from sparsify.storage.models import unpacked, with_model
+from sparsify.storage.unpacking import temporary, write_beside
 
 if TYPE_CHECKING:
     from torch import nn
 
 ENGINES = ("sparse", "torch")
+OF_IMAGES = ("image-classification",)
 
 ROWS, TOKENS = 4, 64
 """The batch on which layers are tried, where no choices were saved with the model."""
+
+SIDE = 224
+"""Of images, where the configuration does not say."""
 
 
 def pipeline(task: str | None, path: str | Path, *, engine: str = "sparse", **options: Any) -> Any:
     """Return transformers' pipeline for the model in a folder, or in a packed file.
 
     `task` is one of `heads.PIPELINES`, or None for the one that the model is made for. With `engine="sparse"` the model
-    is made float32, and its linear layers run on the sparse engine by the choices that were saved with it
-    (`save_choices`), else where a trial on a batch of 4 × 64 tokens says that it is faster; with `"torch"` the model is
-    as it was saved. `options` go to transformers' `pipeline`. Raises PlanError for a folder without a model or
-    tokenizer, for a model that does not fit the task and for another engine, StateError for damaged files and for
-    packed ones without a model, KernelError where the engine does not work.
+    is made float32, and its linear layers and convolutions run on the sparse engine by the choices that were saved with
+    it (`save_choices`), else where a trial on a batch of 4 × 64 tokens, or 4 images, says that it is faster; with
+    `"torch"` the model is as it was saved. `options` go to transformers' `pipeline`. Raises PlanError for a folder
+    without a model, tokenizer or image processor, for a model that does not fit the task and for another engine,
+    StateError for damaged files and for packed ones without a model, KernelError where the engine does not work.
 
         classify = engine.pipeline("text-classification", "runs/sparse")
         classify(["a gripping film", "two hours of nothing"])
@@ -44,18 +52,35 @@ def pipeline(task: str | None, path: str | Path, *, engine: str = "sparse", **op
         raise PlanError(
             f"there is no engine {engine!r} here{did_you_mean(engine, ENGINES)}; there are sparse and torch"
         )
-    folders: AbstractContextManager[Path] = unpacked(path) if Path(path).is_file() else nullcontext(Path(path))
-    with folders as folder:
-        model = pretrained.from_folder(folder)
+    with _opened(Path(path), engine) as (folder, model):
         named = fitting(model, task, path)
-        if engine == "sparse":
+        if engine == "sparse" and not any(isinstance(module, Sparse) for module in model.modules()):
             choices = read_json(folder / saved.FILE) if (folder / saved.FILE).exists() else None
             accelerate(model.float(), sample=None if choices else _sample(model), choices=choices, keep_dense=False)
-        tokenizer = pretrained.tokenizer(folder)
+        if named in OF_IMAGES:
+            options = {"image_processor": pretrained.image_processor(folder), **options}
+        else:
+            options = {"tokenizer": pretrained.tokenizer(folder), **options}
         try:
-            return transformers.pipeline(named, model=model, tokenizer=tokenizer, **options)
+            return transformers.pipeline(named, model=model, **options)
         except Exception as error:
             raise PlanError(f"{path}: {first_line(error)}") from None
+
+
+@contextmanager
+def _opened(path: Path, engine: str) -> Iterator[tuple[Path, nn.Module]]:
+    """Yield a folder of transformers and its model: sparse already where a packed file says which layers are."""
+    if path.is_file() and engine == "sparse":
+        packed = with_model(path)
+        if (choices := saved.choices_in(packed)) is not None:
+            with temporary(packed, write_beside) as folder:
+                model = loaded(packed, folder, choices)
+                if model is not None:
+                    yield folder, model
+                    return
+    folders: AbstractContextManager[Path] = unpacked(path) if path.is_file() else nullcontext(path)
+    with folders as folder:
+        yield folder, pretrained.from_folder(folder)
 
 
 def fitting(model: nn.Module, task: str | None, path: str | Path) -> str:
@@ -94,8 +119,12 @@ def _made_by(maker: Any, model: nn.Module) -> bool:
 
 
 def _sample(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return a batch of made-up tokens."""
+    """Return a batch of made-up tokens, or images."""
     config: Any = model.config
+    if getattr(model, "main_input_name", "") == "pixel_values":
+        side = getattr(config, "image_size", None) or SIDE
+        sides = tuple(side) if isinstance(side, (list, tuple)) else (side, side)
+        return {"pixel_values": torch.zeros(ROWS, getattr(config, "num_channels", 3), *sides).uniform_(-1, 1)}
     shape = ROWS, min(TOKENS, pretrained.positions(config) or TOKENS)
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -72,15 +72,33 @@ def accelerate(
         faster = attending.choose(base, sample) if sparse else None
         attention = faster is not None and not verdict(faster, margin)
     try:
-        _make(base, layers, found, keep_dense)
-        if attention and not attending.take(base):
-            raise KernelError("choices have the engine's attention, which this model or its transformers cannot take")
+        _make(base, layers, found, keep_dense, {})
+        _attend(base, attention)
         if sample is not None and any(choice.sparse for choice in found):
             _compare(before, run_on(base, sample, "with sparse layers the model fails, and has its dense ones again"))
     except BaseException:
         _undo(base, {name for choice in found for name in (choice.layer, choice.fused, choice.norm)})
         raise
     return Chosen(tuple(found), where, attention, faster)
+
+
+def follow(model: nn.Module, chosen: Chosen, ready: Mapping[str, Tensor]) -> None:
+    """Make choices on a model for inference, without its dense weights.
+
+    `ready` are packed weights by layer: what their layers hold is not looked at. Raises KernelError for choices that
+    cannot be followed.
+    """
+    layers = list(layers_of(model))
+    _check(model, layers, TOKENS, MARGIN)
+    ties = shared(model)
+    reasons = {layer.name: unfit(layer, ties) for layer in layers}
+    _make(model, layers, _followed(model, layers, reasons, chosen), False, ready)
+    _attend(model, chosen.attention)
+
+
+def _attend(model: nn.Module, attention: bool) -> None:
+    if attention and not attending.take(model):
+        raise KernelError("choices have the engine's attention, which this model or its transformers cannot take")
 
 
 def restore(model: nn.Module) -> tuple[str, ...]:
@@ -185,13 +203,18 @@ def _followed(model: nn.Module, layers: list[Layer], reasons: dict[str, str], gi
     return list(given.layers)
 
 
-def _make(model: nn.Module, layers: list[Layer], found: list[Choice], keep_dense: bool) -> None:
+def _make(
+    model: nn.Module, layers: list[Layer], found: list[Choice], keep_dense: bool, given: Mapping[str, Tensor]
+) -> None:
     mine, modules = {layer.name: layer for layer in layers}, dict(model.named_modules())
     ready: list[tuple[Layer, Tensor, Choice]] = []
     for choice in found:
         if choice.kernel != DENSE:
             layer = mine[choice.layer]
-            ready.append((layer, pack(layer.weight.contiguous(), KERNELS[choice.kernel]), choice))
+            packed = given.get(layer.name)
+            if packed is None:
+                packed = pack(layer.weight.contiguous(), KERNELS[choice.kernel])
+            ready.append((layer, packed, choice))
     for layer, packed, choice in ready:
         to_sparse(layer.module, packed, layer.sparse_class, choice.activation, keep_dense)
         if isinstance(layer, Convolution):

@@ -16,9 +16,10 @@ from starlette.concurrency import run_in_threadpool
 
 from sparsify._version import __version__
 from sparsify.serving.batching import Batcher, ClosedError, FullError
+from sparsify.serving.images import InputError
 from sparsify.serving.limits import Limits
 from sparsify.serving.metrics import Metrics
-from sparsify.serving.model import InputError, Served
+from sparsify.serving.model import Served
 
 
 class Refused(Exception):  # noqa: N818, an answer rather than an error
@@ -32,9 +33,9 @@ class Refused(Exception):  # noqa: N818, an answer rather than an error
 def make_app(served: Served, limits: Limits) -> FastAPI:
     """Return the application for a model.
 
-    `POST /predict` takes `{"inputs": TEXT or [TEXT, …], "parameters": {…}}` and returns what transformers' pipeline for
-    the task returns, a list for a list. `GET /model`, `/health` (200 as long as it runs), `/ready` (503 while it
-    stops), `/metrics` (Prometheus). Errors are `{"error": SENTENCE}`.
+    `POST /predict` takes `{"inputs": TEXT or [TEXT, …], "parameters": {…}}`, where base64 stands for an image, and
+    returns what transformers' pipeline for the task returns, a list for a list. `GET /model`, `/health` (200 as long as
+    it runs), `/ready` (503 while it stops), `/metrics` (Prometheus). Errors are `{"error": SENTENCE}`.
     """
     batcher: Batcher
     metrics: Metrics
@@ -91,15 +92,15 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
         inputs, given = _asked(await _body(request, limits.body))
         texts = inputs if isinstance(inputs, list) else [inputs]
         if len(texts) > limits.texts:
-            raise Refused(413, f"{len(texts):,} texts; at most {limits.texts:,} are taken in one request")
+            raise Refused(413, f"{len(texts):,} inputs; at most {limits.texts:,} are taken in one request")
         try:
             chosen = served.parameters(given)
-            await run_in_threadpool(served.check, texts, limits.length)
-            answers = await asyncio.wait_for(batcher.submit(texts, chosen), limits.timeout)
+            prepared = await run_in_threadpool(served.prepared, texts, limits)
+            answers = await asyncio.wait_for(batcher.submit(prepared, chosen), limits.timeout)
         except InputError as error:
             raise Refused(422, str(error)) from None
         except FullError:
-            raise Refused(503, f"{len(batcher):,} texts wait already; try again") from None
+            raise Refused(503, f"{len(batcher):,} inputs wait already; try again") from None
         except ClosedError:
             raise Refused(503, "the server stops") from None
         except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11

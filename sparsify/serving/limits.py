@@ -29,3 +29,6 @@ class Limits:
 
     body: int = 2**20
     """The most bytes of one request."""
+
+    pixels: int = 2**24
+    """The most pixels of the images of one request."""

@@ -1,4 +1,4 @@
-"""The model that a server runs, as a function over batches of texts."""
+"""The model that a server runs, as a function over batches of texts or images."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import copy
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sparsify.engine.pipelines import pipeline
+from sparsify.engine.pipelines import OF_IMAGES, pipeline
 from sparsify.errors import SparsifyError, first_line
 from sparsify.pretrained import positions
+from sparsify.serving import images
+from sparsify.serving.images import InputError
+from sparsify.serving.limits import Limits
 
 PARAMETERS: Mapping[str, Mapping[str, tuple[type, float, float]]] = {
     "text-classification": {"top_k": (int, 1, 10_000)},
@@ -27,9 +31,13 @@ PARAMETERS: Mapping[str, Mapping[str, tuple[type, float, float]]] = {
         "top_p": (float, 1e-3, 1),
         "repetition_penalty": (float, 0.1, 10),
     },
+    "image-classification": {"top_k": (int, 1, 10_000)},
     "feature-extraction": {},
 }
 """What a request may set, by task: type, least and most."""
+
+BLANK = 64
+"""The side of an image to begin with."""
 
 _counting = threading.Lock()
 
@@ -37,20 +45,16 @@ Chosen = tuple[tuple[str, Any], ...]
 """Parameters of a request, sorted by name; requests with the same ones share a batch."""
 
 
-class InputError(SparsifyError):
-    """A request that this model cannot answer."""
-
-
 @dataclass
 class Served:
-    """A model with its tokenizer, for one task."""
+    """A model with its tokenizer or image processor, for one task."""
 
     name: str
     task: str
     engine: str
     run: Any
     counter: Any
-    """A tokenizer that counts tokens; that of `run` belongs to the thread that runs batches."""
+    """A tokenizer that counts tokens; that of `run` belongs to the thread that runs batches. None for images."""
 
     longest: int | None
     """The most tokens that the model has positions for, special ones included."""
@@ -59,6 +63,10 @@ class Served:
     def open(cls, path: str | Path, task: str | None = None, engine: str = "sparse") -> Served:
         """Load a folder or a packed file. Raises SparsifyError."""
         made = pipeline(task, path, engine=engine)
+        if made.task in OF_IMAGES:
+            if find_spec("PIL") is None:
+                raise SparsifyError("images need Pillow: pip install 'sparsify-torch[serve]'")
+            return cls(Path(path).name, made.task, engine, made, None, None)
         if made.tokenizer.pad_token is None:  # batches need one; masked out, it changes nothing
             made.tokenizer.pad_token = made.tokenizer.eos_token
         if made.task == "text-generation":
@@ -66,11 +74,40 @@ class Served:
         counter = copy.deepcopy(made.tokenizer)
         return cls(Path(path).name, made.task, engine, made, counter, positions(made.model.config))
 
-    def answer(self, texts: list[str], parameters: Chosen) -> Sequence[Any]:
-        """Return an answer for each text; called by one thread at a time."""
-        batched = {"batch_size": len(texts)} if self.run.tokenizer.pad_token is not None else {}
+    @property
+    def of_images(self) -> bool:
+        """Whether inputs are images, as base64, and not texts."""
+        return self.task in OF_IMAGES
+
+    @property
+    def mode(self) -> str:
+        """The mode of the images that the model takes."""
+        return "L" if getattr(self.run.model.config, "num_channels", 3) == 1 else "RGB"
+
+    def prepared(self, inputs: Sequence[str], limits: Limits) -> list[Any]:
+        """Return what `answer` takes for each input of a request: its text, or the tensor of its image.
+
+        Raises InputError for what does not fit.
+        """
+        if not self.of_images:
+            self.check(inputs, limits.length)
+            return list(inputs)
+        processor = self.run.image_processor
+        opened = images.decoded(inputs, limits.pixels, self.mode)
+        return [processor(images=image, return_tensors="pt")["pixel_values"] for image in opened]
+
+    def answer(self, inputs: list[Any], parameters: Chosen) -> Sequence[Any]:
+        """Return an answer for each prepared input; called by one thread at a time."""
         with torch.inference_mode():
-            answers = list(self.run(texts, **batched, **dict(parameters)))
+            return self._of_images(inputs, parameters) if self.of_images else self._of_texts(inputs, parameters)
+
+    def _of_images(self, pixels: list[torch.Tensor], parameters: Chosen) -> Sequence[Any]:
+        logits = self.run.forward({"pixel_values": torch.cat(pixels)})["logits"]
+        return [self.run.postprocess({"logits": row[None]}, **dict(parameters)) for row in logits]
+
+    def _of_texts(self, texts: list[str], parameters: Chosen) -> Sequence[Any]:
+        batched = {"batch_size": len(texts)} if self.run.tokenizer.pad_token is not None else {}
+        answers = list(self.run(texts, **batched, **dict(parameters)))
         if self.task == "fill-mask" and len(texts) == 1:  # this pipeline takes a list of one for a text
             return [answers]
         if self.task != "feature-extraction":
@@ -110,10 +147,11 @@ class Served:
         return tuple(sorted(given.items()))
 
     def warm(self) -> str | None:
-        """Answer one text, so that the first request does not pay for the start; return what was wrong with it."""
+        """Answer one input, so that the first request does not pay for the start; return what was wrong with it."""
         text = "a text" if self.task != "fill-mask" else f"a {self.run.tokenizer.mask_token}"
         try:
-            self.answer([text], (("max_new_tokens", 1),) if self.task == "text-generation" else ())
+            one = self.prepared([images.blank(BLANK, self.mode)], Limits()) if self.of_images else [text]
+            self.answer(one, (("max_new_tokens", 1),) if self.task == "text-generation" else ())
         except Exception as error:  # whatever a model does
             return first_line(error)
         return None

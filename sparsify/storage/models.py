@@ -32,11 +32,16 @@ def from_packed(path: str | Path, *, max_bytes: int | None = None) -> nn.Module:
 @contextmanager
 def unpacked(path: str | Path, *, max_bytes: int | None = None) -> Iterator[Path]:
     """Yield the folder of transformers in a packed file. Raises StateError where it holds no model, or is damaged."""
+    with temporary(with_model(path, max_bytes=max_bytes)) as folder:
+        yield folder
+
+
+def with_model(path: str | Path, *, max_bytes: int | None = None) -> PackedFile:
+    """Return a packed file that holds a model of transformers. Raises StateError for another."""
     packed = PackedFile(path, max_bytes=max_bytes)
     if "config.json" not in packed.beside():
         raise StateError(f"{path} holds tensors and no config.json: pack a folder of transformers to get a model")
-    with temporary(packed) as folder:
-        yield folder
+    return packed
 
 
 @dataclass(frozen=True)

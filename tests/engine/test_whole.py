@@ -15,6 +15,7 @@ from sparsify.engine import trial, whole
 from sparsify.engine.chosen import Chosen
 from sparsify.engine.fusing import Fused, activation_of
 from sparsify.engine.layer import Sparse, SparseLinear
+from sparsify.engine.rules import worth_a_trial
 
 TOKENS = torch.arange(24).view(2, 12)
 
@@ -309,6 +310,39 @@ def test_a_real_trial_takes_sparse_kernels_for_few_weights_only() -> None:
     assert chosen.layers[0].faster > 1.5, "far from any noise"
 
 
+def blocks(rows: int, columns: int, kept: float) -> Tensor:
+    """A random matrix [256, 256] of whole blocks."""
+    torch.manual_seed(2)
+    mask = torch.rand(256 // rows, 256 // columns) < kept
+    return torch.randn(256, 256) * mask.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+
+
+def test_block_kernels_are_tried_where_rows_share_columns() -> None:
+    two_of_four = torch.randn(256, 256).view(256, 64, 4) * (torch.rand(256, 64, 4).argsort(-1) < 2)
+    found = {
+        "unstructured": worth_a_trial(blocks(1, 1, 0.1)),
+        "2:4": worth_a_trial(two_of_four.view(256, 256)),
+        "1x4": worth_a_trial(blocks(1, 4, 0.1)),
+        "2x1": worth_a_trial(blocks(2, 1, 0.1)),
+        "4x1": worth_a_trial(blocks(4, 1, 0.1)),
+        "32x32": worth_a_trial(blocks(32, 32, 0.1)),
+    }
+    one, every = ["unstructured"], ["unstructured", "2x1", "4x1"]
+    assert found == {
+        "unstructured": one, "2:4": one, "1x4": one, "2x1": ["unstructured", "2x1"], "4x1": every, "32x32": every
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (32, 32)])
+def test_a_real_trial_takes_block_kernels_for_blocks(shape: tuple[int, int]) -> None:
+    model = nn.Sequential(nn.Linear(256, 256))
+    with torch.no_grad():
+        model[0].weight.copy_(blocks(*shape, 0.25))
+    chosen = engine.accelerate(model, tokens=256).layers[0]
+    assert min(chosen.seconds["2x1"], chosen.seconds["4x1"]) < chosen.seconds["unstructured"]
+    assert chosen.kernel in ("2x1", "4x1")
+
+
 def test_models_of_transformers(faster: Any) -> None:
     transformers = pytest.importorskip("transformers")
     bert = transformers.BertConfig(
@@ -397,3 +431,58 @@ def wanted_dense(model: Any, sample: dict[str, Tensor]) -> Tensor:
     engine.restore(dense)
     logits: Tensor = dense(**sample).logits
     return logits
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "resnet"])
+def test_a_packed_file_is_loaded_without_dense_weights(
+    kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    storage = pytest.importorskip("sparsify.storage")
+    torch.manual_seed(0)
+    if kind == "bert":
+        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+        model = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=99, **sizes))
+        sample = {"input_ids": torch.arange(40).view(2, 20)}
+    elif kind == "gpt2":
+        config = transformers.GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=99, bos_token_id=1, eos_token_id=2)
+        model = transformers.GPT2LMHeadModel(config)
+        model.generation_config.max_new_tokens = 7
+        sample = {"input_ids": torch.arange(40).view(2, 20)}
+    else:
+        sizes = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "layer_type": "basic"}
+        model = transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes))
+        sample = {"pixel_values": torch.randn(2, 3, 32, 32)}
+    model.eval()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and not any(part in name for part in ("embeddings", "wte", "wpe", "classifier")):
+            prune(parameter.data)
+    dense = copy.deepcopy(model)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            whole, "tried", lambda layer, packed, like: trial.Trial({"dense": 2.0, **dict.fromkeys(packed, 1.0)})
+        )
+        chosen = engine.accelerate(model, sample=sample)
+    assert chosen.sparse
+    model_folder, file = tmp_path / "model", tmp_path / "model.packed"
+    dense.save_pretrained(model_folder)
+    engine.save_choices(model_folder, chosen)
+    storage.pack(model_folder, file)
+
+    def forbidden(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a dense weight was packed")
+
+    monkeypatch.setattr(whole, "pack", forbidden)
+    read: list[str] = []
+    original = storage.PackedFile.tensor
+    monkeypatch.setattr(storage.PackedFile, "tensor", lambda self, name: (read.append(name), original(self, name))[1])
+    loaded = engine.load(file)
+    assert not {f"{layer}.weight" for layer in chosen.sparse} & set(read)
+    with torch.inference_mode():
+        assert torch.equal(loaded(**sample).logits, model(**sample).logits)
+        assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in dense.state_dict().items())
+    assert len(engine.restore(loaded)) == len(chosen.sparse)
+    with torch.inference_mode():
+        assert torch.equal(loaded(**sample).logits, dense(**sample).logits)
+    if kind == "gpt2":
+        assert loaded.generation_config.max_new_tokens == 7

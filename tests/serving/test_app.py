@@ -76,7 +76,7 @@ BAD = [
     (b'{"inputs": "a", "parameters": {"top_k": 0}}', 422, "got 0"),
     (b'{"inputs": ["a film", "  "]}', 422, "inputs[1] is empty"),
     (b'{"inputs": "\\ud800"}', 422, "surrogate"),
-    (b'{"inputs": ["a", "a", "a", "a", "a", "a"]}', 413, "6 texts; at most 5"),
+    (b'{"inputs": ["a", "a", "a", "a", "a", "a"]}', 413, "6 inputs; at most 5"),
     (b'{"inputs": "' + b"a " * 11 + b'"}', 422, "inputs[0] has 13 tokens; at most 12 are taken"),
     (b'{"inputs": "' + b"a" * 400 + b'"}', 413, "more than 400 bytes"),
     (b'{"inputs": ' + b"[" * 380, 400, "no JSON"),
@@ -134,8 +134,8 @@ class Held:
     def parameters(self, given: Any) -> tuple[()]:
         return ()
 
-    def check(self, texts: Any, limit: int) -> None:
-        pass
+    def prepared(self, texts: Any, limits: Limits) -> Any:
+        return texts
 
     def answer(self, texts: list[str], parameters: Any) -> list[str]:
         self.runs.set()
