@@ -93,7 +93,7 @@ class Masked(Blocks):
 def packed(tokenizer: Any, texts: Sequence[str], most: int) -> list[array[int]]:
     """Return the tokens of all documents one after the other, the end token between them, in blocks of `most`."""
     first, last = _around(tokenizer, tokenizer.num_special_tokens_to_add())
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    end = [] if tokenizer.eos_token_id in (None, *last[-1:]) else [tokenizer.eos_token_id]
     ids = array("i")
     for document in token_ids(tokenizer, texts):
         for part in (first, document, last, end):  # one by one: a number in a tuple takes 40 bytes, in an array 4

@@ -86,3 +86,18 @@ def test_a_text_in_a_table_is_still_bounded(tmp_path: Path) -> None:
     path.write_text('text\n"' + "a " * LONGEST + '"\n')
     with pytest.raises(DataError, match=r"of at most 1,000,000: is the end of a line or a quotation"):
         documents(asked("causal-lm", tmp_path), str(path), "train")
+
+
+@pytest.mark.parametrize("template", ["$A", "<s> $A", "$A </s>", "<s> $A </s>"])
+def test_the_end_token_stands_between_documents_once(template: str) -> None:
+    """Whether the tokenizer ends a text with it or not."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    names = {"<s>": 0, "</s>": 1, "<unk>": 2, "a": 3, "b": 4}
+    inner = Tokenizer(models.WordLevel(names, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<s>", 0), ("</s>", 1)])
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    begin = [0] if template.startswith("<s>") else []
+    assert [list(block) for block in packed(made, ["a b", "b"], 100)] == [[*begin, 3, 4, 1, *begin, 4, 1]]
