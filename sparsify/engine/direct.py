@@ -62,18 +62,10 @@ def _weights(packed: PackedFile, model: nn.Module, chosen: Chosen) -> dict[str, 
             real
             and info.elements > 1
             and tuple(info.shape) == tuple(weight.shape)
-            and _zeros(packed, name) >= FEWEST_ZEROS
+            and 1 - info.kept / info.elements >= FEWEST_ZEROS
         ):
             found[layer] = name
     return found
-
-
-def _zeros(packed: PackedFile, name: str) -> float:
-    """Return the fraction of zeros; what is stored whole has them among its values."""
-    info = packed.info(name)
-    if info.kept < info.elements:
-        return 1 - info.kept / info.elements
-    return 1 - float(packed.csr(name).dense_values(info.number_type.torch).count_nonzero()) / info.elements
 
 
 def _is_stand(weight: Any) -> bool:
