@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -51,9 +51,17 @@ class Density:
     targeted: Count
     layers: Count
     model: Count
-    tensors: dict[str, Count]
+    tensors: dict[str, Count] = field(repr=False)
     not_finite: tuple[str, ...] = ()
     """Targeted tensors with NaN or infinite values in them."""
+
+    def __str__(self) -> str:
+        """Return a line for each convention."""
+        counts = {"targeted": self.targeted, "layers": self.layers, "model": self.model}
+        return "\n".join(
+            f"{name:8}  {count.sparsity:7.2%} zero: {count.nonzeros:,} of {count.elements:,} weights are left"
+            for name, count in counts.items()
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""

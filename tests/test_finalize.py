@@ -30,6 +30,8 @@ def test_the_density_is_counted_under_three_conventions(mlp: nn.Module) -> None:
     assert density.layers == density.targeted
     assert (density.model.elements, density.model.nonzeros) == (weights + biases, weights // 4 + biases)
     assert list(density.tensors) == ["0.weight", "2.weight", "4.weight"]
+    assert str(density).splitlines()[0] == "targeted   75.00% zero: 200 of 800 weights are left"
+    assert "0.weight" not in repr(density), "a model has hundreds of tensors"
 
 
 def test_a_tied_parameter_is_counted_once() -> None:
