@@ -9,14 +9,18 @@ struct Line {
     int64_t column;  // the first one; it may lie outside
     uint64_t count;  // floats for each column of a stride
     uint64_t at;     // floats before it in the window
+    int64_t first, last;  // of a stride of 1: the floats that lie inside
 };
 constexpr int64_t OUTSIDE = -1;
 
-// How far the inputs of a tile are gathered. A piece is lanes that lie side by side in one row of one output.
+// How far the inputs of a tile are gathered. A move is a vector, or the last part of one, of lanes that lie side by side in
+// one row of one output.
 struct Gathering {
-    uint32_t pieces, line_count;
-    uint32_t lane[MOST_LANES], size[MOST_LANES];         // of each piece: its first lane, and how many there are
-    uint64_t from[MOST_KERNEL_HEIGHT][MOST_LANES];       // floats before what a row of the kernel reads for each piece
+    uint32_t moves, line_count;
+    uint32_t to[MOST_LANES], size[MOST_LANES];      // of each move: its first lane, and how many lanes there are
+    uint64_t span[MOST_LANES];                      // floats for each column of a stride in its line
+    uint64_t from[MOST_KERNEL_HEIGHT][MOST_LANES];  // floats before what a row of the kernel reads
+    uint64_t furthest;                              // the largest of those
     Line lines[MOST_LANES * MOST_KERNEL_HEIGHT];
     bool direct;                   // from the channels themselves, without a window
     bool read[MOST_STRIDE_WIDTH];  // which columns of a stride the kernel reads
@@ -40,32 +44,46 @@ INLINE uint64_t placed(const SparsifyConvolution& s, Gathering& g, Line line) {
     }
     const Line* before = g.line_count ? &g.lines[g.line_count - 1] : nullptr;
     line.at = before ? before->at + before->count * s.stride_width : 0;
+    const int64_t count = static_cast<int64_t>(line.count);
+    line.first = line.column < 0 ? (-line.column < count ? -line.column : count) : 0;
+    line.last = s.width - line.column < count ? s.width - line.column : count;
+    if (line.last < line.first) line.last = line.first;
     g.lines[g.line_count++] = line;
     return line.at;
 }
 
+template <int L>
 INLINE void describe(const SparsifyConvolution& s, uint64_t place, uint32_t count, Gathering& g) {
     const uint64_t reach = reach_of(s);
-    g.pieces = g.line_count = 0;
+    g.moves = g.line_count = 0;
+    g.furthest = 0;
     g.count = count;
     g.channel = g.y = g.x = g.phase = g.column = 0;
     g.direct = is_direct(s);
     for (bool& each : g.read) each = false;
     for (int64_t k = 0; k < s.kernel_width; ++k) g.read[k * s.dilation_width % s.stride_width] = true;
     uint64_t row = place / s.out_width, column = place % s.out_width;  // of the outputs, through all images
-    for (uint32_t lane = 0; lane < count; ++row, ++g.pieces, column = 0) {
+    for (uint32_t lane = 0; lane < count; ++row, column = 0) {
         const uint64_t left = s.out_width - column;
         const uint32_t size = count - lane < left ? count - lane : static_cast<uint32_t>(left);
-        g.lane[g.pieces] = lane;
-        g.size[g.pieces] = size;
+        const uint32_t first = g.moves;
+        for (uint32_t i = 0; i < size; i += L, ++g.moves) {
+            g.to[g.moves] = lane + i;
+            g.size[g.moves] = size - i < L ? size - i : L;
+            g.span[g.moves] = size + reach;
+        }
         lane += size;
         const int64_t image = row / s.out_height * (s.channels * s.height * s.width);
-        const int64_t first = row % s.out_height * s.stride_height - s.top;
+        const int64_t above = row % s.out_height * s.stride_height - s.top;
         const int64_t begin = static_cast<int64_t>(column) * s.stride_width - s.left;
         for (int64_t k = 0; k < s.kernel_height; ++k) {
-            const int64_t y = first + k * s.dilation_height;
+            const int64_t y = above + k * s.dilation_height;
             const int64_t from = y < 0 || y >= s.height ? OUTSIDE : image + y * s.width;
-            g.from[k][g.pieces] = g.direct ? from + begin : placed(s, g, {from, begin, size + reach, 0});
+            const uint64_t at = g.direct ? from + begin : placed(s, g, {from, begin, size + reach, 0, 0, 0});
+            for (uint32_t m = first; m < g.moves; ++m) {
+                g.from[k][m] = at + (m - first) * L;
+                if (g.from[k][m] > g.furthest) g.furthest = g.from[k][m];
+            }
         }
     }
 }
@@ -88,26 +106,40 @@ INLINE void clear(float* to, int64_t count) {
     for (int64_t i = 0; i < count; i += L) store<L>(to + i, Floats<L>{});
 }
 
+// Copies `count` floats that are STEP apart.
+template <int STEP>
+INLINE void picked(const float* from, int64_t count, float* to) {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i * STEP];
+}
+
 // A channel's line → the window.
 template <int L>
 INLINE void fill(const SparsifyConvolution& s, const bool* read, const Line& line, const float* channel, const float* end,
                  float* to) {
     const int64_t count = static_cast<int64_t>(line.count), stride = s.stride_width;
+    if (line.row == OUTSIDE) return clear<L>(to, count * stride);
+    if (stride == 1) {
+        const float* from = channel + line.row + line.column + line.first;
+        // channels are pages apart: the processor does not see the next ones coming
+        for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(from + CHANNELS * s.height * s.width + i);
+        if (line.first > 0) clear<L>(to, line.first);
+        copy<L>(from, line.last - line.first, to + line.first, end);
+        if (line.last < count) clear<L>(to + line.last, count - line.last);
+        return;
+    }
     for (int64_t phase = 0; phase < stride; ++phase, to += count) {
         if (!read[phase]) continue;
         const int64_t column = line.column + phase;
-        int64_t first = 0, last = line.row == OUTSIDE ? 0 : count;  // what lies inside
+        int64_t first = 0, last = count;  // what lies inside
         while (first < last && column + first * stride < 0) ++first;
         while (first < last && column + (last - 1) * stride >= s.width) --last;
-        clear<L>(to, first);
-        if (first < last) {
-            const float* from = channel + line.row + column + first * stride;
-            if (stride == 1)
-                copy<L>(from, last - first, to + first, end);
-            else
-                for (int64_t i = 0; i < last - first; ++i) to[first + i] = from[i * stride];
-        }
-        clear<L>(to + last, count - last);
+        if (first > 0) clear<L>(to, first);
+        const float* from = channel + line.row + column + first * stride;
+        if (stride == 2)
+            picked<2>(from, last - first, to + first);
+        else
+            for (int64_t i = 0; i < last - first; ++i) to[first + i] = from[i * stride];
+        if (last < count) clear<L>(to + last, count - last);
     }
 }
 
@@ -115,7 +147,7 @@ INLINE void fill(const SparsifyConvolution& s, const bool* read, const Line& lin
 template <int L, int WIDTH>
 __attribute__((noinline)) void gather_images(const Task& task, Gathering& g, uint64_t columns, float* inputs, float* window) {
     const SparsifyConvolution& s = *task.images;
-    const uint64_t reach = reach_of(s), area = s.height * s.width, size = window_of(s, WIDTH);
+    const uint64_t area = s.height * s.width, size = window_of(s, WIDTH);
     const float* const end = task.x + s.images * s.channels * area;
     for (; columns > 0; --columns, inputs += WIDTH) {
         const float* channel = task.x + g.channel * area;
@@ -124,12 +156,14 @@ __attribute__((noinline)) void gather_images(const Task& task, Gathering& g, uin
                 for (uint32_t i = 0; i < g.line_count; ++i)
                     fill<L>(s, g.read, g.lines[i], channel + c * area, end, window + c * size + g.lines[i].at);
         const float* from = (g.direct ? channel : window + g.channel % CHANNELS * size) + g.column;
-        const float* const from_end = g.direct ? end : window + CHANNELS * size;
         const uint64_t* const at = g.from[g.y];
         const uint64_t phase = g.phase;
-        for (uint32_t i = 0, pieces = g.pieces; i < pieces; ++i) {
-            const uint32_t size = g.size[i];
-            copy<L>(from + at[i] + phase * (size + reach), size, inputs + g.lane[i], from_end);
+        if (!g.direct || end - from >= static_cast<ptrdiff_t>(g.furthest + L)) {
+            for (uint32_t m = 0, moves = g.moves; m < moves; ++m)
+                store<L>(inputs + g.to[m], load<L>(from + at[m] + phase * g.span[m]));
+        } else {  // nothing is read beyond the last image
+            for (uint32_t m = 0; m < g.moves; ++m)
+                for (uint32_t i = 0; i < g.size[m]; ++i) inputs[g.to[m] + i] = from[at[m] + i];
         }
         clear<L>(inputs + g.count, WIDTH - static_cast<int64_t>(g.count));
         for (g.phase += s.dilation_width; g.phase >= s.stride_width; g.phase -= s.stride_width) ++g.column;

@@ -204,7 +204,7 @@ void compute(const Task& task, uint64_t token, uint32_t count, uint64_t first, u
     float* window = sums + uint64_t{header.chunk} * WIDTH;
     Gathering gathering;
     if (task.images)
-        describe(*task.images, token, count, gathering);
+        describe<L>(*task.images, token, count, gathering);
     else
         gather<L, WIDTH>(task.x + token * header.columns, header.columns, header.columns, count, inputs);
     for (uint64_t chunk = first; chunk < last; ++chunk) {
