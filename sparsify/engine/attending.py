@@ -50,7 +50,7 @@ def choose(model: nn.Module, sample: Any) -> float | None:
 
 def take(model: nn.Module) -> bool:
     """Let the attention of a model be the engine's; returns whether there is any that can be."""
-    configs = list(_configs(model, TORCH))
+    configs = list(_configs(model, TORCH, NAME))
     if not configs or not _registered():
         return False
     for config in configs:
@@ -64,13 +64,13 @@ def give_back(model: nn.Module) -> None:
         config._attn_implementation_internal = TORCH
 
 
-def _configs(model: nn.Module, implementation: str) -> Iterator[Any]:
-    """Yield the configurations of a model and its parts that have a certain implementation of attention, each once."""
+def _configs(model: nn.Module, *implementations: str) -> Iterator[Any]:
+    """Yield the configurations of a model and its parts that have certain implementations of attention, each once."""
     found = {
         id(config): config for module in model.modules() if (config := getattr(module, "config", None)) is not None
     }
     for config in found.values():
-        if getattr(config, "_attn_implementation_internal", None) == implementation:
+        if getattr(config, "_attn_implementation_internal", None) in implementations:
             yield config
 
 

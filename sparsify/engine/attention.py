@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sparsify.engine.library import checked, library
-from sparsify.engine.operator import FLOAT32, NO_GRADIENTS
+from sparsify.engine.operator import FLOAT32, LIBRARY, refuse
 from sparsify.errors import KernelError
 
 MOST_WIDTH = 256
@@ -30,8 +29,7 @@ class _Asked(ctypes.Structure):
     )
 
 
-_LIBRARY: Any = torch.library.Library("sparsify", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.define("attention(Tensor q, Tensor k, Tensor v, float scale, int instructions=0) -> Tensor")
+LIBRARY.define("attention(Tensor q, Tensor k, Tensor v, float scale, int instructions=0) -> Tensor")
 
 
 def fits(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -46,7 +44,7 @@ def fits(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return alike and q.numel() > 0 and k.numel() > 0 and width % 4 == 0 and width <= MOST_WIDTH
 
 
-@torch.library.impl(_LIBRARY, "attention", "CPU")
+@torch.library.impl(LIBRARY, "attention", "CPU")
 def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float, instructions: int = 0) -> Tensor:
     if not fits(q, k, v):
         shapes = ", ".join(f"{tuple(each.shape)} of {each.dtype}" for each in (q, k, v))
@@ -75,11 +73,7 @@ def _fake(q: Tensor, k: Tensor, v: Tensor, scale: float, instructions: int = 0) 
     return q.new_empty((batch, queries, heads, width))
 
 
-def _refuse(*_: Any, **__: Any) -> None:
-    raise KernelError(NO_GRADIENTS)
-
-
-torch.library.register_autograd("sparsify::attention", _refuse)
+torch.library.register_autograd("sparsify::attention", refuse)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, instructions: int = 0) -> Tensor:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from sparsify.engine.library import checked, library
-from sparsify.engine.operator import _LIBRARY, ACTIVATIONS, FLOAT32, refuse
+from sparsify.engine.operator import ACTIVATIONS, FLOAT32, LIBRARY, of_rows, refuse
 from sparsify.errors import KernelError
 
 MOST_KERNEL_HEIGHT, MOST_STRIDE_WIDTH = 16, 64
 """What the library takes."""
 
-_LIBRARY.define(
+LIBRARY.define(
     "convolution(Tensor x, Tensor packed, Tensor? scale, Tensor? bias, SymInt rows, SymInt[] kernel, SymInt[] stride, "
     "SymInt[] padding, SymInt[] dilation, int activation=0, int instructions=0) -> Tensor"
 )
@@ -45,7 +45,7 @@ def outputs(
     ]
 
 
-@torch.library.impl(_LIBRARY, "convolution", "CPU")
+@torch.library.impl(LIBRARY, "convolution", "CPU")
 def _convolution(
     x: Tensor,
     packed: Tensor,
@@ -64,9 +64,7 @@ def _convolution(
             f"the engine takes images [images, channels, height, width] of float32 and packed weights; got "
             f"{tuple(x.shape)} of {x.dtype}, and {packed.dtype}"
         )
-    for what, each in (("scale", scale), ("bias", bias)):
-        if each is not None and (each.dtype != torch.float32 or each.shape != (rows,) or each.device != x.device):
-            raise KernelError(f"the {what} is {tuple(each.shape)} of {each.dtype}; it must be ({rows},) of float32")
+    scale, bias = of_rows("scale", scale, rows, x), of_rows("bias", bias, rows, x)
     sizes = [len(each) for each in (kernel, stride, padding, dilation)]
     if sizes != [2, 2, 4, 2] or min(*stride, *kernel, *dilation) < 1 or min(padding) < 0:
         raise KernelError("kernel, stride and dilation are two numbers from 1 on, padding four from 0 on")
@@ -75,7 +73,6 @@ def _convolution(
     if min(out) < 1:
         raise KernelError(f"an image of {height} × {width} with its padding is smaller than the kernel")
     x, packed = x.contiguous(), packed.contiguous()
-    scale, bias = (each.contiguous() if each is not None else None for each in (scale, bias))
     y = x.new_empty((images, rows, *out))
     where = (images, channels, height, width, *kernel, *stride, padding[0], padding[2], *dilation, *out)
     code = library().sparsify_convolution(

@@ -19,22 +19,20 @@ NO_GRADIENTS = (
     "its dense layers back with sparsify.engine.restore(model)"
 )
 
-_LIBRARY: Any = torch.library.Library("sparsify", "DEF")  # type: ignore[no-untyped-call]
-_LIBRARY.define(
+LIBRARY: Any = torch.library.Library("sparsify", "DEF")  # type: ignore[no-untyped-call]
+LIBRARY.define(
     "linear(Tensor x, Tensor packed, Tensor? bias, int rows, int activation=0, int instructions=0) -> Tensor"
 )
 
 
-@torch.library.impl(_LIBRARY, "linear", "CPU")
+@torch.library.impl(LIBRARY, "linear", "CPU")
 def _linear(
     x: Tensor, packed: Tensor, bias: Tensor | None, rows: int, activation: int = 0, instructions: int = 0
 ) -> Tensor:
     if x.dtype != torch.float32 or packed.dtype != torch.uint8 or x.dim() == 0:
         raise KernelError(f"the engine multiplies float32 by packed weights; got {x.dtype} and {packed.dtype}")
-    if bias is not None and (bias.dtype != torch.float32 or bias.shape != (rows,) or bias.device != x.device):
-        raise KernelError(f"the bias is {tuple(bias.shape)} of {bias.dtype}; it must be ({rows},) of float32")
+    bias = of_rows("bias", bias, rows, x)
     x, packed = x.contiguous(), packed.contiguous()
-    bias = bias.contiguous() if bias is not None else None
     columns = x.shape[-1]
     y = x.new_empty((*x.shape[:-1], rows))
     code = library().sparsify_linear(
@@ -60,6 +58,15 @@ def _fake(
     x: Tensor, packed: Tensor, bias: Tensor | None, rows: int, activation: int = 0, instructions: int = 0
 ) -> Tensor:
     return x.new_empty((*x.shape[:-1], rows))
+
+
+def of_rows(what: str, found: Tensor | None, rows: int, x: Tensor) -> Tensor | None:
+    """Return a vector with a number for each row, contiguous, or None. Raises KernelError where it is not one."""
+    if found is None:
+        return None
+    if found.dtype != torch.float32 or found.shape != (rows,) or found.device != x.device:
+        raise KernelError(f"the {what} is {tuple(found.shape)} of {found.dtype}; it must be ({rows},) of float32")
+    return found.contiguous()
 
 
 def refuse(*_: Any, **__: Any) -> None:

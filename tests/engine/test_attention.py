@@ -253,3 +253,13 @@ def test_an_error_gives_it_back(sparse: dict[str, float], monkeypatch: pytest.Mo
 def test_a_trial_says_how_many_times_as_fast() -> None:
     shape = torch.Size((1, 2, 32, 16))
     assert 0.01 < attending._tried([(shape, shape)]) < 100
+
+
+def test_a_second_time_leaves_what_is_there(sparse: dict[str, float]) -> None:
+    model = bert()
+    engine.accelerate(model, sample=SAMPLE)
+    assert not engine.accelerate(model, sample=SAMPLE).sparse, "its layers are sparse already"
+    assert model.config._attn_implementation == attending.NAME
+    engine.restore(model.encoder.layer[0])  # its configuration is that of the whole model
+    assert engine.accelerate(model, sample=SAMPLE).attention
+    assert model.config._attn_implementation == attending.NAME
