@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
+from shortest import best  # beside this file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsify import engine
 from sparsify.benchmarking.machine import machine
-from sparsify.report.latency import timed
 
 LAYERS = [
     (64, 56, 64, 1, 1), (64, 56, 64, 3, 1), (64, 56, 256, 1, 1), (256, 56, 64, 1, 1), (128, 56, 128, 3, 2),
@@ -32,21 +30,6 @@ LAYERS = [
 """Channels, side of the image, outputs, side of the kernel, stride; for images of 224 pixels."""
 
 MODELS = {"resnet-18": ("basic", [2, 2, 2, 2], 1), "resnet-50": ("bottleneck", [3, 4, 6, 3], 4)}
-
-
-def best(calls: dict[str, Callable[[], object]], asked: argparse.Namespace) -> dict[str, float]:
-    """Return the shortest time of each call, one of each in a round."""
-    if not asked.processor_time:
-        spent = timed(list(calls.values()), asked.rounds, least=3, seconds=asked.seconds, warm_up=1)
-        return {name: min(each) for name, each in zip(calls, spent, strict=True)}
-    found = dict.fromkeys(calls, math.inf)
-    for _ in range(asked.rounds):
-        for name, call in calls.items():
-            call()
-            start = time.process_time()
-            call()
-            found[name] = min(found[name], time.process_time() - start)
-    return found
 
 
 def pruned(weight: Tensor, zeros: float) -> Tensor:

@@ -15,10 +15,8 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,6 +25,7 @@ from typing import Any
 
 import deep_sparse  # beside this file
 import torch
+from shortest import best
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,7 +34,6 @@ from sparsify.benchmarking.machine import machine
 from sparsify.engine.chosen import KERNELS
 from sparsify.engine.library import INSTRUCTIONS
 from sparsify.engine.rules import worth_a_trial
-from sparsify.report.latency import timed
 
 SHAPES = {"attention": (768, 768), "up": (3072, 768), "down": (768, 3072), "decode": (8192, 4096)}
 PATTERNS = {"unstructured": (1, 1), "4x1": (4, 1), "1x4": (1, 4), "32x32": (32, 32), "2:4": None}
@@ -51,24 +49,6 @@ def mask(rows: int, columns: int, zeros: float, pattern: str) -> Tensor:
     blocks = torch.rand(rows // shape[0], columns // shape[1])
     kept = blocks >= blocks.flatten().kthvalue(max(int(zeros * blocks.numel()), 1)).values
     return kept.repeat_interleave(shape[0], 0).repeat_interleave(shape[1], 1)
-
-
-def best(calls: dict[str, Callable[[], object]], asked: argparse.Namespace) -> dict[str, float]:
-    """Return the shortest time of each call, one of each in a round."""
-    if not asked.processor_time:
-        spent = timed(list(calls.values()), asked.rounds, least=3, seconds=asked.seconds, warm_up=1)
-        return {name: min(each) for name, each in zip(calls, spent, strict=True)}
-    found = dict.fromkeys(calls, math.inf)
-    begin = time.process_time()
-    for number in range(asked.rounds):
-        if number >= 3 and time.process_time() - begin > asked.seconds:
-            break
-        for name, call in calls.items():
-            call()
-            start = time.process_time()
-            call()
-            found[name] = min(found[name], time.process_time() - start)
-    return found
 
 
 def layers(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -24,11 +24,6 @@ LIMITS = Limits(batch=4, texts=5, length=12, body=400)
 
 
 @pytest.fixture(scope="module")
-def served(folder: Path) -> Served:
-    return Served.open(folder, engine="torch")
-
-
-@pytest.fixture(scope="module")
 def client(served: Served) -> Iterator[TestClient]:
     with TestClient(make_app(served, LIMITS)) as made:
         yield made

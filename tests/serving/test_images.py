@@ -43,11 +43,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(folder: Path) -> Served:
-    return Served.open(folder, engine="torch")
-
-
-@pytest.fixture(scope="module")
 def client(served: Served) -> Iterator[TestClient]:
     with TestClient(make_app(served, LIMITS)) as made:
         yield made
