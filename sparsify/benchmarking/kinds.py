@@ -17,6 +17,8 @@ KINDS = (SPARSE, DENSE, ATTENTION, NORMS, ACTIVATIONS, EMBEDDINGS, ELEMENTS, COP
 
 ENGINE = "sparsify."
 """What the names of the engine's operators begin with."""
+PRODUCTS = ("linear", "convolution")
+"""And those of the operators that multiply by packed weights: their second argument."""
 
 _NAMES = {
     DENSE: "linear addmm mm mv bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d",
@@ -39,7 +41,7 @@ _WITH_OR_WITHOUT = {"matmul", "bmm", "baddbmm", "einsum", "__matmul__", "__rmatm
 def kind_of(function: Any, arguments: Iterable[Any]) -> str:
     """Return the kind of a function that was called with such arguments."""
     name = getattr(function, "__name__", "")
-    if str(function).startswith(ENGINE) and name.startswith("linear"):
+    if str(function).startswith(ENGINE) and name.startswith(PRODUCTS):
         return SPARSE
     if name in _WITH_OR_WITHOUT:
         return DENSE if any(isinstance(each, nn.Parameter) for each in arguments) else ATTENTION

@@ -27,7 +27,7 @@ class Cell(_Data):
     calls: int
     seconds: float = Field(ge=0)
     operations: int
-    """Of the engine's products: two for each number that is stored and each row of the input. 0 for other kinds."""
+    """Of the engine's products: two for each number that is stored and each row, or place, of the output; else 0."""
 
 
 class Sum(_Data):

@@ -50,27 +50,26 @@ class _Watch(TorchFunctionMode):
         self.seconds = 0.0
         self.spent: dict[tuple[str, str], list[float]] = {}
         self.products: list[tuple[tuple[str, str], Tensor, int]] = []
-        """(cell, packed weight, rows of the input)."""
+        """(cell, packed weight, numbers of the output)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         begin = perf_counter()
-        try:
-            return func(*args, **named)
-        finally:
-            taken = perf_counter() - begin
-            kind = kind_of(func, (*args, *named.values()))
-            cell = self.path[-1], kind
-            self.spent.setdefault(cell, []).append(taken)
-            if kind == SPARSE:
-                x, packed, *_ = args
-                self.products.append((cell, packed, x.numel() // max(x.shape[-1], 1)))
+        found = func(*args, **named)
+        taken = perf_counter() - begin
+        kind = kind_of(func, (*args, *named.values()))
+        cell = self.path[-1], kind
+        self.spent.setdefault(cell, []).append(taken)
+        if kind == SPARSE:
+            self.products.append((cell, args[1], found.numel()))
+        return found
 
     def cells(self) -> list[Cell]:
         """Return what was noted, and what is left of the whole."""
         operations: dict[tuple[str, str], int] = {}
-        for cell, packed, rows in self.products:
-            operations[cell] = operations.get(cell, 0) + 2 * about(packed).values * rows
+        for cell, packed, outputs in self.products:
+            weight = about(packed)
+            operations[cell] = operations.get(cell, 0) + 2 * weight.values * outputs // max(weight.rows, 1)
         found = [
             Cell(module=cell[0], kind=cell[1], calls=len(times), seconds=sum(times), operations=operations.get(cell, 0))
             for cell, times in self.spent.items()

@@ -176,3 +176,15 @@ def test_engines_that_show_no_layers_are_said(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "onnxruntime shows no layers: its forwards were not profiled" in " ".join(done.output.split())
     assert call(tmp_path / "run.json", "--png", tmp_path / "out.png", "--profile").exit_code == 2
+
+
+@pytest.mark.skipif(engine.missing() is not None, reason="the engine was not compiled")
+def test_convolutions_of_the_engine_are_sparse_products() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU()).eval()
+    with torch.no_grad():
+        model[0].weight.mul_(torch.arange(216).view(8, 3, 3, 3) % 10 == 0)  # type: ignore[operator]
+    engine.accelerate(model, choices=Chosen((Choice("0", (8, 27), "unstructured"),), "given"))
+    found = profile(Forward(model, {"input": torch.randn(2, 3, 16, 16)}))
+    (cell,) = (cell for cell in found.cells if cell.kind == SPARSE)
+    assert (cell.module, cell.calls) == ("0", 1)
+    assert cell.operations == 2 * 22 * 2 * 8 * 8, "22 weights are left, for 8 × 8 places of 2 images"
