@@ -78,11 +78,13 @@ class Sparse(nn.Module):
             raise KernelError(f"sparse layers take float32, bfloat16 or float16 on the CPU; got {x.dtype}, {x.device}")
         if not torch.compiler.is_compiling() and _has_changed(self.weight):
             raise KernelError(f"a weight was changed after it had been packed: {CHANGED}")
-        wanted = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         bias = self.bias
+        if bias is not None and bias.dtype != torch.float32:
+            bias = bias.float()
+        if not torch.is_autocast_enabled("cpu"):
+            return self.product(x, bias) if x.dtype == torch.float32 else self.product(x.float(), bias).to(x.dtype)
         with torch.autocast("cpu", enabled=False):
-            y = self.product(x.float(), bias.float() if bias is not None else None)
-        return y.to(wanted)
+            return self.product(x.float(), bias).to(torch.get_autocast_dtype("cpu"))
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Return the outputs for inputs of float32."""
