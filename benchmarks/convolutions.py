@@ -4,15 +4,18 @@ A layer's dense time is the faster of both orders in memory (NCHW, channels last
 every convolution and of the classifier so many weights are zero. Ratios are of the shortest times.
 
     python benchmarks/convolutions.py [--only layers models] [--batch-sizes 1 16] [--side 224] [--zeros 0.8 0.9 0.95]
-        [--models resnet-18 resnet-50] [--rounds 12] [--seconds 1] [--processor-time]
+        [--models resnet-18 resnet-50] [--rounds 12] [--seconds 1] [--processor-time] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from shortest import best  # beside this file
@@ -21,6 +24,7 @@ from torch.nn import functional
 
 from sparsify import engine
 from sparsify.benchmarking.machine import machine
+from sparsify.engine.library import INSTRUCTIONS
 
 LAYERS = [
     (64, 56, 64, 1, 1), (64, 56, 64, 3, 1), (64, 56, 256, 1, 1), (256, 56, 64, 1, 1), (128, 56, 128, 3, 2),
@@ -37,8 +41,9 @@ def pruned(weight: Tensor, zeros: float) -> Tensor:
     return weight * (torch.rand_like(weight) >= zeros)
 
 
-def layers(asked: argparse.Namespace, images: int) -> None:
-    """Print a line a layer."""
+def layers(asked: argparse.Namespace, images: int) -> list[dict[str, Any]]:
+    """Print a line a layer; return a row for each fraction of zeros."""
+    rows, number = [], INSTRUCTIONS[asked.instructions]
     for channels, wide, outputs, kernel, stride in LAYERS:
         side = max(wide * asked.side // 224, 1)
         x, weight = torch.randn(images, channels, side, side), torch.randn(outputs, channels, kernel, kernel)
@@ -50,14 +55,18 @@ def layers(asked: argparse.Namespace, images: int) -> None:
         }
         for zeros in asked.zeros:
             packed = engine.pack(pruned(weight, zeros).flatten(1))
-            calls[f"{zeros:.0%}"] = lambda x=x, p=packed, w=window, o=outputs: engine.sparse_convolution(x, p, w, o)
+            calls[f"{zeros:.0%}"] = partial(engine.sparse_convolution, x, packed, window, outputs, instructions=number)
         seconds = best(calls, asked)
         dense = min(seconds.pop("NCHW"), seconds.pop("last"))
+        for zeros in asked.zeros:
+            of = {asked.instructions: dense / seconds[f"{zeros:.0%}"]}
+            rows.append({"pattern": "convolution", "zeros": zeros, "faster": of})
         faster = "  ".join(f"{name} {dense / each:5.2f}×" for name, each in seconds.items())
         print(
             f"{images} × {channels} × {side}², {outputs} of {kernel}²/{stride}: {dense * 1e3:.2f} ms  {faster}",
             flush=True,
         )
+    return rows
 
 
 def settled(model: nn.Module, x: Tensor) -> None:
@@ -113,12 +122,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--processor-time", action="store_true", help="of one thread, on a machine that others use")
+    sets = [name for name, value in INSTRUCTIONS.items() if value > 0]
+    parser.add_argument("--instructions", choices=sets, default=engine.instructions(), help="of the engine, for layers")
+    parser.add_argument("--json", type=Path, help="rows of layers, for break_even.py")
     asked = parser.parse_args()
     torch.manual_seed(0)
     print(machine(), engine.instructions())
+    rows = []
     for images in asked.batch_sizes:
-        for part in asked.only:
-            (layers if part == "layers" else models)(asked, images)
+        if "layers" in asked.only:
+            rows += layers(asked, images)
+        if "models" in asked.only:
+            models(asked, images)
+    if asked.json is not None:
+        asked.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

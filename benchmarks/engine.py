@@ -4,10 +4,12 @@ Layers: torch's dense product (MKL), the engine with each instruction set, and M
 Models: a BERT with random weights of which so many are zero: torch, torch.compile (`--compile`), ONNX Runtime
 (`--onnx`), DeepSparse (`--deepsparse PYTHON`, the Python of an environment with `deepsparse==1.8.0`) and the engine.
 Ratios are of the shortest times: what else the machine does only adds to a time. The dense rate beside them says
-whether the dense product was as fast as it can be.
+whether the dense product was as fast as it can be. `the rest` is the model with sparse layers that compute nothing, and
+`times_its_bound` the time of the engine ÷ (operations on what is kept ÷ the peak measured in this run, + the rest).
 
     python benchmarks/engine.py [--only layers models] [--tokens 1 16 128 2048] [--zeros 0.5 0.7 0.8 0.9 0.95 0.97]
-        [--patterns unstructured 4x1 1x4 32x32 2:4] [--batch-sizes 1 4 16] [--lengths 128] [--rounds 15] [--json FILE]
+        [--patterns unstructured 4x1 1x4 32x32 2:4] [--batch-sizes 1 4 16] [--lengths 128] [--rounds 15]
+        [--instructions avx2] [--json FILE]
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from torch.nn import functional
 
 from sparsify import engine
 from sparsify.benchmarking.machine import machine
+from sparsify.engine import layer
 from sparsify.engine.chosen import KERNELS
 from sparsify.engine.library import INSTRUCTIONS
 from sparsify.engine.rules import worth_a_trial
@@ -53,7 +56,8 @@ def mask(rows: int, columns: int, zeros: float, pattern: str) -> Tensor:
 
 def layers(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a row for each layer, number of tokens, fraction of zeros and pattern."""
-    sets = [name for name, number in INSTRUCTIONS.items() if 0 < number <= INSTRUCTIONS[engine.instructions()]]
+    best_set = INSTRUCTIONS[engine.instructions()]
+    sets = asked.instructions or [name for name, number in INSTRUCTIONS.items() if 0 < number <= best_set]
     for name in asked.shapes:
         rows, columns = SHAPES[name]
         dense, bias = torch.randn(rows, columns), torch.randn(rows)
@@ -116,7 +120,11 @@ def models(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     calls: dict[str, Callable[[], object]] = {
                         "dense": partial(dense, **given),
                         "sparse": partial(sparse, **given),
+                        "the rest": partial(with_products, sparse, nothing, given),
                     }
+                    for each in asked.instructions:
+                        product = partial(engine.sparse_linear, instructions=INSTRUCTIONS[each])
+                        calls[f"sparse, {each}"] = partial(with_products, sparse, product, given)
                     if asked.compile:
                         for key, model in (("dense, compiled", dense), ("sparse, compiled", sparse)):
                             calls[key] = partial(torch.compile(model), **given)
@@ -127,12 +135,35 @@ def models(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     with torch.inference_mode():
                         times = best(calls, asked)
                         apart = float((dense(**given).logits - sparse(**given).logits).abs().max())
+                    peak = engine.peak()
+                    bound = 2 * batch * length * kept(sparse) / peak + times["the rest"]
                     yield {
                         "model": name, "batch": batch, "length": length, "pattern": pattern, "zeros": zeros,
                         "sparse_layers": len(chosen.sparse), "largest_difference": apart,
+                        "peak_gflops": peak / 1e9, "times_its_bound": times["sparse"] / bound,
                         "milliseconds": {key: 1000 * value for key, value in times.items()},
                         "faster": {key: times["dense"] / value for key, value in times.items() if key != "dense"},
                     }  # fmt: skip
+
+
+def with_products(model: Any, instead: Callable[..., Tensor], given: dict[str, Tensor]) -> object:
+    """Run an accelerated model with another function for the products of its linear layers."""
+    before = layer.sparse_linear
+    layer.sparse_linear = instead
+    try:
+        return model(**given)
+    finally:
+        layer.sparse_linear = before
+
+
+def nothing(x: Tensor, packed: Tensor, bias: Tensor | None, rows: int, activation: str = "none") -> Tensor:
+    """Return outputs that nobody computed."""
+    return x.new_zeros(1).expand(*x.shape[:-1], rows)
+
+
+def kept(model: nn.Module) -> int:
+    """Return how many weights of a model's sparse layers are not zero."""
+    return sum(each.dense_weight().count_nonzero().item() for each in model.modules() if isinstance(each, layer.Sparse))
 
 
 def session(model: Any, given: dict[str, Tensor]) -> Callable[[], object]:
@@ -163,6 +194,10 @@ def main() -> None:
         "--processor-time", action="store_true",
         help="count this process's own time, on a machine that others use too; for one thread alone",
     )  # fmt: skip
+    sets = [name for name, number in INSTRUCTIONS.items() if number > 0]
+    parser.add_argument(
+        "--instructions", nargs="+", choices=sets, default=[], help="only these; of models, beside the best"
+    )
     parser.add_argument("--mkl", action="store_true", help="MKL's sparse product, too")
     parser.add_argument("--compile", action="store_true", help="torch.compile, too")
     parser.add_argument("--onnx", action="store_true", help="ONNX Runtime, too")

@@ -18,6 +18,10 @@ INSTRUCTIONS: Mapping[str, str] = {"AVX512": "AVX-512", "AVX2": "AVX2"}
 """What torch says of the processor, and the instruction set that the engine takes there."""
 
 ELSE = "portable"
+ANYWHERE, CONVOLUTION = "unstructured", "convolution"
+"""Kernels of the table that are no blocks."""
+
+WORDS: Mapping[str, str] = {ANYWHERE: "zeros anywhere", CONVOLUTION: "zeros in convolutions"}
 
 LEAST = 0.3
 """With fewer zeros the engine is not spoken of."""
@@ -58,11 +62,11 @@ def times(curve: Curve, zeros: float) -> float:
     return curve[-1][1]
 
 
-def sentence(zeros: float | None = None, *, kernel: str = "unstructured") -> str:
-    """Return what is to be said of this processor, and of linear layers with so many zeros."""
+def sentence(zeros: float | None = None, *, kernel: str = ANYWHERE) -> str:
+    """Return what is to be said of this processor, and of layers with so many zeros that a kernel multiplies."""
     curves = measured()[instructions()]
     parts = [
-        f"{'zeros anywhere' if name == 'unstructured' else f'blocks of {name}'} from {found:.0%}"
+        f"{WORDS.get(name, f'blocks of {name}')} from {found:.0%}"
         for name, curve in curves.items()
         if (found := pays_from(curve)) is not None
     ]
@@ -71,4 +75,5 @@ def sentence(zeros: float | None = None, *, kernel: str = "unstructured") -> str
         return said
     found = times(curves[kernel], zeros)
     here = f"about {found:.1f} times as fast" if found >= 1 else "no faster"
-    return f"{said}; linear layers with {zeros:.0%} zeros are {here}"
+    layers = "convolutions" if kernel == CONVOLUTION else "linear layers"
+    return f"{said}; {layers} with {zeros:.0%} zeros are {here}"

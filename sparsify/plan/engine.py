@@ -7,7 +7,7 @@ from typing import Any
 from sparsify import break_even
 from sparsify.plan.plan import Plan
 
-ANYWHERE, ROWS = "unstructured", 4
+ROWS = 4
 
 
 def words(plan: Plan) -> str | None:
@@ -18,8 +18,10 @@ def words(plan: Plan) -> str | None:
     found: dict[str, list[tuple[int, int]]] = {}
     for modifier in plan.modifiers:
         pattern: Any = getattr(getattr(modifier, "spec", None), "pattern", None)
-        if modifier.nonzeros is not None and (kernel := _kernel(pattern)) is not None:
-            elements = sum(tensor.elements for tensor in modifier.tensors)
+        elements = sum(tensor.elements for tensor in modifier.tensors)
+        folded = sum(tensor.elements for tensor in modifier.tensors if len(tensor.shape) > 2)
+        kernel = _kernel(pattern, of_convolutions=2 * folded > elements)
+        if modifier.nonzeros is not None and kernel is not None:
             found.setdefault(kernel, []).append((elements, modifier.nonzeros))
     if not found:
         return None
@@ -29,9 +31,11 @@ def words(plan: Plan) -> str | None:
     return break_even.sentence(zeros, kernel=kernel) if zeros >= break_even.LEAST else None
 
 
-def _kernel(pattern: Any) -> str | None:
+def _kernel(pattern: Any, of_convolutions: bool) -> str | None:
     """Return the engine's kernel for a pattern, by its name in the table; None where the engine is not for it."""
     kind = getattr(pattern, "type", None)
-    if kind == "block":
-        return f"{ROWS} × 1" if pattern.shape[0] % ROWS == 0 else ANYWHERE
-    return ANYWHERE if kind in (ANYWHERE, "n:m") else None
+    if kind not in (break_even.ANYWHERE, "block", "n:m"):
+        return None
+    if of_convolutions:
+        return break_even.CONVOLUTION
+    return f"{ROWS} × 1" if kind == "block" and pattern.shape[0] % ROWS == 0 else break_even.ANYWHERE

@@ -55,6 +55,12 @@ class Census:
             "tensors": {name: count.to_dict() for name, count in self.tensors.items()},
         }
 
+    def is_convolutional(self) -> bool:
+        """Whether most numbers in its matrices are those of convolutions."""
+        sizes = {name: count.elements for name, count in self.tensors.items() if self.dimensions.get(name, 0) > 1}
+        folded = sum(size for name, size in sizes.items() if self.dimensions[name] > 2)
+        return 2 * folded > sum(sizes.values())
+
 
 def count(
     saved: Saved,

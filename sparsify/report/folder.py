@@ -106,7 +106,8 @@ class FolderReport:
             rows.append(("covered", str(self.plan.coverage).removeprefix("covers ")))
         linear = self.census.conventions.get("encoder linear") or self.census.conventions.get("linear")
         if linear is not None and linear.sparsity >= break_even.LEAST:
-            rows.append(("sparse engine", break_even.sentence(linear.sparsity)))
+            kernel = break_even.CONVOLUTION if self.census.is_convolutional() else break_even.ANYWHERE
+            rows.append(("sparse engine", break_even.sentence(linear.sparsity, kernel=kernel)))
         rows.append(("weights on disk", f"{self.size.raw:,} bytes"))
         times = self.size.raw / max(self.size.zstd, 1)
         rows.append(("compressed", f"{self.size.zstd:,} bytes (zstd, level {self.size.level}; {times:.2f}× smaller)"))

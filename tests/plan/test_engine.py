@@ -26,7 +26,7 @@ def test_the_table_is_whole():
     measured = break_even.measured()
     assert set(measured) == {"AVX-512", "AVX2", "portable"}
     for kernels in measured.values():
-        assert set(kernels) == {"unstructured", "4 × 1"}
+        assert set(kernels) == {"unstructured", "4 × 1", "convolution"}
         for curve in kernels.values():
             assert [zeros for zeros, _ in curve] == sorted({zeros for zeros, _ in curve})
             assert all(times > 0 for _, times in curve)
@@ -41,9 +41,23 @@ def test_every_processor_has_its_row(monkeypatch: pytest.MonkeyPatch, name: str)
     assert re.search(r"linear layers with 90% zeros are about [\d.]+ times as fast", said)
 
 
+def test_convolutions_have_a_row_of_their_own():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(64, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 64))
+    said = planned(model, "unstructured", 0.9)
+    assert said == break_even.sentence(0.9, kernel="convolution")
+    assert "convolutions with 90% zeros" in said
+    assert said != break_even.sentence(0.9)
+    assert planned(model, "{type: block, shape: [4, 1]}", 0.9) == said
+
+
 def words(pattern: str, sparsity: float, rest: str = "") -> str | None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    return planned(model, pattern, sparsity, rest)
+
+
+def planned(model: nn.Module, pattern: str, sparsity: float, rest: str = "") -> str | None:
     recipe = (
         f"{{version: 1, modifiers: [{{type: prune, targets: '*', pattern: {pattern}, sparsity: {sparsity}{rest}}}]}}"
     )

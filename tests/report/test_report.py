@@ -99,6 +99,13 @@ def test_any_known_model_without_a_training_of_ours(tmp_path: Path, name: str) -
     found.picture()
 
 
+@pytest.mark.parametrize(("name", "layers"), [("bert", "linear layers"), ("resnet", "convolutions")])
+def test_the_engine_is_spoken_of_by_what_a_model_is_made_of(tmp_path: Path, name: str, layers: str) -> None:
+    save_sparse(name, tmp_path, 0.5)
+    (said,) = (value for what, value in read(tmp_path).facts() if what == "sparse engine")
+    assert f"{layers} with 50% zeros" in said
+
+
 def test_several_files_and_foreign_tensors(tmp_path: Path) -> None:
     model = build("bert")
     model.save_pretrained(tmp_path, max_shard_size="20KB")  # type: ignore[operator]
