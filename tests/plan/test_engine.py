@@ -64,7 +64,8 @@ def planned(model: nn.Module, pattern: str, sparsity: float, rest: str = "") -> 
     return engine.words(Plan.of(Recipe.parse(recipe), model, total_steps=10))
 
 
-def test_it_is_said_where_the_engine_suits_the_pattern():
+def test_it_is_said_where_the_engine_suits_the_pattern(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     many, few = words("unstructured", 0.9), words("{type: block, shape: [4, 1]}", 0.9)
     assert many == break_even.sentence(0.9)
     assert few is not None
