@@ -29,6 +29,14 @@ def bert(kind: str = "SequenceClassification", layers: int = 2, seed: int = 0, *
     return getattr(transformers, f"BertFor{kind}")(config)
 
 
+def gpt(seed: int = 0, vocab_size: int = 40) -> Any:
+    """Return a small causal language model."""
+    torch.manual_seed(seed)
+    sizes = {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": vocab_size, "n_positions": 16}
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **dropout))
+
+
 def batch(seed: int = 0, **labels: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return four rows of six tokens, two of them padded."""
     made = torch.Generator().manual_seed(seed)
