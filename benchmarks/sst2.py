@@ -32,6 +32,7 @@ class Case:
     recipe: str | None
     sets: tuple[str, ...] = ()
     teacher: bool = False
+    lr: str = "8e-5"
 
 
 KD = ("temperature=1", "hardness=0.5")
@@ -60,7 +61,7 @@ CASES = [
     *shallow(0.9),
     *pair("gmp 80%", "gmp", "gmp-distilled", "sparsity=0.8"),
     *pair("gmp 90%", "gmp", "gmp-distilled", "sparsity=0.9"),
-    Case("admm 90%", "admm", ("sparsity=0.9",)),
+    Case("admm 90%", "admm", ("sparsity=0.9", "penalty=0.1"), lr="4e-4"),  # weights must be able to travel that far
 ]
 
 
@@ -74,7 +75,7 @@ def command(case: Case, seed: int, arguments: argparse.Namespace) -> list[str]:
     made = folder(arguments.out, case, seed)
     words = ["train", "--task", "text-classification", "--model", arguments.model, "--out", str(made)]
     words += ["--train", str(arguments.data / "train.tsv"), "--eval", str(arguments.data / "dev.tsv")]
-    words += ["--max-length", "64", "--freeze", "embeddings", "--lr", "8e-5", "--epochs", str(arguments.epochs)]
+    words += ["--max-length", "64", "--freeze", "embeddings", "--lr", case.lr, "--epochs", str(arguments.epochs)]
     words += ["--seed", str(seed)]
     if case.recipe:
         words += ["--recipe", case.recipe, *(word for each in case.sets for word in ("--set", each))]
