@@ -26,12 +26,13 @@ AUTO = {
 PIPELINES = {
     "text-classification": AUTO["text-classification"],
     "token-classification": AUTO["token-classification"],
+    "question-answering": AUTO["question-answering"],
     "fill-mask": AUTO["masked-lm"],
     "text-generation": AUTO["causal-lm"],
     "image-classification": AUTO["image-classification"],
     "feature-extraction": "AutoModel",
 }
-"""Pipelines of transformers over texts or images → the class of their models; the first that fits a model is meant."""
+"""Pipelines over texts or images → the class of their models; the first that fits a model is meant."""
 
 LABELLED = ("text-classification", "image-classification", "token-classification")
 """Tasks whose head has a row for every label of the data."""

@@ -13,6 +13,7 @@ from sparsify import pretrained
 from sparsify.engine import saved
 from sparsify.engine.direct import loaded
 from sparsify.engine.layer import Sparse
+from sparsify.engine.questions import QuestionAnswering
 from sparsify.engine.whole import accelerate
 from sparsify.errors import PlanError, did_you_mean, first_line
 from sparsify.files import read_json
@@ -34,14 +35,15 @@ SIDE = 224
 
 
 def pipeline(task: str | None, path: str | Path, *, engine: str = "sparse", **options: Any) -> Any:
-    """Return transformers' pipeline for the model in a folder, or in a packed file.
+    """Return transformers' pipeline for the model in a folder, or in a packed file; ours for question answering.
 
     `task` is one of `heads.PIPELINES`, or None for the one that the model is made for. With `engine="sparse"` the model
     is made float32, and its linear layers and convolutions run on the sparse engine by the choices that were saved with
     it (`save_choices`), else where a trial on a batch of 4 × 64 tokens, or 4 images, says that it is faster; with
-    `"torch"` the model is as it was saved. `options` go to transformers' `pipeline`. Raises PlanError for a folder
-    without a model, tokenizer or image processor, for a model that does not fit the task and for another engine,
-    StateError for damaged files and for packed ones without a model, KernelError where the engine does not work.
+    `"torch"` the model is as it was saved. `options` go to transformers' `pipeline`, or to `QuestionAnswering`. Raises
+    PlanError for a folder without a model, tokenizer or image processor, for a model that does not fit the task and for
+    another engine, StateError for damaged files and for packed ones without a model, KernelError where the engine does
+    not work.
 
         classify = engine.pipeline("text-classification", "runs/sparse")
         classify(["a gripping film", "two hours of nothing"])
@@ -62,6 +64,8 @@ def pipeline(task: str | None, path: str | Path, *, engine: str = "sparse", **op
         else:
             options = {"tokenizer": pretrained.tokenizer(folder), **options}
         try:
+            if named == QuestionAnswering.task:
+                return QuestionAnswering(model, **options)
             return transformers.pipeline(named, model=model, **options)
         except Exception as error:
             raise PlanError(f"{path}: {first_line(error)}") from None

@@ -33,9 +33,10 @@ class Refused(Exception):  # noqa: N818, an answer rather than an error
 def make_app(served: Served, limits: Limits) -> FastAPI:
     """Return the application for a model.
 
-    `POST /predict` takes `{"inputs": TEXT or [TEXT, …], "parameters": {…}}`, where base64 stands for an image, and
-    returns what transformers' pipeline for the task returns, a list for a list. `GET /model`, `/health` (200 as long as
-    it runs), `/ready` (503 while it stops), `/metrics` (Prometheus). Errors are `{"error": SENTENCE}`.
+    `POST /predict` takes `{"inputs": TEXT or [TEXT, …], "parameters": {…}}`, where base64 stands for an image and
+    `{"question": TEXT, "context": TEXT}` for a question, and returns what the pipeline for the task returns, a list for
+    a list. `GET /model`, `/health` (200 as long as it runs), `/ready` (503 while it stops), `/metrics` (Prometheus).
+    Errors are `{"error": SENTENCE}`.
     """
     batcher: Batcher
     metrics: Metrics
@@ -65,7 +66,7 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
 
     @app.get("/model")
     async def model() -> dict[str, Any]:
-        most = min(limits.length, served.longest or limits.length)
+        most = min(limits.length, served.most or limits.length)
         return {
             "model": served.name,
             "task": served.task,
@@ -89,7 +90,7 @@ def make_app(served: Served, limits: Limits) -> FastAPI:
         return JSONResponse(content, status, {"Retry-After": "1"} if status == 503 else None)
 
     async def _predict(request: Request) -> Any:
-        inputs, given = _asked(await _body(request, limits.body))
+        inputs, given = _asked(await _body(request, limits.body), served.fields)
         texts = inputs if isinstance(inputs, list) else [inputs]
         if len(texts) > limits.texts:
             raise Refused(413, f"{len(texts):,} inputs; at most {limits.texts:,} are taken in one request")
@@ -125,16 +126,19 @@ async def _body(request: Request, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _asked(body: bytes) -> tuple[str | list[str], dict[str, Any]]:
-    """Return inputs and parameters of a request."""
+def _asked(body: bytes, fields: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
+    """Return inputs and parameters of a request; an input has texts of these names, or is one."""
+    one = json.dumps({name: f"a {name}" for name in fields} or "a text")
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
-        raise Refused(400, 'the body is no JSON: send {"inputs": "a text"}') from None
+        raise Refused(400, f'the body is no JSON: send {{"inputs": {one}}}') from None
     inputs: Any = data.get("inputs") if isinstance(data, dict) else None
-    texts = inputs if isinstance(inputs, list) else [inputs]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise Refused(422, '"inputs" must be a text, or a list of texts: {"inputs": ["a text", "another"]}')
+    every = inputs if isinstance(inputs, list) else [inputs]
+    texts = [text for each in every for text in _texts(each, fields)]
+    if not every or not all(isinstance(text, str) for text in texts):
+        what = f"an object with {' and '.join(fields)}" if fields else "a text"
+        raise Refused(422, f'"inputs" must be {what}, or a list of them: {{"inputs": [{one}]}}')
     if unknown := sorted(set(data) - {"inputs", "parameters"}):
         raise Refused(422, f"there is no field {unknown[0]!r}; there are inputs and parameters")
     given = data.get("parameters") or {}
@@ -146,6 +150,13 @@ def _asked(body: bytes) -> tuple[str | list[str], dict[str, Any]]:
         except UnicodeEncodeError:
             raise Refused(422, "a text holds half of a surrogate pair, which is no character") from None
     return inputs, given
+
+
+def _texts(given: Any, fields: tuple[str, ...]) -> list[Any]:
+    """Return the texts of an input; None among them where it is not what it must be."""
+    if not fields:
+        return [given]
+    return [given[name] for name in fields] if isinstance(given, dict) and set(given) == set(fields) else [None]
 
 
 def _plain(value: Any) -> Any:

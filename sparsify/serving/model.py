@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sparsify.engine.pipelines import OF_IMAGES, pipeline
+from sparsify.engine.questions import FIELDS, QuestionAnswering
 from sparsify.errors import SparsifyError, first_line
 from sparsify.pretrained import positions
 from sparsify.serving import images
@@ -22,6 +23,7 @@ from sparsify.serving.limits import Limits
 PARAMETERS: Mapping[str, Mapping[str, tuple[type, float, float]]] = {
     "text-classification": {"top_k": (int, 1, 10_000)},
     "token-classification": {},
+    "question-answering": {"handle_impossible_answer": (bool, 0, 1), "max_answer_len": (int, 1, 512)},
     "fill-mask": {"top_k": (int, 1, 10_000)},
     "text-generation": {
         "max_new_tokens": (int, 1, 4096),
@@ -75,6 +77,16 @@ class Served:
         return cls(Path(path).name, made.task, engine, made, counter, positions(made.model.config))
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The texts of one input, by name; none where it is a text itself."""
+        return FIELDS if self.task == QuestionAnswering.task else ()
+
+    @property
+    def most(self) -> int | None:
+        """The most tokens of an input that the model can take; None where there is no such number."""
+        return None if self.fields else self.longest  # a long context is cut into windows
+
+    @property
     def of_images(self) -> bool:
         """Whether inputs are images, as base64, and not texts."""
         return self.task in OF_IMAGES
@@ -84,8 +96,8 @@ class Served:
         """The mode of the images that the model takes."""
         return "L" if getattr(self.run.model.config, "num_channels", 3) == 1 else "RGB"
 
-    def prepared(self, inputs: Sequence[str], limits: Limits) -> list[Any]:
-        """Return what `answer` takes for each input of a request: its text, or the tensor of its image.
+    def prepared(self, inputs: Sequence[Any], limits: Limits) -> list[Any]:
+        """Return what `answer` takes for each input of a request: its text (or texts), or the tensor of its image.
 
         Raises InputError for what does not fit.
         """
@@ -105,7 +117,7 @@ class Served:
         logits = self.run.forward({"pixel_values": torch.cat(pixels)})["logits"]
         return [self.run.postprocess({"logits": row[None]}, **dict(parameters)) for row in logits]
 
-    def _of_texts(self, texts: list[str], parameters: Chosen) -> Sequence[Any]:
+    def _of_texts(self, texts: list[Any], parameters: Chosen) -> Sequence[Any]:
         batched = {"batch_size": len(texts)} if self.run.tokenizer.pad_token is not None else {}
         answers = list(self.run(texts, **batched, **dict(parameters)))
         if self.task == "fill-mask" and len(texts) == 1:  # this pipeline takes a list of one for a text
@@ -117,21 +129,35 @@ class Served:
             [rows[:number] for rows in answer] for answer, number in zip(answers, self._lengths(texts), strict=True)
         ]
 
-    def _lengths(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens each text has."""
+    def _lengths(self, inputs: Sequence[Any]) -> list[int]:
+        """Return how many tokens each input has."""
+        texts = [[each[name] for each in inputs] for name in self.fields] or [list(inputs)]
         with _counting:  # a fast tokenizer must not be used by two threads
-            return [len(ids) for ids in self.counter(list(texts), verbose=False)["input_ids"]]
+            return [len(ids) for ids in self.counter(*texts, verbose=False)["input_ids"]]
 
-    def check(self, texts: Sequence[str], limit: int) -> None:
-        """Raise InputError for a text that is empty, too long, or lacks what the task needs."""
-        most = min(limit, self.longest or limit)
-        for index, (text, number) in enumerate(zip(texts, self._lengths(texts), strict=True)):
+    def check(self, inputs: Sequence[Any], limit: int) -> None:
+        """Raise InputError for an input that is empty, too long, or lacks what the task needs."""
+        most = min(limit, self.most or limit)
+        for index, (given, number) in enumerate(zip(inputs, self._lengths(inputs), strict=True)):
             if number > most:
                 raise InputError(f"inputs[{index}] has {number:,} tokens; at most {most:,} are taken")
-            if self.task == "fill-mask" and self.run.tokenizer.mask_token not in text:
+            if self.task == "fill-mask" and self.run.tokenizer.mask_token not in given:
                 raise InputError(f"inputs[{index}] has no {self.run.tokenizer.mask_token} to fill")
-            if not text.strip():
-                raise InputError(f"inputs[{index}] is empty")
+            empty = [f"inputs[{index}].{name}" for name in self.fields if not given[name].strip()]
+            if not self.fields and not given.strip():
+                empty = [f"inputs[{index}]"]
+            if empty:
+                raise InputError(f"{empty[0]} is empty")
+            if self.fields:
+                self._has_room(index, given)
+
+    def _has_room(self, index: int, given: Mapping[str, str]) -> None:
+        """Raise InputError where a question leaves no room for its context."""
+        with _counting:
+            taken = len(self.counter(given["question"], "", verbose=False)["input_ids"])
+        most = self.run.window()
+        if taken >= most:
+            raise InputError(f"inputs[{index}].question leaves no room for a context in windows of {most:,} tokens")
 
     def parameters(self, given: Mapping[str, Any]) -> Chosen:
         """Return the parameters of a request. Raises InputError for what this task does not take."""
@@ -148,7 +174,9 @@ class Served:
 
     def warm(self) -> str | None:
         """Answer one input, so that the first request does not pay for the start; return what was wrong with it."""
-        text = "a text" if self.task != "fill-mask" else f"a {self.run.tokenizer.mask_token}"
+        text: Any = "a text" if self.task != "fill-mask" else f"a {self.run.tokenizer.mask_token}"
+        if self.fields:
+            text = dict.fromkeys(self.fields, text)
         try:
             one = self.prepared([images.blank(BLANK, self.mode)], Limits()) if self.of_images else [text]
             self.answer(one, (("max_new_tokens", 1),) if self.task == "text-generation" else ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -121,7 +122,7 @@ def test_the_tokenizer_of_the_running_batch_is_nobody_elses(served: Served):
 class Held:
     """A model that answers when it is let go."""
 
-    name, task, engine, longest = "held", "text-classification", "torch", None
+    name, task, engine, most, fields = "held", "text-classification", "torch", None, ()
 
     def __init__(self) -> None:
         self.go, self.runs = threading.Event(), threading.Event()
@@ -197,3 +198,49 @@ def test_other_tasks(tmp_path: Path):
     with TestClient(make_app(guesses, LIMITS)) as client:
         assert len(ask(client, "a [UNK] film", top_k=3)) == 3
         assert "has no [UNK] to fill" in client.post("/predict", json={"inputs": "a film"}).json()["error"]
+
+
+@pytest.fixture(scope="module")
+def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder = with_head(tmp_path_factory.mktemp("answering"), "BertForQuestionAnswering")
+    served = Served.open(folder, engine="torch")
+    assert served.warm() is None
+    with TestClient(make_app(served, replace(LIMITS, length=80, body=4000))) as made:
+        made.served = served  # type: ignore[attr-defined]
+        yield made
+
+
+def test_questions_are_answered(answering: TestClient):
+    asked = [
+        {"question": "what was fine", "context": context} for context in ("the film was fine", "a dull song " * 20)
+    ]
+    found = ask(answering, asked)
+    assert found == [pytest.approx(each, abs=1e-5) for each in answering.served.run(asked)]  # type: ignore[attr-defined]
+    assert [each["context"][said["start"] : said["end"]] for each, said in zip(asked, found, strict=True)] == [
+        said["answer"] for said in found
+    ]
+    assert ask(answering, asked[0]) == pytest.approx(found[0], abs=1e-5)
+    assert len(ask(answering, asked[1], max_answer_len=1)["answer"].split()) == 1
+
+
+ODD_QUESTIONS = [
+    ({"inputs": "what"}, '"inputs" must be an object with question and context'),
+    ({"inputs": {"question": "what"}}, '{"question": "a question", "context": "a context"}'),
+    ({"inputs": {"question": "what", "context": 1}}, "must be an object with question and context"),
+    ({"inputs": {"question": "what", "context": "a film", "title": "x"}}, "must be an object"),
+    ({"inputs": [{"question": "what", "context": " "}]}, "inputs[0].context is empty"),
+    ({"inputs": {"question": "what", "context": "a " * 90}}, "inputs[0] has 94 tokens; at most 80 are taken"),
+    (
+        {"inputs": {"question": "what " * 62, "context": "a"}},
+        "inputs[0].question leaves no room for a context in windows of 64",
+    ),
+    ({"inputs": {"question": "what", "context": "\ud800"}}, "surrogate"),
+    ({"inputs": {"question": "what", "context": "a"}, "parameters": {"top_k": 2}}, "it takes handle_impossible_answer"),
+]
+
+
+@pytest.mark.parametrize(("body", "said"), ODD_QUESTIONS, ids=[said for _, said in ODD_QUESTIONS])
+def test_what_is_no_question_is_told_so(answering: TestClient, body: Any, said: str):
+    answer = answering.post("/predict", content=json.dumps(body).encode())
+    assert answer.status_code == 422
+    assert said in answer.json()["error"]

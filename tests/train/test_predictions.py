@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sparsify.spans import Window
 from sparsify.train.answering import Measure as Answers
-from sparsify.train.answering import Window
 from sparsify.train.labels import Labels
 from sparsify.train.predictions import Remembering, of_rows
 from sparsify.train.squad import Question

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sparsify import PlanError, Recipe, heads
+from sparsify import PlanError, Recipe, heads, spans
 from sparsify.errors import DataError
 from sparsify.train import answering, entities, squad
 from sparsify.train import model as models
@@ -219,7 +219,7 @@ def test_answers_are_found_across_windows(tmp_path: Path) -> None:
     assert len(measure.windows) > len(found)
     starts, ends = (torch.zeros(len(measure.windows), 24).numpy() for _ in range(2))
     for index, window in enumerate(measure.windows):
-        row = window.labelled(found[window.question].answers)
+        row = answering.labelled(window, found[window.question].answers)
         starts[index, row["start_positions"]] = ends[index, row["end_positions"]] = 1
     assert measure.answers(starts, ends) == [question.answers[0][0] for question in found]
     assert squad.scores(measure.answers(starts, ends), found) == {"f1": 1.0, "exact_match": 1.0}
@@ -231,7 +231,8 @@ def test_answers_are_found_across_windows(tmp_path: Path) -> None:
 def test_a_span_is_the_best_pair_that_is_one() -> None:
     offsets = [None, (0, 3), (4, 6), (7, 9)]
     logits = torch.tensor([[9.0, 1, 3, 0], [9.0, 4, 1, 2]]).numpy()
-    assert answering.span(logits[0], logits[1], offsets) == (5.0, 0, 3), "an end before its start is no answer"  # type: ignore[arg-type]
+    found = spans.span(logits[0], logits[1], offsets)
+    assert found == spans.Span(5.0, 0, 1, 1, 0, 3), "an end before its start is no answer"
 
 
 @pytest.mark.parametrize(
