@@ -7,6 +7,7 @@ to scores are not computed: they are biases of positions, which cost as much to 
 from __future__ import annotations
 
 import ctypes
+import math
 
 import torch
 from torch import Tensor
@@ -60,6 +61,18 @@ def _is_mask(mask: Tensor, sizes: tuple[int, ...]) -> bool:
     if mask.dtype != torch.bool or mask.device.type != "cpu" or mask.dim() > len(sizes):
         return False
     return all(mine in (1, size) for mine, size in zip(reversed(mask.shape), reversed(sizes), strict=False))
+
+
+def operations(q: Tensor, k: Tensor, mask: Tensor | None = None, causal: bool = False) -> int:
+    """Return how many operations the two products of an attention need, a multiplication with its addition as two.
+
+    Only pairs of a query and a key that it attends to count.
+    """
+    sizes = (*q.shape[:3], k.shape[2])
+    seen = torch.ones(1, 1, dtype=torch.bool) if mask is None else mask
+    if causal:
+        seen = seen & torch.ones(sizes[2:], dtype=torch.bool).tril()
+    return 4 * q.shape[3] * int(seen.sum()) * (math.prod(sizes) // seen.numel())
 
 
 @torch.library.impl(LIBRARY, "attention", "CPU")
