@@ -46,11 +46,6 @@ class Case:
         """Return how many scores there are, masked ones too."""
         return self.of_queries[:3].numel() * self.of_keys[2]
 
-    def key(self) -> tuple[Any, ...]:
-        """Return what cases that need no trial of their own have in common."""
-        mask = None if self.mask is None else (self.mask.shape, int(self.mask.sum()))
-        return self.of_queries, self.of_keys, self.causal, mask
-
 
 _seen: ContextVar[dict[tuple[Any, ...], Case] | None] = ContextVar("seen", default=None)
 
@@ -58,7 +53,8 @@ _seen: ContextVar[dict[tuple[Any, ...], Case] | None] = ContextVar("seen", defau
 def choose(model: nn.Module, sample: Any) -> float | None:
     """Return how many times as fast as torch's attention the engine's is, on what a model computes for a sample.
 
-    Sizes and masks are those that it has there. None where it has no use for it. The model is as it was.
+    Sizes and masks are those that it has there. Where there are masks, what counts is the lesser of two: with them, and
+    without, for the next batch may have less to skip. None where it has no use for it. The model is as it was.
     """
     if not take(model):
         return None
@@ -69,7 +65,10 @@ def choose(model: nn.Module, sample: Any) -> float | None:
     finally:
         _seen.reset(token)
         give_back(model)
-    return _tried(sorted(cases.values(), key=lambda case: case.products)[-MOST_CASES:]) if cases else None
+    kinds = [[case for case in cases.values() if (case.mask is None) is plain] for plain in (False, True)]
+    return min(
+        (_tried(sorted(kind, key=lambda case: case.products)[-MOST_CASES:]) for kind in kinds if kind), default=None
+    )
 
 
 def take(model: nn.Module) -> bool:
@@ -133,13 +132,20 @@ def _forward(
     )
     if plain and query.shape[2] >= FEWEST_QUERIES and fits(query, key, value, attention_mask):
         if not torch.compiler.is_compiling() and (seen := _seen.get()) is not None:
-            case = Case(query.shape, key.shape, causal, attention_mask)
-            seen.setdefault(case.key(), case)
+            _note(seen, Case(query.shape, key.shape, bool(asks)))
+            if attention_mask is not None:
+                _note(seen, Case(query.shape, key.shape, mask=attention_mask))
         return attend(query, key, value, scale, mask=attention_mask, causal=causal), None
     found: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **others
     )
     return found
+
+
+def _note(seen: dict[tuple[Any, ...], Case], case: Case) -> None:
+    """Keep a case, unless there is one that tells as much."""
+    mask = None if case.mask is None else (case.mask.shape, int(case.mask.sum()))
+    seen.setdefault((case.of_queries, case.of_keys, case.causal, mask), case)
 
 
 def _more(others: dict[str, Any]) -> bool:

@@ -225,22 +225,31 @@ def test_a_trial_says_how_many_times_as_fast() -> None:
     assert 0.01 < attending._tried(cases) < 100
 
 
-def test_a_trial_is_on_the_masks_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases: list[attending.Case] = []
-    monkeypatch.setattr(attending, "_tried", lambda found: cases.extend(found) or 1.0)
-    attending.choose(bert(), padded())
-    (case,) = cases
-    assert case.mask is not None
-    assert (case.of_queries, case.causal, case.products) == ((2, 2, 40, 32), False, 2 * 2 * 40 * 40)
-    assert case.mask.expand(2, 1, 40, 40).sum() == 40 * 60
-    cases.clear()
+def test_a_trial_is_on_the_masks_of_the_sample_and_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[list[attending.Case]] = []
+    faster = {True: 3.0, False: 2.0}
+    monkeypatch.setattr(attending, "_tried", lambda cases: tried.append(cases) or faster[cases[0].mask is None])
+    bare = attending.Case(torch.Size((2, 2, 40, 32)), torch.Size((2, 2, 40, 32)))
+    assert attending.choose(bert(), padded()) == 2.0
+    (masked,), (plain,) = tried
+    assert plain == bare
+    assert masked.mask is not None
+    assert (masked.of_queries, masked.causal, masked.products) == (bare.of_queries, False, 2 * 2 * 40 * 40)
+    assert masked.mask.expand(2, 1, 40, 40).sum() == 40 * 60
+    faster[True] = 1.5
+    assert attending.choose(bert(), padded()) == 1.5, "a batch without padding must not be slower"
+    tried.clear()
+    assert attending.choose(bert(), SAMPLE) == 1.5
+    assert tried == [[bare]]
+    tried.clear()
     attending.choose(decoder("Llama"), SAMPLE)
-    assert cases == [attending.Case(torch.Size((2, 4, 40, 16)), torch.Size((2, 2, 40, 16)), True)]
-    cases.clear()
+    order = attending.Case(torch.Size((2, 4, 40, 16)), torch.Size((2, 2, 40, 16)), True)
+    assert tried == [[order]]
+    tried.clear()
     attending.choose(decoder("Llama"), padded())
-    (case,) = cases
-    assert case.mask is not None
-    assert not case.causal, "a mask says it all"
+    (masked,), (plain,) = tried
+    assert plain == order
+    assert (masked.mask is not None, masked.causal) == (True, False), "a mask says it all"
 
 
 def test_a_second_time_leaves_what_is_there(sparse: dict[str, float]) -> None:
