@@ -68,11 +68,11 @@ def operations(q: Tensor, k: Tensor, mask: Tensor | None = None, causal: bool = 
 
     Only pairs of a query and a key that it attends to count.
     """
-    sizes = (*q.shape[:3], k.shape[2])
+    sizes = [int(size) for size in (*q.shape[:3], k.shape[2])]
     seen = torch.ones(1, 1, dtype=torch.bool) if mask is None else mask
     if causal:
         seen = seen & torch.ones(sizes[2:], dtype=torch.bool).tril()
-    return 4 * q.shape[3] * int(seen.sum()) * (math.prod(sizes) // seen.numel())
+    return 4 * int(q.shape[3]) * int(seen.sum()) * (math.prod(sizes) // seen.numel())
 
 
 @torch.library.impl(LIBRARY, "attention", "CPU")
