@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sparsify import KernelError, engine
 from sparsify.engine import attending, whole
 from sparsify.engine.chosen import Choice, Chosen
-from tests.engine.attention import IDS, SAMPLE, bert, counted, output, padded, pruned
+from tests.engine.attention import IDS, SAMPLE, bert, counted, inputs, output, padded, pruned
+
+
+@pytest.fixture(autouse=True)
+def told() -> None:
+    if not attending._registered():
+        pytest.skip("transformers is too old to be told of the engine's attention, or is not there")
 
 
 @pytest.fixture
@@ -130,8 +138,8 @@ def test_decoders_are_computed_with_padding_and_without(name: str, monkeypatch: 
     wanted = [output(model, **each) for each in given]
     assert attending.take(model)
     calls = counted(monkeypatch)
-    for inputs, each in zip(given, wanted, strict=True):
-        found, seen = output(model, **inputs), inputs.get("attention_mask", torch.ones_like(IDS)).bool()
+    for those, each in zip(given, wanted, strict=True):
+        found, seen = output(model, **those), those.get("attention_mask", torch.ones_like(IDS)).bool()
         assert torch.allclose(found[seen], each[seen], atol=1e-4)
     assert calls == [40] * 8
     attending.give_back(model)
@@ -167,6 +175,17 @@ def test_caches_that_hold_keys_already(monkeypatch: pytest.MonkeyPatch) -> None:
         output(model, input_ids=IDS[:, :20], past_key_values=cache)
         assert torch.allclose(output(model, input_ids=IDS[:, 20:], past_key_values=cache), wanted, atol=1e-4)
     assert calls == [20] * 8, "queries after the first are fewer than keys"
+
+
+def test_heads_that_a_module_does_not_speak_of_are_left_to_torch() -> None:
+    q, k, v = inputs(2, 4, 20, 20, 8)
+    grouped: Any = SimpleNamespace(is_causal=True, num_key_value_groups=2)
+    given = q, k[:, :2], v[:, :2], None
+    wanted = functional.scaled_dot_product_attention(*given[:3], is_causal=True, enable_gqa=True)
+    assert torch.allclose(attending._forward(grouped, *given)[0], wanted.transpose(1, 2), atol=1e-5)
+    unsaid: Any = SimpleNamespace(is_causal=True)
+    with pytest.raises(RuntimeError, match="size"):
+        attending._forward(unsaid, *given)
 
 
 def test_encoders_with_decoders_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
