@@ -38,10 +38,15 @@ _WITH_OR_WITHOUT = {"matmul", "bmm", "baddbmm", "einsum", "__matmul__", "__rmatm
 """Products that belong to attention where none of the tensors is a weight."""
 
 
+def is_engines(function: Any, *names: str) -> bool:
+    """Whether a function is an operator of the engine whose name begins with one of some."""
+    return str(function).startswith(ENGINE) and getattr(function, "__name__", "").startswith(names)
+
+
 def kind_of(function: Any, arguments: Iterable[Any]) -> str:
     """Return the kind of a function that was called with such arguments."""
     name = getattr(function, "__name__", "")
-    if str(function).startswith(ENGINE) and name.startswith(PRODUCTS):
+    if is_engines(function, *PRODUCTS):
         return SPARSE
     if name in _WITH_OR_WITHOUT:
         return DENSE if any(isinstance(each, nn.Parameter) for each in arguments) else ATTENTION

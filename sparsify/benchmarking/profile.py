@@ -27,7 +27,8 @@ class Cell(_Data):
     calls: int
     seconds: float = Field(ge=0)
     operations: int
-    """Of the engine's products: two for each number that is stored and each row, or place, of the output; else 0."""
+    """Of the engine: two for each number of a product's weight that is stored and each row, or place, of the output;
+    those of the two products of attention, with keys that queries attend to; else 0."""
 
 
 class Sum(_Data):
@@ -40,7 +41,7 @@ class Sum(_Data):
     """Of the forward's time."""
 
     of_peak: float | None
-    """Operations of the engine by the time of its products, as a share of the machine's peak; None without any."""
+    """Operations of the engine by the time that they took, as a share of the machine's peak; None without any."""
 
 
 class Profile(_Data):

@@ -38,7 +38,7 @@ def _tables(profile: Profile) -> list[Table]:
 
 def _table(name: str, sums: Sequence[Sum], profile: Profile) -> Table:
     with_peak = any(each.of_peak is not None for each in sums)
-    header: Row = (name, "calls", "time", "share", *(("products of peak",) if with_peak else ()))
+    header: Row = (name, "calls", "time", "share", *(("engine of peak",) if with_peak else ()))
     rows = [_row(each, with_peak) for each in sums[:MOST]]
     if rest := sums[MOST:]:
         seconds = sum(each.seconds for each in rest)

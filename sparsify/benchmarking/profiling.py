@@ -6,8 +6,9 @@ parts add up to the whole, and what lies between them is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sparsify.benchmarking.engines.base import Forward
-from sparsify.benchmarking.kinds import BETWEEN, SPARSE, kind_of
+from sparsify.benchmarking.kinds import BETWEEN, SPARSE, is_engines, kind_of
 from sparsify.benchmarking.profile import Cell, Profile
-from sparsify.engine import missing, peak
+from sparsify.engine import attention, missing, peak
 from sparsify.engine.packed import about
 
 FORWARDS = 5
@@ -49,8 +50,8 @@ class _Watch(TorchFunctionMode):
         self.path = [""]
         self.seconds = 0.0
         self.spent: dict[tuple[str, str], list[float]] = {}
-        self.products: list[tuple[tuple[str, str], Tensor, int]] = []
-        """(cell, packed weight, numbers of the output)."""
+        self.engines: list[tuple[tuple[str, str], Callable[[], int]]] = []
+        """(cell, what counts its operations), counted when nothing is timed any more."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
@@ -61,21 +62,29 @@ class _Watch(TorchFunctionMode):
         cell = self.path[-1], kind
         self.spent.setdefault(cell, []).append(taken)
         if kind == SPARSE:
-            self.products.append((cell, args[1], found.numel()))
+            self.engines.append((cell, partial(_of_product, args[1], found.numel())))
+        elif is_engines(func, "attention"):
+            q, k, _, _, mask, causal, _ = args
+            self.engines.append((cell, partial(attention.operations, q, k, mask, causal)))
         return found
 
     def cells(self) -> list[Cell]:
         """Return what was noted, and what is left of the whole."""
         operations: dict[tuple[str, str], int] = {}
-        for cell, packed, outputs in self.products:
-            weight = about(packed)
-            operations[cell] = operations.get(cell, 0) + 2 * weight.values * outputs // max(weight.rows, 1)
+        for cell, count in self.engines:
+            operations[cell] = operations.get(cell, 0) + count()
         found = [
             Cell(module=cell[0], kind=cell[1], calls=len(times), seconds=sum(times), operations=operations.get(cell, 0))
             for cell, times in self.spent.items()
         ]
         left = self.seconds - sum(cell.seconds for cell in found)
         return [*found, Cell(module="", kind=BETWEEN, calls=0, seconds=max(left, 0.0), operations=0)]
+
+
+def _of_product(packed: Tensor, outputs: int) -> int:
+    """Return the operations of a product that made so many numbers."""
+    weight = about(packed)
+    return 2 * weight.values * outputs // max(weight.rows, 1)
 
 
 @contextmanager

@@ -1,18 +1,20 @@
 """The engine's attention in models of transformers, by the interface that they have for other implementations.
 
-Where there is a mask, a causal one too, or anything else that the engine does not compute, torch's own is called.
+It computes what is asked of `sdpa` without a mask, with one of true and false, and causally. Where there is anything
+else, such as biases of positions, torch's own is called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sparsify.engine.attention import attend, fits
 from sparsify.linears import run_on
@@ -23,29 +25,50 @@ FEWEST_QUERIES = 16
 """A tile has 64: with fewer than these too much of it is empty."""
 
 ROUNDS, SECONDS = 20, 0.3
-MOST_SHAPES = 4
+MOST_CASES = 4
+"""That are tried: those with the most products of queries and keys."""
 
-Shapes = tuple[torch.Size, torch.Size]
-"""Of queries and of keys: [batch, heads, tokens, width]."""
+UNREAD = {"cache_position", "encoder_hidden_states", "position_ids"}
+"""Tensors that transformers hand to every implementation, and `sdpa` does not look at."""
 
-_seen: ContextVar[set[Shapes] | None] = ContextVar("seen", default=None)
+
+@dataclass(frozen=True)
+class Case:
+    """What an attention was asked for: sizes [batch, heads, tokens, width], and which keys a query attends to."""
+
+    of_queries: torch.Size
+    of_keys: torch.Size
+    causal: bool = False
+    mask: Tensor | None = None
+
+    @property
+    def products(self) -> int:
+        """Return how many scores there are, masked ones too."""
+        return self.of_queries[:3].numel() * self.of_keys[2]
+
+
+_seen: ContextVar[dict[tuple[Any, ...], Case] | None] = ContextVar("seen", default=None)
 
 
 def choose(model: nn.Module, sample: Any) -> float | None:
     """Return how many times as fast as torch's attention the engine's is, on what a model computes for a sample.
 
-    None where it has no use for it. The model is as it was.
+    Sizes and masks are those that it has there. Where there are masks, what counts is the lesser of two: with them, and
+    without, for the next batch may have less to skip. None where it has no use for it. The model is as it was.
     """
     if not take(model):
         return None
-    shapes: set[Shapes] = set()
-    token = _seen.set(shapes)
+    cases: dict[tuple[Any, ...], Case] = {}
+    token = _seen.set(cases)
     try:
         run_on(model, sample, "the model cannot be run on the sample")
     finally:
         _seen.reset(token)
         give_back(model)
-    return _tried(sorted(shapes)[-MOST_SHAPES:]) if shapes else None
+    kinds = [[case for case in cases.values() if (case.mask is None) is plain] for plain in (False, True)]
+    return min(
+        (_tried(sorted(kind, key=lambda case: case.products)[-MOST_CASES:]) for kind in kinds if kind), default=None
+    )
 
 
 def take(model: nn.Module) -> bool:
@@ -101,30 +124,54 @@ def _forward(
     """Return [batch, tokens, heads, width] for queries, keys and values of [batch, heads, tokens, width]."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    asks = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    causal = attention_mask is None and bool(asks) and query.shape[2] > 1  # as there
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    plain = attention_mask is None and not dropout and not causal and isinstance(scale, float) and scale > 0
-    more = any(isinstance(each, Tensor) for each in others.values()) or others.get("softcap") is not None
-    if plain and not more and query.shape[2] >= FEWEST_QUERIES and fits(query, key, value):
+    plain = (
+        not dropout and isinstance(scale, float) and scale > 0 and not _more(others) and _grouped(module, query, key)
+    )
+    if plain and query.shape[2] >= FEWEST_QUERIES and fits(query, key, value, attention_mask):
         if not torch.compiler.is_compiling() and (seen := _seen.get()) is not None:
-            seen.add((query.shape, key.shape))
-        return attend(query, key, value, scale), None
+            _note(seen, Case(query.shape, key.shape, bool(asks)))
+            if attention_mask is not None:
+                _note(seen, Case(query.shape, key.shape, mask=attention_mask))
+        return attend(query, key, value, scale, mask=attention_mask, causal=causal), None
     found: tuple[Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **others
     )
     return found
 
 
+def _note(seen: dict[tuple[Any, ...], Case], case: Case) -> None:
+    """Keep a case, unless there is one that tells as much."""
+    mask = None if case.mask is None else (case.mask.shape, int(case.mask.sum()))
+    seen.setdefault((case.of_queries, case.of_keys, case.causal, mask), case)
+
+
+def _more(others: dict[str, Any]) -> bool:
+    """Whether there is something beside queries, keys, values and a mask that could matter."""
+    tensors = {name for name, each in others.items() if isinstance(each, Tensor)}
+    return bool(tensors - UNREAD) or others.get("softcap") is not None or bool(others.get("output_attentions"))
+
+
+def _grouped(module: nn.Module, query: Tensor, key: Tensor) -> bool:
+    """Whether heads of keys serve as many of queries as the module says."""
+    return bool(query.shape[1] == key.shape[1] * int(getattr(module, "num_key_value_groups", 1)))
+
+
 @torch.inference_mode()
-def _tried(shapes: list[Shapes]) -> float:
-    """Return the time of torch's attention ÷ that of the engine's, over shapes; the shortest of each counts."""
+def _tried(cases: list[Case]) -> float:
+    """Return the time of torch's attention ÷ that of the engine's, over cases; the shortest of each counts."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     spent = {NAME: 0.0, TORCH: 0.0}
-    for of_queries, of_keys in shapes:
-        q, k, v = (_drawn(shape, seed) for seed, shape in enumerate((of_queries, of_keys, of_keys)))
-        scale = of_queries[-1] ** -0.5
+    for case in cases:
+        q, k, v = (_drawn(shape, seed) for seed, shape in enumerate((case.of_queries, case.of_keys, case.of_keys)))
+        scale = case.of_queries[-1] ** -0.5
+        module = SimpleNamespace(num_key_value_groups=q.shape[1] // k.shape[1], is_causal=case.causal)
         calls = {
-            NAME: partial(attend, q, k, v, scale),
-            TORCH: partial(functional.scaled_dot_product_attention, q, k, v, scale=scale),
+            NAME: partial(attend, q, k, v, scale, mask=case.mask, causal=case.causal),
+            TORCH: partial(sdpa_attention_forward, module, q, k, v, case.mask, scaling=scale),
         }
         times = timed(list(calls.values()), ROUNDS, least=3, seconds=SECONDS, warm_up=1)
         for name, each in zip(calls, times, strict=True):

@@ -73,7 +73,7 @@ class Chosen:
     """The instruction set, and how many threads."""
 
     attention: bool = False
-    """Whether the engine computes attention, where there is no mask."""
+    """Whether the engine computes attention, where it can."""
 
     attention_faster: float | None = None
     """How many times as fast as torch's it was; None without a trial, and where the model has no use for it."""
@@ -111,7 +111,7 @@ class Chosen:
         if not self.attention and self.attention_faster is None:
             return table
         tried = f" (ours is {self.attention_faster:.2f}× as fast)" if self.attention_faster is not None else ""
-        return f"{table}\nattention without a mask {'is the engine' if self.attention else 'stays torch'}'s{tried}"
+        return f"{table}\nattention {'is the engine' if self.attention else 'stays torch'}'s{tried}"
 
     def __str__(self) -> str:
         return self.table()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sparsify.engine import build
 from sparsify.errors import KernelError, first_line
 
-INTERFACE = 2
+INTERFACE = 3
 Instructions = Literal["portable", "avx2", "avx512"]
 INSTRUCTIONS: dict[str, int] = {"best": 0, "portable": 1, "avx2": 2, "avx512": 3}
 BUILD = "python -m sparsify.engine.build"

@@ -48,8 +48,8 @@ def accelerate(
     run on `sample` (a tensor, a tuple of arguments, or a mapping by name; convolutions need one), and is changed where
     one is faster by `margin`. With a `sample`, batch norms behind convolutions and activations right behind layers are
     taken by the kernels, and the whole model is compared with itself: where its outputs differ everything is as it was.
-    Attention in transformers, where it has no mask, is then the engine's if that is faster. Layers are changed in
-    place: parameters, names and the keys of a state stay; `restore` takes it back. `choices`, what was returned
+    Attention in transformers is then the engine's if that is faster on the sample's sizes and masks. Layers are changed
+    in place: parameters, names and the keys of a state stay; `restore` takes it back. `choices`, what was returned
     before, are made again without a trial. Without `keep_dense` the dense weights of sparse layers are let go: their
     memory is free, a state has them all the same (made of the packed ones), and every zero that comes back is +0.0.
 

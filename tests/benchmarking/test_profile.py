@@ -107,6 +107,21 @@ def test_operations_of_the_engine_are_those_that_it_does() -> None:
     assert 0 < share < 1, "nothing is faster than the processor"
 
 
+def test_operations_of_attention_are_those_of_keys_that_count() -> None:
+    if engine.missing():
+        pytest.skip("the engine was not compiled")
+
+    class Attention(nn.Module):
+        def forward(self, q: torch.Tensor, mask: torch.Tensor | None = None, causal: bool = False) -> torch.Tensor:
+            return engine.attend(q, q[:, :2], q[:, :2], 0.5, mask=mask, causal=causal)
+
+    q, mask = torch.randn(3, 4, 10, 8), torch.arange(10) < torch.tensor([2, 10, 5]).view(3, 1, 1, 1)
+    for given, pairs in (({}, 3 * 100), ({"mask": mask}, 17 * 10), ({"causal": True}, 3 * 55)):
+        found = profile(Forward(Attention(), {"q": q, **given}))
+        (cell,) = [each for each in found.cells if each.operations]
+        assert (cell.kind, cell.operations) == (ATTENTION, 4 * 4 * 8 * pairs)
+
+
 def test_the_peak_is_that_of_the_instructions() -> None:
     if engine.missing():
         pytest.skip("the engine was not compiled")

@@ -81,7 +81,7 @@ extern "C" {
 #define SPARSIFY_SOURCES ""
 #endif
 
-int32_t sparsify_interface(void) { return 2; }
+int32_t sparsify_interface(void) { return 3; }
 
 const char* sparsify_sources(void) { return SPARSIFY_SOURCES; }
 

@@ -44,15 +44,20 @@ SPARSIFY_API int32_t sparsify_linear(const void* packed, uint64_t bytes, uint64_
                                      uint32_t value_type, const void* x, uint64_t tokens, const void* bias,
                                      uint32_t activation, void* y, uint32_t threads, int32_t instructions);
 
-// out = softmax(scale · q kᵀ) v without a mask, each [batch, heads, queries or keys, width] of float32; `width` is a multiple of
-// 4, `scale` above 0. Strides count floats, of the first three sizes; the last one is contiguous. Nothing may overlap `out`.
+// out = softmax(scale · q kᵀ) v, each [batch, heads, queries or keys, width] of float32; `width` is a multiple of 4, `scale`
+// above 0. Strides count floats, of the first three sizes; the last one is contiguous. Nothing may overlap `out`. What a query
+// does not attend to has no part in it; a query that attends to nothing gets zeros.
 struct SparsifyAttention {
     const void *q, *k, *v;
     void* out;
+    const uint8_t* mask;  // [batch, heads, queries, keys], not 0 where a query attends to a key; null: to all
     uint64_t batch, heads, queries, keys, width;
+    uint64_t group;  // heads that share one of k and v, one after another; it divides `heads`
     int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3];
+    int64_t mask_stride[4];  // bytes; each may be 0
     float scale;
     uint32_t value_type;
+    uint32_t causal;  // not 0: query i attends to keys 0 … i alone
 };
 SPARSIFY_API int32_t sparsify_attention(const struct SparsifyAttention* asked, uint32_t threads, int32_t instructions);
 

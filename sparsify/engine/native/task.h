@@ -24,16 +24,6 @@ struct Task {
     const float* scale;                 // of each row of images, before the bias; may be null
 };
 
-// out = softmax(scale · q kᵀ) v, each [batch, heads, queries or keys, width] of float32. Strides are floats, of the first
-// three sizes; the last one is contiguous.
-struct Attention {
-    const float *q, *k, *v;
-    float* out;
-    uint64_t batch, heads, queries, keys, width;
-    int64_t q_stride[3], k_stride[3], v_stride[3], out_stride[3];
-    float scale;
-};
-
 // How many floats, a stride apart, a kernel reads beyond the first.
 static inline uint64_t reach_of(const SparsifyConvolution& s) {
     return (s.kernel_width - 1) * s.dilation_width / s.stride_width;
@@ -53,8 +43,8 @@ struct Kernels {
     void (*run)(const Task& task, uint64_t token, uint32_t count, uint64_t first, uint64_t last, float* scratch);
     // Multiplies and adds in registers alone, as fast as the processor can; returns how many operations that were.
     uint64_t (*spin)(uint64_t rounds);
-    // Computes one tile of queries of a head, from `query` on. `scratch` as attention.inl says, 64-byte aligned.
-    void (*attend)(const Attention& attention, uint64_t batch, uint64_t head, uint64_t query, float* scratch);
+    // Computes one tile of queries of a head, from `query` on. `scratch` as attention.cpp says, 64-byte aligned.
+    void (*attend)(const SparsifyAttention& attention, uint64_t batch, uint64_t head, uint64_t query, float* scratch);
     uint32_t queries;  // of a tile
 };
 

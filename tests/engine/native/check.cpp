@@ -35,7 +35,9 @@ struct Freed {
 struct Buffer {
     std::unique_ptr<char, Freed> memory;
     uint64_t bytes = 0;
-    explicit Buffer(uint64_t size) : memory(static_cast<char*>(std::aligned_alloc(64, (size + 63) / 64 * 64))), bytes(size) {}
+    explicit Buffer(uint64_t size, uint64_t alignment = 64)
+        : memory(static_cast<char*>(std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment))),
+          bytes(size) {}
 };
 
 struct Matrix {
@@ -276,59 +278,123 @@ void threads() {
 }  // namespace
 
 struct Heads {
-    uint64_t batch, heads, queries, keys, width;
+    uint64_t batch, heads, queries, keys, width, group;
 };
 
-// Attention of [batch, tokens, heads, width], as transformers have it; `threads` must not matter.
-std::vector<float> attended(const Heads& h, const std::vector<float>& q, const std::vector<float>& k,
-                            const std::vector<float>& v, float scale, uint32_t threads, int32_t instructions) {
-    std::vector<float> out(h.batch * h.queries * h.heads * h.width, std::numeric_limits<float>::quiet_NaN());
-    const int64_t token = static_cast<int64_t>(h.heads * h.width), head = static_cast<int64_t>(h.width);
-    SparsifyAttention asked{};
-    asked.q = q.data(), asked.k = k.data(), asked.v = v.data(), asked.out = out.data();
-    asked.batch = h.batch, asked.heads = h.heads, asked.queries = h.queries, asked.keys = h.keys, asked.width = h.width;
-    for (int64_t* stride : {asked.q_stride, asked.out_stride, asked.k_stride, asked.v_stride}) {
-        const bool of_keys = stride == asked.k_stride || stride == asked.v_stride;
-        stride[0] = token * static_cast<int64_t>(of_keys ? h.keys : h.queries), stride[1] = head, stride[2] = token;
-    }
-    asked.scale = scale;
-    EXPECT(sparsify_attention(&asked, threads, instructions) == SPARSIFY_OK);
-    return out;
-}
+// Attention as it is asked for, of [batch, tokens, heads, width], as transformers have it. Bytes of `mask` lie as its strides
+// say; an empty one is none.
+struct Asked {
+    Heads h;
+    std::vector<float> q, k, v;
+    Buffer mask{0};
+    SparsifyAttention as{};
 
-void attention(int32_t instructions) {
-    std::mt19937 random(4);
-    const Heads every[] = {{1, 1, 1, 1, 4}, {2, 3, 5, 7, 20}, {1, 2, 64, 64, 64}, {2, 1, 67, 130, 8}, {1, 1, 200, 3, 36}};
-    for (const Heads& h : every) {
-        const uint64_t token = h.heads * h.width;
-        const std::vector<float> q = noise(h.batch * h.queries * token, random), k = noise(h.batch * h.keys * token, random),
-                                 v = noise(h.batch * h.keys * token, random);
-        const std::vector<float> out = attended(h, q, k, v, 0.3f, 1, instructions);
-        EXPECT(attended(h, q, k, v, 0.3f, 3, instructions) == out);
+    Asked(const Heads& sizes, std::mt19937& random) : h(sizes) {
+        const uint64_t shared = h.heads / h.group;
+        q = noise(h.batch * h.queries * h.heads * h.width, random);
+        k = noise(h.batch * h.keys * shared * h.width, random), v = noise(k.size(), random);
+        as.q = q.data(), as.k = k.data(), as.v = v.data();
+        as.batch = h.batch, as.heads = h.heads, as.queries = h.queries, as.keys = h.keys, as.width = h.width;
+        as.group = h.group, as.scale = 0.3f;
+        for (int64_t* stride : {as.q_stride, as.out_stride, as.k_stride, as.v_stride}) {
+            const bool of_keys = stride == as.k_stride || stride == as.v_stride;
+            stride[1] = static_cast<int64_t>(h.width), stride[2] = stride[1] * static_cast<int64_t>(of_keys ? shared : h.heads);
+            stride[0] = stride[2] * static_cast<int64_t>(of_keys ? h.keys : h.queries);
+        }
+    }
+
+    // A mask of these sizes, of which those of 1 are the same everywhere, `apart` bytes from key to key; a third is true,
+    // and what lies between the keys is, too.
+    void masked(const uint64_t (&sizes)[4], int64_t apart, std::mt19937& random) {
+        std::uniform_int_distribution<int> third(0, 2);
+        int64_t bytes = apart;
+        for (int i = 3; i >= 0; --i) {
+            as.mask_stride[i] = sizes[i] == 1 ? 0 : bytes;
+            bytes *= static_cast<int64_t>(sizes[i]);
+        }
+        mask = Buffer(static_cast<uint64_t>(bytes - apart + 1), 1);  // not a byte after the last
+        for (uint64_t i = 0; i < mask.bytes; ++i) mask.memory.get()[i] = i % apart || third(random) == 0 ? 2 : 0;
+        as.mask = reinterpret_cast<uint8_t*>(mask.memory.get());
+    }
+
+    bool attends(uint64_t b, uint64_t head, uint64_t query, uint64_t key) const {
+        if (as.causal && key > query) return false;
+        const uint64_t at[] = {b, head, query, key};
+        int64_t offset = 0;
+        for (int i = 0; i < 4; ++i) offset += static_cast<int64_t>(at[i]) * as.mask_stride[i];
+        return !as.mask || as.mask[offset];
+    }
+
+    std::vector<float> computed(uint32_t threads, int32_t instructions) {
+        std::vector<float> out(q.size(), std::numeric_limits<float>::quiet_NaN());
+        as.out = out.data();
+        EXPECT(sparsify_attention(&as, threads, instructions) == SPARSIFY_OK);
+        return out;
+    }
+
+    void check(int32_t instructions) {
+        const std::vector<float> out = computed(1, instructions);
+        EXPECT(computed(3, instructions) == out);
+        const uint64_t token = h.heads * h.width, shared = token / h.group;
         int wrong = 0;
         for (uint64_t b = 0; b < h.batch; ++b)
             for (uint64_t head = 0; head < h.heads; ++head)
                 for (uint64_t i = 0; i < h.queries; ++i) {
+                    const uint64_t mine = head / h.group * h.width;
                     std::vector<double> scores(h.keys);
                     double sum = 0;
                     for (uint64_t j = 0; j < h.keys; ++j) {
+                        if (!attends(b, head, i, j)) continue;
                         for (uint64_t d = 0; d < h.width; ++d)
                             scores[j] += double{q[(b * h.queries + i) * token + head * h.width + d]} *
-                                         k[(b * h.keys + j) * token + head * h.width + d];
+                                         k[(b * h.keys + j) * shared + mine + d];
                         sum += scores[j] = std::exp(0.3f * scores[j]);
                     }
                     for (uint64_t d = 0; d < h.width; ++d) {
-                        double wanted = 0;
-                        for (uint64_t j = 0; j < h.keys; ++j)
-                            wanted += scores[j] / sum * v[(b * h.keys + j) * token + head * h.width + d];
+                        double wanted = 0;  // of a query without a key
+                        for (uint64_t j = 0; j < h.keys && sum > 0; ++j)
+                            wanted += scores[j] / sum * v[(b * h.keys + j) * shared + mine + d];
                         const double apart = wanted - out[(b * h.queries + i) * token + head * h.width + d];
                         wrong += !(std::fabs(apart) <= 5e-6);
                     }
                 }
         EXPECT(wrong == 0);
     }
-    SparsifyAttention wrong{};
-    EXPECT(sparsify_attention(&wrong, 1, instructions) == SPARSIFY_BAD_ARGUMENT);
+};
+
+void attention(int32_t instructions) {
+    std::mt19937 random(4);
+    const Heads every[] = {{1, 1, 1, 1, 4, 1},   {2, 3, 5, 7, 20, 1},    {1, 2, 64, 64, 64, 1},
+                           {2, 1, 67, 130, 8, 1}, {1, 1, 200, 3, 36, 1}, {2, 6, 130, 70, 4, 3}};
+    for (const Heads& h : every)
+        for (uint32_t causal : {0u, 1u}) {
+            Asked asked(h, random);
+            asked.as.causal = causal;
+            asked.check(instructions);
+            for (int which = 0; which < 16; ++which) {  // each of the four sizes whole, or the same everywhere
+                const uint64_t sizes[] = {which & 1 ? h.batch : 1, which & 2 ? h.heads : 1, which & 4 ? h.queries : 1,
+                                          which & 8 ? h.keys : 1};
+                asked.masked(sizes, which % 3 ? 1 : 3, random);
+                asked.check(instructions);
+            }
+        }
+    Asked fine({1, 4, 2, 2, 4, 2}, random);
+    std::vector<float> out(fine.q.size());
+    fine.as.out = out.data();
+    const auto with = [&](auto SparsifyAttention::*which, auto value) {
+        SparsifyAttention asked = fine.as;
+        asked.*which = value;
+        return sparsify_attention(&asked, 1, instructions);
+    };
+    EXPECT(with(&SparsifyAttention::scale, 1.0f) == SPARSIFY_OK);
+    EXPECT(with(&SparsifyAttention::queries, uint64_t{0}) == SPARSIFY_OK);
+    for (uint64_t value : {0, 3, 1 << 21}) {
+        EXPECT(with(&SparsifyAttention::width, value) == SPARSIFY_BAD_ARGUMENT);
+        EXPECT(with(&SparsifyAttention::group, value) == SPARSIFY_BAD_ARGUMENT);
+        if (value != 3) EXPECT(with(&SparsifyAttention::keys, value) == SPARSIFY_BAD_ARGUMENT);
+    }
+    EXPECT(with(&SparsifyAttention::scale, 0.0f) == SPARSIFY_BAD_ARGUMENT);
+    EXPECT(with(&SparsifyAttention::value_type, 1u) == SPARSIFY_BAD_ARGUMENT);
 }
 
 void rates() {
