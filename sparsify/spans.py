@@ -97,6 +97,14 @@ def windows(tokenizer: Any, questions: Sequence[Asked], most: int, stride: int) 
     return made
 
 
+def batch(tokenizer: Any, rows: Sequence[dict[str, Any]]) -> Any:
+    """Return rows as tensors, padded behind their last token, on whichever side the tokenizer pads otherwise.
+
+    Starts and ends count from the first token, so that padding before it would move them.
+    """
+    return tokenizer.pad(list(rows), padding_side="right", return_tensors="pt")
+
+
 def best(made: Sequence[Window], starts: Any, ends: Any, longest: int = LONGEST) -> dict[int, Found]:
     """Return what was found for each question, from logits of NumPy [windows, tokens] (padded, or a list of rows)."""
     found: dict[int, Found] = {}

@@ -12,7 +12,7 @@ from torch import nn
 
 from sparsify.errors import DataError, PlanError
 from sparsify.pretrained import positions
-from sparsify.spans import LONGEST, Found, Window, best, windows
+from sparsify.spans import LONGEST, Found, Window, batch, best, windows
 
 FIELDS = ("question", "context")
 TOKENS, SHARED = 384, 128
@@ -78,7 +78,7 @@ class QuestionAnswering:
 
     @torch.inference_mode()
     def _logits(
-        self, asked: Sequence[Question], most: int, shared: int, batch: int
+        self, asked: Sequence[Question], most: int, shared: int, size: int
     ) -> tuple[list[Window], list[Any], list[Any]]:
         """Return all windows with their logits, rows of NumPy as long as the window is."""
         made: list[Window] = []
@@ -88,16 +88,13 @@ class QuestionAnswering:
             ]
         starts: list[Any] = []
         ends: list[Any] = []
-        for first in range(0, len(made), batch):
-            part = made[first : first + batch]
-            outputs = self.model(**self.tokenizer.pad([window.inputs for window in part], return_tensors="pt"))
+        for first in range(0, len(made), size):
+            part = made[first : first + size]
+            outputs = self.model(**batch(self.tokenizer, [window.inputs for window in part]))
             for rows, logits in ((starts, outputs.start_logits), (ends, outputs.end_logits)):
                 for window, row in zip(part, logits.float(), strict=True):
-                    rows.append(self._unpadded(row, len(window.offsets)).numpy())
+                    rows.append(row[: len(window.offsets)].numpy())
         return made, starts, ends
-
-    def _unpadded(self, row: torch.Tensor, size: int) -> torch.Tensor:
-        return row[:size] if self.tokenizer.padding_side == "right" else row[len(row) - size :]
 
     def _cut(self, asked: Question, most: int, shared: int) -> list[Window]:
         """Return the windows of a question. Raises DataError where it leaves no room for its context."""

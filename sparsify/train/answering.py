@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsify.errors import PlanError, first_line
 from sparsify.report.predictions import Predictions
-from sparsify.spans import Window, best, windows
+from sparsify.spans import Window, batch, best, windows
 from sparsify.train import squad
 from sparsify.train.model import config_for, load
 from sparsify.train.order import Ordered
@@ -65,8 +65,6 @@ class Measure:
 
 def prepare(settings: Settings, *, loaded: nn.Module | None = None) -> Prepared:
     """Read questions and model. Raises DataError and PlanError."""
-    from transformers import DataCollatorWithPadding
-
     config = config_for(settings.model, settings.task)
     tokenizer = fast(tokenizer_of(settings.model, config), settings.model, settings.task)
     train, evaluation = (squad.read(*side) for side in ((settings.train, "train"), (settings.eval, "eval")))
@@ -90,7 +88,7 @@ def prepare(settings: Settings, *, loaded: nn.Module | None = None) -> Prepared:
         model=model,
         train=Ordered(rows, settings.rows_per_step, settings.seed, [len(row["input_ids"]) for row in rows]),
         evaluation=held,
-        collate=DataCollatorWithPadding(tokenizer),
+        collate=partial(batch, tokenizer),
         processor=tokenizer,
         measure=measure,
         predicted=partial(measure.predicted, sha256=hashes[1]),
