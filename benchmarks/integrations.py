@@ -151,7 +151,7 @@ def lightning(model: nn.Module, steps: int, recipe: Recipe | None, folder: str) 
         "enable_model_summary": False,
     }
     callbacks = [SparsifyCallback(recipe)] if recipe else []
-    pl.Trainer(gradient_clip_val=1.0, callbacks=callbacks, **silent).fit(Module(), loader(steps))
+    pl.Trainer(max_steps=steps, gradient_clip_val=1.0, callbacks=callbacks, **silent).fit(Module(), loader(steps))
     return times
 
 
